@@ -1,0 +1,86 @@
+"""Files appear whole or not at all; the user is told why when they cannot."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from utils import files
+from utils.errors import UserError
+from utils.files import atomic_path, free_space, remove_stale
+from utils.log import say
+
+
+def test_success_replaces_and_keeps_the_suffix(tmp_path):
+    target = tmp_path / "new" / "photo.png"
+    with atomic_path(target) as temporary:
+        assert temporary.parent == target.parent and temporary.suffix == ".png" and str(os.getpid()) in temporary.name
+        temporary.write_bytes(b"1")
+        assert not target.exists()
+    assert target.read_bytes() == b"1" and list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), UserError("x"), OSError(28, "No space left")])
+def test_failure_keeps_the_old_file(tmp_path, error):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    expected = UserError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("phase", ["_sync", "_sync_folder"])
+def test_failure_of_each_later_phase(tmp_path, monkeypatch, phase):
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files, phase, fail)
+    message = r"cannot write .*a\.txt: Input/output error \(\d+ MiB free\)"
+    with pytest.raises(UserError, match=message), atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("x")
+    assert not list(tmp_path.glob(".tmp*"))
+
+
+def test_failure_of_the_rename(tmp_path, monkeypatch):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match="cannot write"), atomic_path(tmp_path / "taken") as temporary:
+        temporary.write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_file_in_place_of_the_folder(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot write"), atomic_path(tmp_path / "file" / "a.txt"):
+        pass
+
+
+def test_only_abandoned_temporaries_are_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", "pass"])
+    ended.wait()
+    names = {
+        "dead": f".tmp-{ended.pid}-0123abcd.pt",
+        "own": f".tmp-{os.getpid()}-0123abcd",
+        "living": f".tmp-{os.getppid()}-0123abcd.png",
+        "ancient": f".tmp-{os.getppid()}-0123abce.png",
+        "foreign": ".tmp-notes.txt",
+        "plain": "step-00000001.pt",
+    }
+    for name in names.values():
+        (tmp_path / name).write_text("x")
+    os.utime(tmp_path / names["ancient"], (0, 0))
+    removed = {path.name for path in remove_stale(tmp_path)}
+    assert removed == {names["dead"], names["own"], names["ancient"]}
+    assert remove_stale(tmp_path) == [] == remove_stale(tmp_path / "missing")
+
+
+def test_free_space_of_a_place_that_does_not_exist_yet(tmp_path):
+    assert free_space(tmp_path / "a" / "b") == pytest.approx(free_space(tmp_path), rel=0.1)
+
+
+def test_say_prints_at_once_on_the_main_rank_only(capsys):
+    say("one")
+    say("two", main=False)
+    assert capsys.readouterr().out == "one\n"

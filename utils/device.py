@@ -1,0 +1,79 @@
+"""Which device and number format to compute with, and how much memory that took."""
+
+import re
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+from utils.errors import UserError
+
+BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}  # x86 instructions without which bfloat16 is slower than float32
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+def select_device(name: str) -> torch.device:
+    """The device for `auto | cpu | cuda | cuda:N`; auto takes CUDA where there is one. UserError where it is absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(f"device {name}: not present; this machine has {count} CUDA devices; allowed: auto, cpu")
+    return device
+
+
+def select_dtype(name: str, device: torch.device) -> torch.dtype:
+    """float32 or bfloat16; `auto` takes bfloat16 where the device has instructions for it."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        gains = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        gains = bool(_cpu_flags() & BFLOAT16_FLAGS)
+    return torch.bfloat16 if gains else torch.float32
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Most memory held since `reset_peak_memory`: the process's on a CPU, the tensors' on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    match = re.search(r"VmHWM:\s+(\d+) kB", _text(STATUS))
+    if match:
+        return int(match[1]) / 2**10
+    # getrusage counts bytes on macOS, KiB elsewhere.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def reset_peak_memory(device: torch.device) -> bool:
+    """Start counting the peak anew; False where the system cannot (the peak is then that of the whole run)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        CLEAR_REFS.write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _cpu_flags() -> set[str]:
+    match = re.search(r"^flags\s*:(.*)$", _text(CPU_INFO), re.MULTILINE)
+    return set(match[1].split()) if match else set()
+
+
+def _text(path: Path) -> str:
+    """The content of a file of /proc, empty where the system has none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def use_exact_float32() -> None:
+    """Compute float32 convolutions and products on CUDA in float32, not in the shorter TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False

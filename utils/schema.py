@@ -1,0 +1,282 @@
+"""Type and range of every key of a config, in the order of configs/default.yaml, which says what the keys mean.
+
+A kind's `parse` returns the value in its final type, or raises ValueError where the value is not allowed;
+its `allowed` says in words what is.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+MANY = 10**12
+NUMERAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Integer:
+    """A whole number from `low` to `high`, both included."""
+
+    low: int = 1
+    high: int = MANY
+
+    @property
+    def allowed(self) -> str:
+        return f"a whole number from {self.low} to {self.high}"
+
+    def parse(self, value: Any) -> int:
+        if type(value) is not int or not self.low <= value <= self.high:
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number from `low` to `high`; `above` and `below` exclude the ends."""
+
+    low: float = 0.0
+    high: float = 1e12
+    above: bool = False
+    below: bool = False
+
+    @property
+    def allowed(self) -> str:
+        first, last = "<" if self.above else "<=", "<" if self.below else "<="
+        return f"a number x with {self.low:g} {first} x {last} {self.high:g}"
+
+    def parse(self, value: Any) -> float:
+        # YAML 1.1 reads 1e-4, which has no point, as text.
+        if isinstance(value, str) and NUMERAL.fullmatch(value):
+            value = float(value)
+        if type(value) not in (int, float) or not self.low <= value <= self.high or not math.isfinite(value):
+            raise ValueError
+        if (self.above and value == self.low) or (self.below and value == self.high):
+            raise ValueError
+        return float(value)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """true or false."""
+
+    allowed = "true or false"
+
+    def parse(self, value: Any) -> bool:
+        if type(value) is not bool:
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several words."""
+
+    words: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        return " | ".join(self.words)
+
+    def parse(self, value: Any) -> str:
+        if type(value) is not str or value not in self.words:
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Device:
+    """auto, cpu, cuda or cuda:N."""
+
+    allowed = "auto | cpu | cuda | cuda:N"
+
+    def parse(self, value: Any) -> str:
+        if type(value) is not str or not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class FilePath:
+    """A path, relative to the working directory unless absolute."""
+
+    allowed = "a path (text, not empty)"
+
+    def parse(self, value: Any) -> str:
+        if type(value) is not str or not value.strip() or "\0" in value:
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Block:
+    """auto, whole, or the edge of a block in pixels."""
+
+    allowed = "auto | whole | a whole number of pixels from 1 on"
+
+    def parse(self, value: Any) -> str | int:
+        return Choice(("auto", "whole")).parse(value) if type(value) is str else Integer(1).parse(value)
+
+
+@dataclass(frozen=True)
+class ListOf:
+    """A list of `shortest` to `longest` items of one kind."""
+
+    item: Any
+    shortest: int
+    longest: int
+
+    @property
+    def allowed(self) -> str:
+        count = self.shortest if self.shortest == self.longest else f"{self.shortest} to {self.longest}"
+        return f"a list of {count} items, each {self.item.allowed}"
+
+    def parse(self, value: Any) -> list:
+        if type(value) is not list or not self.shortest <= len(value) <= self.longest:
+            raise ValueError
+        return [self.item.parse(item) for item in value]
+
+
+@dataclass(frozen=True)
+class Optional:
+    """null, or a value of another kind."""
+
+    kind: Any
+
+    @property
+    def allowed(self) -> str:
+        return f"null | {self.kind.allowed}"
+
+    def parse(self, value: Any) -> Any:
+        return None if value is None else self.kind.parse(value)
+
+
+SEED = Integer(0, 2**32 - 1)
+CHANNELS = Integer(1, 65536)
+STAGES = (3, 8)
+SHARE = Number(0, 1)
+WEIGHT = Number(0, 1e6)
+DTYPE = Choice(("auto", "float32", "bfloat16"))
+PATH = Optional(FilePath())
+
+MODEL = {
+    "stages": Integer(*STAGES),
+    "local_dim": CHANNELS,
+    "global_dim": CHANNELS,
+    "structure": {
+        "layers": Integer(1, 64),
+        "radius": Integer(0, 64),
+        "vertical_slope": Number(0, 1e3),
+        "horizontal_period": Integer(1),
+        "row_starts": Integer(1),
+    },
+    "texture": {
+        "widths": ListOf(CHANNELS, *STAGES),
+        "mapping_layers": Integer(1, 64),
+        "mapping_lr_multiplier": Number(0, 1e3, above=True),
+    },
+    "discriminator": {"widths": ListOf(CHANNELS, 1, 16), "minibatch_group": Integer(1)},
+    "encoder": {
+        "convolution": Choice(("shifted", "valid", "zero_pad", "rolled")),
+        "shift": Integer(1, 64),
+        "widths": ListOf(CHANNELS, *STAGES),
+        "depth": Integer(1, 64),
+    },
+    "global_encoder": {"thumbnail": Integer(2, 4096), "widths": ListOf(CHANNELS, 1, 12)},
+}
+
+DATA = {
+    "train": PATH,
+    "val": PATH,
+    "val_fraction": Number(0, 1, below=True),
+    "resize": Optional(Integer(1)),
+    "flip": Flag(),
+    "workers": Integer(0, 1024),
+    "max_pixels": Integer(1),
+    "max_bad_fraction": SHARE,
+}
+
+TRAIN = {
+    "stage": Choice(("generator", "inverter")),
+    "output": PATH,
+    "generator": PATH,
+    "discriminator": PATH,
+    "encoders": PATH,
+    "noise": Choice(("field", "none")),
+    "tune_texture": Flag(),
+    "device": Device(),
+    "dtype": DTYPE,
+    "steps": Integer(1),
+    "minutes": Optional(Number(above=True)),
+    "batch": Integer(1),
+    "patch_cells": Integer(1),
+    "ema_images": Integer(1),
+    "optimizer": {
+        "name": Choice(("adam", "adamw")),
+        "lr": Number(0, 1e3, above=True),
+        "betas": ListOf(Number(0, 1, below=True), 2, 2),
+        "weight_decay": Number(0, 1e3),
+        "decay_every": Optional(Integer(1)),
+        "decay_factor": Number(0, 1, above=True),
+    },
+    "style_mixing": SHARE,
+    "log_every": Integer(1),
+    "image_every": Integer(1),
+    "validate_every": Integer(1),
+    "save_every": Integer(1),
+    "keep": Integer(1),
+    "timeout_minutes": Number(above=True),
+    "deterministic": Flag(),
+}
+
+GENERATOR_TERMS = ("adversarial", "r1", "path_length", "diversity", "coordinate")
+INVERTER_TERMS = (
+    *("l1", "l2", "ms_ssim", "lpips", "identity"),
+    *("adversarial", "feature_matching", "reciprocal", "global_latent", "distribution", "preservation"),
+)
+
+LOSSES = {
+    "generator": dict.fromkeys(GENERATOR_TERMS, WEIGHT),
+    "r1_every": Integer(1),
+    "path_length_every": Integer(1),
+    "inverter": dict.fromkeys(INVERTER_TERMS, WEIGHT),
+    "weights": dict.fromkeys(("alexnet", "lpips", "resnet50"), PATH),
+}
+
+INFER = {
+    "device": Device(),
+    "dtype": DTYPE,
+    "block": Block(),
+    "memory_mib": Integer(1),
+    "noise": Choice(("field", "none")),
+    "seed": SEED,
+    "save_float": Flag(),
+    "max_pixels": Integer(1),
+}
+
+GENERATE = {"height": Integer(1), "width": Integer(1), "count": Integer(1), "seed": SEED}
+
+SCHEMA = {
+    "seed": SEED,
+    "model": MODEL,
+    "data": DATA,
+    "train": TRAIN,
+    "losses": LOSSES,
+    "infer": INFER,
+    "generate": GENERATE,
+}
+
+
+def flat_keys(schema: dict, prefix: str = "") -> list[str]:
+    """Every key that holds a value, in full: `model.encoder.widths`."""
+    keys = []
+    for name, kind in schema.items():
+        keys += flat_keys(kind, f"{prefix}{name}.") if isinstance(kind, dict) else [prefix + name]
+    return keys
+
+
+def sections(schema: dict, prefix: str = "") -> list[str]:
+    """Every key that holds other keys, in full: `model`, `model.encoder`."""
+    keys = []
+    for name, kind in schema.items():
+        keys += [prefix + name, *sections(kind, f"{prefix}{name}.")] if isinstance(kind, dict) else []
+    return keys
