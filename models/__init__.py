@@ -1,0 +1,60 @@
+"""The networks, and the one place where a `model` section of a config becomes networks."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from models.discriminator import Discriminator
+from models.encoder import GlobalEncoder, PatchEncoder
+from models.generator import CoordinateGrid, Generator, StructureSynthesizer, TextureSynthesizer
+from models.geometry import Interval
+from utils.errors import UserError
+
+
+def build_generator(model: dict) -> Generator:
+    """The generator of a `model` section. UserError if its numbers do not fit together."""
+    if len(model["texture"]["widths"]) != model["stages"]:
+        raise _mismatch("model.texture.widths", model["texture"]["widths"], model["stages"])
+    structure = dict(model["structure"])
+    layers, radius = structure.pop("layers"), structure.pop("radius")
+    return Generator(
+        StructureSynthesizer(model["local_dim"], model["global_dim"], layers, radius, CoordinateGrid(**structure)),
+        TextureSynthesizer(model["local_dim"], model["global_dim"], **model["texture"]),
+    )
+
+
+def build_encoders(model: dict) -> tuple[PatchEncoder, GlobalEncoder]:
+    """Patch encoder and global encoder of a `model` section. UserError if its numbers do not fit together."""
+    if len(model["encoder"]["widths"]) != model["stages"]:
+        raise _mismatch("model.encoder.widths", model["encoder"]["widths"], model["stages"])
+    try:
+        global_encoder = GlobalEncoder(model["global_dim"], **model["global_encoder"])
+    except ValueError as error:
+        raise UserError(f"model.global_encoder: {error}") from error
+    return PatchEncoder(model["local_dim"], **model["encoder"]), global_encoder
+
+
+def build_discriminator(model: dict, patch: int) -> Discriminator:
+    """The discriminator of a `model` section for patches of `patch` pixels."""
+    try:
+        return Discriminator(patch, **model["discriminator"])
+    except ValueError as error:
+        raise UserError(f"model.discriminator.widths: {error}") from error
+
+
+def patch_pixels(generator: Generator, cells: int) -> Interval:
+    """The pixels that latent cells 0 .. cells - 1 draw. UserError if they draw none."""
+    pixels = generator.texture.rule.output(Interval(0, cells - 1))
+    if pixels.size < 1:
+        fewest = next(n for n in range(1, 99) if generator.texture.rule.output(Interval(0, n - 1)).size > 0)
+        raise UserError(f"train.patch_cells: {cells} cells draw no pixel; at least {fewest} are needed")
+    return pixels
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _mismatch(key: str, widths: list[int], stages: int) -> UserError:
+    return UserError(f"{key}: {len(widths)} widths {list(widths)} for {stages} stages (model.stages); one per stage")

@@ -1,0 +1,184 @@
+"""Padding-free geometry: which input an output needs, and which output an input gives.
+
+Integers only. All positions live in one absolute frame (see the README): image pixel p, and at the level of resolution
+2^-m the feature index i that is centred on pixel 2^m i. An axis at a time; height and width follow the same rules.
+A layer states its `Rule`; a network is a `Chain` of rules; every size is derived from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class Interval(NamedTuple):
+    """Indices `first` to `last`, both included, along one axis."""
+
+    first: int
+    last: int
+
+    @property
+    def size(self) -> int:
+        """Number of indices; 0 or less when nothing is left."""
+        return self.last - self.first + 1
+
+    def offset_in(self, outer: Interval) -> int:
+        """Position of `first` in an array that holds `outer`; ValueError if `outer` does not contain this interval."""
+        if self.first < outer.first or self.last > outer.last:
+            raise ValueError(f"interval {tuple(self)} is not inside {tuple(outer)}")
+        return self.first - outer.first
+
+    def slice_in(self, outer: Interval) -> slice:
+        """The slice of an array that holds `outer` which this interval is."""
+        start = self.offset_in(outer)
+        return slice(start, start + self.size)
+
+
+class Rule(Protocol):
+    """How a layer maps intervals of one axis."""
+
+    def input(self, output: Interval) -> Interval:
+        """The interval of input that an interval of output needs."""
+
+    def output(self, input: Interval) -> Interval:
+        """The largest interval of output that an interval of input gives."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A convolution of stride `stride` whose output i reads the inputs `stride * i + first` to `stride * i + last`.
+
+    With `padded`, the layer fills what is missing at the border of its block by itself (zeros, wrap-around): it asks
+    for no context, and its blocks do not equal the whole.
+    """
+
+    first: int
+    last: int
+    stride: int = 1
+    padded: bool = False
+
+    def input(self, output: Interval) -> Interval:
+        if self.padded:
+            return Interval(self.stride * output.first, self.stride * output.last + self.stride - 1)
+        return Interval(self.stride * output.first + self.first, self.stride * output.last + self.last)
+
+    def output(self, input: Interval) -> Interval:
+        low, high = (0, self.stride - 1) if self.padded else (self.first, self.last)
+        return Interval(-((low - input.first) // self.stride), (input.last - high) // self.stride)
+
+
+@dataclass(frozen=True)
+class Upsample:
+    """Up-sampling by two between the input's centres: transposed 3x3 convolution cropped by one, or bilinear."""
+
+    def input(self, output: Interval) -> Interval:
+        return Interval(output.first // 2, -(-output.last // 2))
+
+    def output(self, input: Interval) -> Interval:
+        return Interval(2 * input.first, 2 * input.last)
+
+
+@dataclass(frozen=True)
+class Translate:
+    """A change of frame: output i is input i + offset."""
+
+    offset: int
+
+    def input(self, output: Interval) -> Interval:
+        return Interval(output.first + self.offset, output.last + self.offset)
+
+    def output(self, input: Interval) -> Interval:
+        return Interval(input.first - self.offset, input.last - self.offset)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Rules applied one after the other, from the network's input to its output."""
+
+    rules: tuple[Rule, ...]
+
+    def input(self, output: Interval) -> Interval:
+        for rule in reversed(self.rules):
+            output = rule.input(output)
+        return output
+
+    def output(self, input: Interval) -> Interval:
+        for rule in self.rules:
+            input = rule.output(input)
+        return input
+
+
+def convolution(radius: int) -> Window:
+    """A centred convolution of kernel 2 * radius + 1, without padding."""
+    return Window(-radius, radius)
+
+
+BLUR = convolution(1)
+
+
+def texture_stage() -> Chain:
+    """One stage of the texture synthesizer: transposed convolution, blur, convolution. n -> 2n - 5."""
+    return Chain((Upsample(), BLUR, convolution(1)))
+
+
+def texture(stages: int) -> Chain:
+    """The texture synthesizer: structure latent -> image. With 4 stages n -> 16n - 75."""
+    return Chain((texture_stage(),) * stages)
+
+
+def structure(layers: int, radius: int) -> Chain:
+    """The structure synthesizer: local latent -> structure latent."""
+    return Chain((convolution(radius),) * layers)
+
+
+def reflect(index: np.ndarray, size: int) -> np.ndarray:
+    """Positions in 0 .. size - 1 of any integer indices, reflected at both ends without repeating the edge.
+
+    Defined for every size from 1 up and every index, however far outside: the reflection has period 2 * (size - 1).
+    """
+    if size < 1:
+        raise ValueError(f"cannot reflect into a size of {size}; at least 1 is needed")
+    if size == 1:
+        return np.zeros_like(index)
+    folded = np.mod(index, 2 * (size - 1))
+    return np.minimum(folded, 2 * (size - 1) - folded)
+
+
+def partition(interval: Interval, size: int) -> list[Interval]:
+    """Consecutive intervals of at most `size` indices that cover `interval`; the last one may be shorter."""
+    if size < 1:
+        raise ValueError(f"a block of {size} indices covers nothing; at least 1 is needed")
+    starts = range(interval.first, interval.last + 1, size)
+    return [Interval(start, min(start + size - 1, interval.last)) for start in starts]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle of absolute positions: an interval of rows and one of columns."""
+
+    rows: Interval
+    cols: Interval
+
+    @staticmethod
+    def at(top: int, left: int, height: int, width: int) -> Region:
+        """The region of `height` rows from `top` and `width` columns from `left`."""
+        return Region(Interval(top, top + height - 1), Interval(left, left + width - 1))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.rows.size, self.cols.size
+
+    def input(self, rule: Rule) -> Region:
+        """The region that `rule` needs to give this one."""
+        return Region(rule.input(self.rows), rule.input(self.cols))
+
+    def output(self, rule: Rule) -> Region:
+        """The largest region that `rule` gives from this one."""
+        return Region(rule.output(self.rows), rule.output(self.cols))
+
+    def slices_in(self, outer: Region) -> tuple[slice, slice]:
+        """Index of this region in the last two dimensions of an array that holds `outer`."""
+        return self.rows.slice_in(outer.rows), self.cols.slice_in(outer.cols)
