@@ -1,0 +1,108 @@
+"""Adversarial losses: closed forms, signs, and gradients that stay finite."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from losses.adversarial import (
+    Adversarial,
+    FeatureMatching,
+    coordinate,
+    discriminator_logistic,
+    diversity,
+    generator_logistic,
+    path_lengths,
+    r1_penalty,
+)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_logistic_losses_at_indifference_and_at_certainty():
+    zero, sure = torch.zeros(4), torch.full((4,), 100.0)
+    assert math.isclose(generator_logistic(zero), math.log(2), rel_tol=1e-6)
+    assert math.isclose(discriminator_logistic(zero, zero), 2 * math.log(2), rel_tol=1e-6)
+    assert discriminator_logistic(sure, -sure) < 1e-6 < 199 < discriminator_logistic(-sure, sure)
+    assert generator_logistic(sure) < 1e-6 and Adversarial()(-sure) == 100
+
+
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6), st.floats(0.01, 100))
+def test_r1_of_a_linear_function_is_its_squared_slope(batch, height, width, scale):
+    slope = scale * normal(3, height, width)
+    images = normal(batch, 3, height, width, seed=1).requires_grad_()
+    penalty = r1_penalty((images * slope).sum(dim=(1, 2, 3)) + 5, images)
+    assert torch.isclose(penalty, slope.square().sum(), rtol=1e-4)
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 5))
+def test_path_lengths_of_a_linear_map(batch, layers, dim):
+    """Image = A w: the gradient of <A w, y> / sqrt(HW) is A^T y / sqrt(HW), for each sample its own."""
+    matrix = normal(3 * 4 * 6, layers * dim)
+    styles = normal(batch, layers, dim, seed=1).requires_grad_()
+    direction = normal(batch, 3, 4, 6, seed=2)
+    images = (styles.flatten(1) @ matrix.T).unflatten(1, (3, 4, 6))
+    expected = (direction.flatten(1) @ matrix / math.sqrt(4 * 6)).square().mean(dim=1).sqrt()
+    lengths = path_lengths(images, styles, direction)
+    assert lengths.shape == (batch,) and torch.allclose(lengths, expected, rtol=1e-4)
+
+
+def test_path_lengths_of_a_constant_have_a_finite_gradient():
+    weight = torch.zeros((), requires_grad=True)
+    styles = normal(2, 3, 4).requires_grad_()
+    images = (weight * styles).sum(dim=(1, 2))[:, None, None, None].expand(2, 3, 4, 4)
+    path_lengths(images, styles, normal(2, 3, 4, 4, seed=1)).sum().backward()
+    assert weight.grad.isfinite()
+
+
+@given(st.integers(1, 3), st.floats(0.05, 0.9), st.floats(1.05, 5))
+def test_diversity_rewards_different_structures(pairs, small, factor):
+    """Of two structures that differ less and more, the second has the smaller loss."""
+    z_l, base, change = normal(2 * pairs, 8, 5, 5), normal(pairs, 6, 3, 3, seed=1), normal(pairs, 6, 3, 3, seed=2)
+    near, far = (torch.stack([base, base + size * change], 1).flatten(0, 1) for size in (small, small * factor))
+    assert diversity(z_l, far) < diversity(z_l, near)
+
+
+def test_diversity_descends_towards_different_structures():
+    z_l, z_s = normal(4, 8, 5, 5), normal(2, 6, 3, 3, seed=1).repeat_interleave(2, 0) + 0.1 * normal(4, 6, 3, 3, seed=2)
+    z_s.requires_grad_()
+    before = torch.cosine_similarity(z_s[::2].flatten(1), z_s[1::2].flatten(1))
+    diversity(z_l, z_s).backward()
+    after = z_s.detach() - 0.01 * z_s.grad
+    assert (torch.cosine_similarity(after[::2].flatten(1), after[1::2].flatten(1)) < before).all()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0])
+def test_diversity_of_equal_structures_has_a_finite_gradient(scale):
+    z_l, z_s = normal(4, 8, 5, 5), scale * normal(2, 6, 3, 3, seed=1).repeat_interleave(2, 0)
+    for local in (z_l, z_l[:1].expand(4, -1, -1, -1)):
+        structure = z_s.clone().requires_grad_()
+        loss = diversity(local, structure)
+        loss.backward()
+        assert loss.isfinite() and structure.grad.isfinite().all()
+
+
+def test_diversity_does_not_depend_on_scale():
+    z_l, z_s = normal(4, 8, 5, 5), normal(4, 6, 3, 3, seed=1)
+    assert torch.isclose(diversity(z_l, z_s), diversity(3 * z_l, 7 * z_s))
+
+
+def test_coordinate_takes_the_vertical_component():
+    guess = torch.tensor([[0.5, 9.0, 9.0], [-1.0, 9.0, 9.0]])
+    assert coordinate(guess, torch.tensor([0.0, 1.0])) == 1.25
+
+
+def test_feature_matching():
+    real = [normal(2, 4, 5, 5), normal(2, 6, 3, 3, seed=1)]
+    assert FeatureMatching()(real, real) == 0
+    fake = [(feature + 0.5).requires_grad_() for feature in real]
+    leaves = [feature.clone().requires_grad_() for feature in real]
+    loss = FeatureMatching()(fake, leaves)
+    loss.backward()
+    assert torch.isclose(loss, torch.tensor(0.5)) and all(leaf.grad is None for leaf in leaves)
+    with pytest.raises(ValueError):
+        FeatureMatching()(fake, real[:1])

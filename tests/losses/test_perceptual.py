@@ -1,0 +1,143 @@
+"""Perceptual losses on random weights in the layout of the public files; no test needs the internet."""
+
+import contextlib
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from losses.perceptual import ALEXNET_CHANNELS, LPIPS, LPIPS_SCALE, LPIPS_SHIFT, Identity
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def files(torchvision, tmp_path_factory):
+    """Paths of random AlexNet, LPIPS and ResNet-50 weights."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    linear = {f"lin{k}.model.1.weight": torch.rand(1, c, 1, 1) for k, c in enumerate(ALEXNET_CHANNELS)}
+    states = {
+        "alexnet": torchvision.models.AlexNet().features.state_dict(prefix="features."),
+        "resnet50": torchvision.models.resnet50().state_dict(),
+        "lpips": linear,
+    }
+    for name, state in states.items():
+        torch.save(state, folder / f"{name}.pth")
+    return {name: str(folder / f"{name}.pth") for name in states}
+
+
+@pytest.fixture(scope="module")
+def lpips(files):
+    return LPIPS(files["alexnet"], files["lpips"])
+
+
+@pytest.fixture(scope="module")
+def identity(files):
+    return Identity(files["resnet50"])
+
+
+@pytest.fixture
+def offline(monkeypatch, torchvision):
+    def refuse(*args, **kwargs):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+
+
+def batch(height, width, seed=0):
+    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def reference_lpips(x, y, alexnet, linear):
+    """One scale of LPIPS, straight from the definition."""
+    shift, scale = (torch.tensor(v).view(1, 3, 1, 1) for v in (LPIPS_SHIFT, LPIPS_SCALE))
+    maps = []
+    for image in (x, y):
+        features = (image - shift) / scale
+        for layer in alexnet.features[:12]:
+            features = layer(features)
+            if isinstance(layer, torch.nn.ReLU):
+                maps.append(features / features.norm(dim=1, keepdim=True))
+    return sum(F.conv2d((maps[k] - maps[k + 5]) ** 2, linear[f"lin{k}.model.1.weight"]).mean() for k in range(5))
+
+
+@torch.no_grad()
+def test_lpips_is_the_definition_summed_over_three_scales(files, lpips, torchvision):
+    alexnet = torchvision.models.AlexNet()
+    alexnet.load_state_dict(torch.load(files["alexnet"], weights_only=True), strict=False)
+    linear = torch.load(files["lpips"], weights_only=True)
+    x, y = batch(130, 140), batch(130, 140, seed=1)
+    expected = 0
+    for _ in range(3):
+        expected += reference_lpips(x, y, alexnet, linear)
+        x, y = (F.interpolate(v, scale_factor=0.5, mode="bilinear", align_corners=False) for v in (x, y))
+    assert torch.isclose(lpips(batch(130, 140), batch(130, 140, seed=1)), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(5, 5), (53, 53), (101, 101), (31, 140)])
+def test_lpips_is_zero_for_equal_images_of_any_patch_size(lpips, size):
+    assert lpips(batch(*size), batch(*size)) == 0
+    assert lpips(batch(*size), batch(*size, seed=1)) > 0
+
+
+def test_identity_is_zero_for_equal_images_and_positive_for_others(identity):
+    x = batch(40, 50)
+    assert 0 <= identity(x, x) < 1e-6
+    assert 0 < identity(x, -x) <= 2
+
+
+@pytest.mark.parametrize("name", ["lpips", "identity"])
+@pytest.mark.parametrize("context", [contextlib.nullcontext(), torch.autocast("cpu", dtype=torch.bfloat16)])
+def test_gradient_reaches_the_reconstruction_alone(name, context, request):
+    term = request.getfixturevalue(name)
+    x, y = batch(64, 64).requires_grad_(), batch(64, 64, seed=1).requires_grad_()
+    with context:
+        loss = term(x, y)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert x.grad.isfinite().all() and x.grad.abs().max() > 0
+    assert y.grad is None and all(p.grad is None for p in term.parameters())
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.08])
+def test_lpips_of_flat_images_has_a_finite_gradient(lpips, value):
+    x = torch.full((1, 3, 48, 48), value, requires_grad=True)
+    lpips(x, batch(48, 48)[:1]).backward()
+    assert x.grad.isfinite().all()
+
+
+def test_networks_are_frozen_and_in_evaluation_mode(lpips, identity):
+    for network in (lpips.features, identity.network):
+        assert not network.training
+        assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_identity_takes_a_moco_checkpoint(files, identity, tmp_path):
+    state = torch.load(files["resnet50"], weights_only=True)
+    moco = {f"module.encoder_q.{k}": v for k, v in state.items() if not k.startswith("fc.")}
+    moco |= {"module.encoder_q.fc.0.weight": torch.zeros(4, 4), "module.queue": torch.zeros(3)}
+    torch.save({"epoch": 800, "arch": "resnet50", "state_dict": moco}, tmp_path / "moco.pth.tar")
+    x, y = batch(32, 32), batch(32, 32, seed=1)
+    assert Identity(str(tmp_path / "moco.pth.tar"))(x, y) == identity(x, y)
+
+
+def test_missing_lpips_file_names_the_key_and_the_file(torchvision):
+    with pytest.raises(UserError, match=r"^losses\.weights\.lpips: .*alex\.pth.*$"):
+        LPIPS(None, None)
+
+
+def test_no_internet_names_the_key_and_the_file(files, offline):
+    with pytest.raises(UserError, match=r"^losses\.weights\.alexnet: .*alexnet-owt.*set this key.*$"):
+        LPIPS(None, files["lpips"])
+    with pytest.raises(UserError, match=r"^losses\.weights\.resnet50: .*resnet50-.*set this key.*$"):
+        Identity(None)
+
+
+def test_weights_of_another_network_are_refused(files):
+    with pytest.raises(UserError, match=r"losses\.weights\.resnet50: .*no 'conv1\.weight'"):
+        Identity(files["alexnet"])
+    with pytest.raises(UserError, match=r"losses\.weights\.alexnet: .*no 'features\.0\.weight'"):
+        LPIPS(files["resnet50"], files["lpips"])
+    with pytest.raises(UserError, match=r"losses\.weights\.lpips: .*lin0\.model\.1\.weight"):
+        LPIPS(files["alexnet"], files["alexnet"])

@@ -1,0 +1,75 @@
+"""Pixel losses: values against plain formulas and scikit-image, sizes, precision."""
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+
+from losses.reconstruction import L1, L2, MSSSIM, ms_ssim, scale_count
+
+
+def images(height, width, seed=0, noise=0.3):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(2, 3, height, width, generator=generator) * 2 - 1
+    y = (x + noise * torch.randn(x.shape, generator=generator)).clamp(-1, 1)
+    return x, y
+
+
+def test_l1_and_l2_are_means():
+    x, y = images(7, 9)
+    assert torch.isclose(L1()(x, y), (x - y).abs().mean())
+    assert torch.isclose(L2()(x, y), ((x - y) ** 2).mean())
+
+
+@pytest.mark.parametrize("edge, scales", [(11, 1), (21, 1), (22, 2), (101, 4), (175, 4), (176, 5), (1000, 5)])
+def test_scales_that_a_patch_allows(edge, scales):
+    assert scale_count(edge, 2000) == scale_count(2000, edge) == scales
+
+
+def test_too_small_patch_is_refused():
+    with pytest.raises(ValueError, match="11 x 11"):
+        MSSSIM()(*images(10, 40))
+
+
+@pytest.mark.parametrize("height, width", [(11, 11), (17, 21), (12, 60)])
+def test_one_scale_is_ssim(height, width):
+    x, y = images(height, width, noise=0.1)
+    expected = [
+        structural_similarity(
+            a.permute(1, 2, 0).numpy(), b.permute(1, 2, 0).numpy(), data_range=2, channel_axis=2,
+            gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        )
+        for a, b in zip(x, y, strict=True)
+    ]  # fmt: skip
+    assert abs(ms_ssim(x, y).item() - np.mean(expected)) < 1e-5
+
+
+@pytest.mark.parametrize("size", [(11, 30), (101, 101), (53, 97), (180, 176)])
+def test_ms_ssim_of_equal_images_is_one(size):
+    x, _ = images(*size)
+    assert abs(MSSSIM()(x, x).item()) < 1e-6
+
+
+def test_ms_ssim_grows_with_the_noise_and_is_differentiable():
+    x, mild = images(64, 64, noise=0.1)
+    _, strong = images(64, 64, noise=0.6)
+    strong.requires_grad_()
+    loss = MSSSIM()(strong, x)
+    loss.backward()
+    assert MSSSIM()(mild, x) < loss
+    assert strong.grad.isfinite().all() and strong.grad.abs().max() > 0
+
+
+def test_ms_ssim_of_opposite_images_is_finite():
+    x = images(101, 101)[0].requires_grad_()
+    loss = MSSSIM()(x, -x.detach())
+    loss.backward()
+    assert loss.isfinite() and x.grad.isfinite().all()
+
+
+def test_ms_ssim_ignores_autocast_and_low_precision():
+    x, y = images(64, 64)
+    expected = MSSSIM()(x, y)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert MSSSIM()(x, y) == expected
+    assert MSSSIM()(x.bfloat16(), y.bfloat16()).dtype == torch.float32

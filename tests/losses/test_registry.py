@@ -1,0 +1,74 @@
+"""The registry of terms, `build` and `WeightedSum`."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import losses
+from losses import TERMS, WeightedSum, build
+from utils.errors import UserError
+
+ROOT = os.path.dirname(os.path.dirname(losses.__file__))
+PRETRAINED = {"alexnet": None, "lpips": None, "resnet50": None}
+
+
+def test_every_term_names_its_inputs():
+    for term in TERMS.values():
+        assert isinstance(term.inputs, tuple) and term.inputs
+
+
+def test_total_is_the_weighted_sum_and_values_are_unweighted():
+    x = torch.tensor([[[[0.5]]]], requires_grad=True)
+    total, values = build({"l1": 2.0, "l2": 3.0}, PRETRAINED)(reconstruction=x, target=torch.zeros(1, 1, 1, 1))
+    assert values == {"l1": 0.5, "l2": 0.25}
+    assert total.item() == 2 * 0.5 + 3 * 0.25
+    assert not any(value.requires_grad for value in values.values())
+    total.backward()
+    assert x.grad.item() == 2 + 3 * 2 * 0.5
+
+
+def test_terms_of_weight_zero_are_not_built(monkeypatch):
+    class Refusing:
+        def __init__(self, **kwargs):
+            raise AssertionError("built in vain")
+
+    monkeypatch.setitem(losses.TERMS, "lpips", Refusing)
+    loss = build({"lpips": 0.0, "l2": 1.0, "reciprocal": 0.5}, PRETRAINED)
+    assert loss.names == ("l2", "reciprocal")
+    assert loss.needs == {"reconstruction", "target", "encoded_structure", "true_structure"}
+
+
+def test_unneeded_tensors_are_ignored_and_missing_ones_named():
+    loss = build({"l2": 1.0, "distribution": 1.0}, PRETRAINED)
+    image = torch.zeros(1, 3, 4, 4)
+    with pytest.raises(ValueError, match="global_latent, global_prior"):
+        loss(reconstruction=image, target=image)
+    latent = torch.zeros(2, 4)
+    total, _ = loss(reconstruction=image, target=image, global_latent=latent, global_prior=latent, row=latent)
+    assert abs(total.item()) < 1e-6
+
+
+def test_mistakes_of_the_user():
+    with pytest.raises(UserError, match="unknown loss 'l3'"):
+        build({"l3": 1.0}, PRETRAINED)
+    with pytest.raises(UserError, match="every weight is 0"):
+        build({"l1": 0.0}, PRETRAINED)
+    with pytest.raises(UserError, match=r"losses\.weights\.lpips"):
+        build({"lpips": 1.0}, PRETRAINED)
+
+
+def test_import_leaves_torchvision_alone():
+    code = "import losses, sys; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": ROOT}).returncode == 0
+
+
+def test_to_moves_the_networks_of_the_terms():
+    class Network(torch.nn.Linear):
+        inputs = ("x",)
+
+    loss = WeightedSum({"net": Network(1, 1)}, {"net": 1.0})
+    assert loss.to("meta") is loss
+    assert next(loss.terms["net"].parameters()).device.type == "meta"
