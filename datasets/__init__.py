@@ -1,0 +1,89 @@
+"""Images for training: decoding, sources, splits, crops. `build` turns the config's `data` section into datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+from torch.utils.data import DataLoader
+
+from datasets.crops import CropDataset, StepSampler
+from datasets.sources import open_source
+from datasets.splits import digests, refuse_shared, split
+from utils.errors import UserError
+from utils.signals import ignore_signals
+
+SILENCE = 120  # seconds after which a worker counts as lost
+
+
+class CropLoader(DataLoader):
+    """A DataLoader whose failures are one line that names the image."""
+
+    def __iter__(self) -> Iterator[dict]:
+        iterator = super().__iter__()
+        try:
+            yield from iterator
+        except UserError as error:
+            # A worker's error arrives with its traceback in front.
+            raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
+        except (RuntimeError, ConnectionError) as error:
+            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader "):
+                raise
+            names = ", ".join(self.dataset.being_read()) or "no image"
+            raise UserError(f"loading failed (being read: {names}): {str(error).splitlines()[0]}") from error
+        finally:
+            if self.num_workers:
+                _stop(iterator)
+
+
+def build(
+    config, *, patch: int, before: int, after: int, thumbnail: int, seed: int
+) -> tuple[CropDataset, CropDataset]:
+    """Training and validation data of a `data` section; sizes as in CropDataset. UserError where it is wrong."""
+    if config.train is None:
+        raise UserError("data.train is not set: a folder of images or an LMDB is needed")
+    train_source = val_source = open_source(config.train)
+    if config.val is None:
+        train_records, val_records = split(digests(train_source), config.val_fraction)
+    else:
+        val_source = open_source(config.val)
+        refuse_shared(train_source, val_source)
+        train_records, val_records = list(range(len(train_source))), list(range(len(val_source)))
+    shared = {
+        "patch": patch, "before": before, "after": after, "thumbnail": thumbnail, "seed": seed,
+        "resize": config.resize, "max_pixels": config.max_pixels, "max_bad_fraction": config.max_bad_fraction,
+    }
+    return (
+        CropDataset(train_source, train_records, flip=config.flip, **shared),
+        CropDataset(val_source, val_records, flip=False, **shared),
+    )
+
+
+def loader(
+    dataset: CropDataset, first_step: int, steps: int, batch: int, rank: int = 0, world: int = 1, workers: int = 0
+) -> DataLoader:
+    """Batches of `batch` items of this process, one for each of `steps` steps from `first_step` on, in order.
+
+    The same for any number of workers. A worker that dies or is silent for two minutes raises UserError.
+    """
+    return CropLoader(
+        dataset.with_batch(batch * world),
+        batch_sampler=StepSampler(first_step, steps, batch, rank, world),
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        timeout=SILENCE if workers else 0,
+    )
+
+
+def _start_worker(_: int) -> None:
+    ignore_signals()  # the main process decides when to stop; then it saves
+    cv2.setNumThreads(0)  # the workers are the threads
+
+
+def _stop(iterator: Iterator[dict]) -> None:
+    """End the workers now: they ignore the signal by which an ending program stops them, and it would wait for ever."""
+    workers = list(iterator._workers)
+    iterator._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()

@@ -1,0 +1,171 @@
+"""Crops of images: a function of (seed, step, index) and of nothing else.
+
+Every random number comes from a counter-based generator addressed by the position of the sample, so neither the number
+of workers nor an interruption changes what a step sees.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from datasets.image import Image, ImageError, thumbnail, with_shorter_side
+from datasets.splits import Source
+from utils.errors import UserError
+
+ORDER, CROP = 0, 1  # streams of random numbers
+IDLE, READING, DAMAGED = 0, 1, 2  # states of a record
+
+logger = logging.getLogger(__name__)
+
+
+class CropDataset(Dataset):
+    """Random crops of the images of a source, addressed by (step, index within the global batch).
+
+    An item is a dict of float32 tensors (images in [-1, 1]):
+      window     [3, S, S], S = before + patch + after: a patch drawn uniformly inside of the image and its context,
+                 reflected where it leaves the image; an image smaller than the patch is reflected, too
+      thumbnail  [3, T, T] of the whole image
+      row        vertical position of the patch: -1 top to 1 bottom of the image, 0 where it has no room to move
+      id         int64 number of the record in the source
+    A damaged record is named once and replaced by the next sound one; UserError when too many are damaged.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        records: list[int],          # numbers of the source's images to use
+        *,
+        patch: int,                  # edge of the patch, pixels
+        before: int,                 # context above and left of it
+        after: int,                  # context below and right of it
+        thumbnail: int,              # edge of the thumbnail
+        seed: int,
+        flip: bool = False,          # mirror half of the images
+        resize: int | None = None,   # shorter side after resizing; None keeps native sizes
+        max_pixels: int = 2**28,     # larger images count as damaged
+        max_bad_fraction: float = 0.01,
+        global_batch: int = 1,       # samples of one step, all processes together
+    ):
+        self.source = source
+        self.records = records
+        self.patch, self.before, self.after, self.thumbnail = patch, before, after, thumbnail
+        self.seed, self.flip, self.resize = seed, flip, resize
+        self.max_pixels, self.max_bad_fraction = max_pixels, max_bad_fraction
+        self.global_batch = global_batch
+        self._states = torch.zeros(len(records), dtype=torch.uint8).share_memory_()  # shared with the workers
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def with_batch(self, global_batch: int) -> CropDataset:
+        """The same data for steps of `global_batch` samples; damage is counted together."""
+        other = copy.copy(self)
+        other.global_batch = global_batch
+        return other
+
+    def __getitem__(self, address: tuple[int, int]) -> dict[str, torch.Tensor]:
+        step, index = address
+        epoch, place = divmod(step * self.global_batch + index, len(self))
+        position, image = self._open_near(int(self._permutation(epoch)[place]))
+        random = self._random(CROP, index, step)
+        top, left = (_draw(random, length - self.patch) for length in (image.height, image.width))
+        return self._item(position, image, top, left, mirrored=self.flip and random.random() < 0.5)
+
+    def validation_items(self, count: int) -> list[dict[str, torch.Tensor]]:
+        """Centre crops of `count` images (all, if there are fewer), evenly spread over the records, in their order."""
+        count = min(count, len(self))
+        opened = (self._open_near(index * len(self) // count) for index in range(count))
+        return [
+            self._item(position, image, (image.height - self.patch) // 2, (image.width - self.patch) // 2)
+            for position, image in opened
+        ]
+
+    def being_read(self) -> list[str]:
+        """Names of the images that some worker is reading, or was reading when it died."""
+        return [self.source.name(self.records[position]) for position in torch.nonzero(self._states == READING)]
+
+    @property
+    def damaged(self) -> int:
+        """Number of damaged records met so far, by all workers together."""
+        return int((self._states == DAMAGED).sum())
+
+    def _random(self, stream: int, *counter: int) -> np.random.Generator:
+        key = np.array([self.seed % 2**64, stream], np.uint64)
+        # The low words of the counter are left to the generator, which counts them up.
+        return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, *counter], np.uint64)))
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, self._random(ORDER, 0, epoch).permutation(len(self))
+        return self._epoch[1]
+
+    def _open_near(self, start: int) -> tuple[int, Image]:
+        """The first sound record from position `start` on, and its image."""
+        for position in (np.arange(start, start + len(self)) % len(self)).tolist():
+            if self._states[position] != DAMAGED:
+                self._states[position] = READING
+                try:
+                    image = self.source.open(self.records[position], self.max_pixels)
+                except ImageError as error:
+                    self._count_damage(position, error)
+                else:
+                    self._states[position] = IDLE
+                    return position, with_shorter_side(image, self.resize) if self.resize else image
+        raise UserError("no image could be read")
+
+    def _count_damage(self, position: int, error: ImageError) -> None:
+        self._states[position] = DAMAGED
+        logger.warning("left out: %s", error)
+        if self.damaged > self.max_bad_fraction * len(self):
+            raise UserError(
+                f"{self.damaged} of {len(self)} images are damaged, more than data.max_bad_fraction="
+                f"{self.max_bad_fraction} allows; the last one: {error}"
+            )
+
+    def _item(
+        self, position: int, image: Image, top: int, left: int, mirrored: bool = False
+    ) -> dict[str, torch.Tensor]:
+        size = self.before + self.patch + self.after
+        room = image.height - self.patch
+        # `left` counts in the image as it is shown, so in a mirrored one the window starts at its other end.
+        start = image.width - (left + self.patch + self.after) if mirrored else left - self.before
+        return {
+            "window": _tensor(image.window_float(top - self.before, start, size, size), mirrored),
+            "thumbnail": _tensor(thumbnail(image, self.thumbnail), mirrored),
+            "row": torch.tensor(2 * top / room - 1 if room > 0 else 0.0),
+            "id": torch.tensor(self.records[position]),
+        }
+
+
+class StepSampler(Sampler):
+    """Batches of addresses: for each step t the list of (t, index) that belongs to this process."""
+
+    def __init__(self, first_step: int, steps: int, batch: int, rank: int = 0, world: int = 1):
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} is not one of {world} processes")
+        self.steps = range(first_step, first_step + steps)
+        self.indices = range(rank * batch, (rank + 1) * batch)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return ([(step, index) for index in self.indices] for step in self.steps)
+
+
+def _draw(random: np.random.Generator, room: int) -> int:
+    """Start of a patch with `room` pixels to move; with too little room it may start outside, to be reflected."""
+    return int(random.integers(min(0, room), max(0, room), endpoint=True))
+
+
+def _tensor(pixels: np.ndarray, mirrored: bool) -> torch.Tensor:
+    """[H, W, 3] -> [3, H, W], mirrored left to right if asked for."""
+    pixels = pixels[:, ::-1] if mirrored else pixels
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

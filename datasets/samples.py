@@ -1,0 +1,95 @@
+"""Photographs for the sample scripts: those that scikit-image brings along, so that nothing has to be downloaded.
+
+    python -m datasets.samples FOLDER
+    python -m datasets.samples FOLDER --of IMAGES --listed LMDB
+
+The first writes seven colour photographs of different sizes into FOLDER. The second writes a single one, as PNG at full
+size: the image of IMAGES (a folder or LMDB) that the first image of LMDB was made of by prepare_data.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from datasets.image import Image
+from datasets.sources import LmdbSource, open_source
+from utils.errors import UserError, run_command
+from utils.files import atomic_path
+from utils.log import say
+
+# Height x width: 512 x 512, 300 x 451 (a cat), 400 x 600, 872 x 1000 (galaxies), 500 x 741, 1411 x 1411, 427 x 640.
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+MAX_PIXELS = 2**28
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder to write into")
+    parser.add_argument("--of", type=Path, help="folder of images, or LMDB, that LISTED was made of")
+    parser.add_argument("--listed", type=Path, help="LMDB of prepare_data.py")
+    options = parser.parse_args(argv)
+    if (options.of is None) != (options.listed is None):
+        raise UserError("--of and --listed belong together")
+    if options.of is None:
+        say(f"{len(write_photographs(options.folder))} photographs in {options.folder}")
+    else:
+        say(f"wrote {write_listed(options.folder, options.of, options.listed)}")
+    return 0
+
+
+def write_photographs(folder: Path) -> list[Path]:
+    """Copy the photographs into a folder as they are; their paths there. UserError where scikit-image lacks one."""
+    source = photographs_folder()
+    missing = [name for name in PHOTOGRAPHS if not (source / name).is_file()]
+    if missing:
+        raise UserError(f"{source}: no {missing[0]} in this version of scikit-image; requirements.txt names another")
+    for name in PHOTOGRAPHS:
+        with atomic_path(folder / name) as temporary:
+            temporary.write_bytes((source / name).read_bytes())
+    return [folder / name for name in PHOTOGRAPHS]
+
+
+def photographs_folder() -> Path:
+    """Where scikit-image keeps its images, found without importing it. UserError where it is not installed."""
+    spec = find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise UserError("scikit-image is not installed; it brings the photographs (see requirements.txt)")
+    return Path(spec.origin).parent / "data"
+
+
+def write_listed(folder: Path, images: Path, listed: Path) -> Path:
+    """Write the image of `images` that the first one of the LMDB `listed` was made of; its path."""
+    source, label = open_source(images), LmdbSource(listed).label(0)
+    number = next((number for number in range(len(source)) if source.label(number) == label), None)
+    if number is None:
+        raise UserError(f"{images}: has no {label}, which {listed} was made of")
+    path = folder / f"{Path(label).stem}.png"
+    _write_png(path, source.open(number, MAX_PIXELS))
+    return path
+
+
+def _write_png(path: Path, image: Image) -> None:
+    pixels = image.window(0, 0, image.height, image.width)
+    data = cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))[1]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,137 @@
+"""Build the LMDBs of a data set: OUTPUT/train and OUTPUT/valid.
+
+    python prepare_data.py --input photos --output data/landscapes
+    python prepare_data.py --input photos --output data/landscapes --size 256 --val-fraction 0.1
+
+Without --size the files are stored as they are; with it, as 8-bit RGB PNGs whose shorter side has that many pixels.
+The keys are those of InfinityGAN's public layout, plus checksums and names. Identical images stay on one side. Every
+image is decoded once, and one that cannot be is named and left out. Exit code 0: all done, 1: some images left out, 2:
+nothing was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import lmdb
+import numpy as np
+from tqdm import tqdm
+
+from datasets.image import ImageError, open_image, with_shorter_side
+from datasets.sources import content_digest, describe, open_source, record_key
+from datasets.splits import Source, split
+from utils.errors import UserError, run_command
+from utils.files import free_space
+
+NATIVE = "0"  # size prefix of images stored as they are
+PAGE = 4096
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = _parse(argv)
+    targets = {side: options.output / side for side in ("train", "valid")}
+    for target in targets.values():
+        if target.exists():
+            raise UserError(f"{target}: exists already; remove it or choose another --output")
+    source = open_source(options.input)
+    sound, digests, sizes = _survey(source, options)
+    sides = dict(zip(targets, split(digests, options.val_fraction), strict=True))
+    with _appearing(targets) as folders:
+        for side, members in sides.items():
+            space = sum(sizes[member] + 4 * PAGE for member in members)
+            _write(folders[side], source, [sound[member] for member in members], space, options)
+    for side, members in sides.items():
+        print(f"{targets[side]}: {len(members)} images")
+    return 1 if len(sound) < len(source) else 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--input", required=True, help="folder of images, searched recursively, or an LMDB")
+    parser.add_argument("--output", required=True, type=Path, help="folder that gets train/ and valid/")
+    parser.add_argument("--size", type=int, help="pixels of the shorter side; not given: files are stored as they are")
+    parser.add_argument("--val-fraction", type=float, default=0.05, help="share of the images for valid/")
+    parser.add_argument("--max-pixels", type=int, default=2**28, help="larger images are left out")
+    options = parser.parse_args(argv)
+    if options.size is not None and options.size < 1:
+        raise UserError(f"--size {options.size}: must be at least 1")
+    if not 0 < options.val_fraction < 1:
+        raise UserError(f"--val-fraction {options.val_fraction}: must lie between 0 and 1")
+    if options.max_pixels < 1:
+        raise UserError(f"--max-pixels {options.max_pixels}: must be at least 1")
+    return options
+
+
+def _survey(source: Source, options: argparse.Namespace) -> tuple[list[int], list[bytes], list[int]]:
+    """Numbers of the sound images, and the digests and sizes of what will be stored for them."""
+    sound, digests, sizes = [], [], []
+    for index in tqdm(range(len(source)), desc="checking", unit="image", file=sys.stderr):
+        try:
+            data = _payload(source, index, options, check=True)
+        except ImageError as error:
+            tqdm.write(f"left out: {error}", file=sys.stderr)
+            continue
+        sound.append(index)
+        digests.append(content_digest(data))
+        sizes.append(len(data))
+    return sound, digests, sizes
+
+
+def _payload(source: Source, index: int, options: argparse.Namespace, check: bool = False) -> bytes:
+    """The bytes to store for an image; with `check` they have been decoded."""
+    if options.size is None:
+        data = source.read(index)
+        if check:
+            open_image(data, options.max_pixels, source.name(index))
+        return data
+    image = with_shorter_side(source.open(index, options.max_pixels), options.size)
+    pixels = image.window(0, 0, image.height, image.width)
+    return cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))[1].tobytes()
+
+
+def _write(folder: Path, source: Source, indices: list[int], space: int, options: argparse.Namespace) -> None:
+    """Write one LMDB of the given images, in their order; `space` bounds its size in bytes."""
+    prefix = NATIVE if options.size is None else str(options.size)
+    with lmdb.open(str(folder), map_size=space + 1024 * PAGE, lock=False, sync=False) as environment:
+        for number, index in enumerate(tqdm(indices, desc=folder.name.split(".")[0], unit="image", file=sys.stderr)):
+            data = _payload(source, index, options)
+            with environment.begin(write=True) as transaction:
+                transaction.put(record_key(prefix, number), data)
+                transaction.put(record_key("meta", number), describe(data, os.fsencode(source.label(index))))
+        with environment.begin(write=True) as transaction:
+            transaction.put(b"length", str(len(indices)).encode())
+        environment.sync(True)
+
+
+@contextmanager
+def _appearing(targets: dict[str, Path]) -> Iterator[dict[str, Path]]:
+    """Temporary folders that become the targets on success, and vanish on failure."""
+    mark = f"tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    folders = {side: target.with_name(f"{target.name}.{mark}") for side, target in targets.items()}
+    try:
+        for folder in folders.values():
+            folder.mkdir(parents=True)
+        yield folders
+        for side, folder in folders.items():
+            folder.rename(targets[side])
+    except (OSError, lmdb.Error) as error:
+        place = next(iter(targets.values())).parent
+        raise UserError(f"cannot write {place}: {error} ({free_space(place) / 2**20:.0f} MiB free)") from error
+    finally:
+        for folder in folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

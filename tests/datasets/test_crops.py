@@ -1,0 +1,239 @@
+"""Crops: addressed by position, whatever the workers do; damage; the loader's failures."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from easydict import EasyDict
+
+import datasets
+from datasets import CropDataset, StepSampler, build, loader
+from datasets.image import thumbnail
+from datasets.sources import FolderSource
+from utils.errors import UserError
+
+PATCH, BEFORE, AFTER, THUMBNAIL = 8, 3, 5, 4
+
+
+def crops(folder, **options):
+    source = FolderSource(folder)
+    sizes = {"patch": PATCH, "before": BEFORE, "after": AFTER, "thumbnail": THUMBNAIL, "seed": 0}
+    return CropDataset(source, list(range(len(source))), **{**sizes, **options})
+
+
+def config(**changes):
+    keys = {
+        "train": None, "val": None, "val_fraction": 0.2, "resize": None, "flip": True, "workers": 0,
+        "max_pixels": 10**6, "max_bad_fraction": 0.01,
+    }
+    return EasyDict({**keys, **changes})
+
+
+def equal(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_items(make_folder):
+    item = crops(make_folder("photos", 5))[2, 0]
+    size = BEFORE + PATCH + AFTER
+    assert {key: (tuple(value.shape), value.dtype) for key, value in item.items()} == {
+        "window": ((3, size, size), torch.float32),
+        "thumbnail": ((3, THUMBNAIL, THUMBNAIL), torch.float32),
+        "row": ((), torch.float32),
+        "id": ((), torch.int64),
+    }
+    assert item["window"].min() >= -1 and item["window"].max() <= 1 and item["window"].is_contiguous()
+
+
+def test_a_window_is_a_patch_of_the_image_in_its_reflected_context(make_folder):
+    dataset = crops(make_folder("photos", 3))
+    rows = set()
+    for step in range(60):
+        item = dataset[step, 0]
+        image = dataset.source.open(int(item["id"]), 10**6)
+        pixels = image.window_float(0, 0, image.height, image.width)
+        plane = np.pad(pixels, ((BEFORE, AFTER), (BEFORE, AFTER), (0, 0)), mode="reflect").transpose(2, 0, 1)
+        room = image.height - PATCH
+        top = round((float(item["row"]) + 1) / 2 * room)
+        size = BEFORE + PATCH + AFTER
+        band = plane[:, top : top + size]
+        assert any(
+            np.array_equal(band[:, :, left : left + size], item["window"]) for left in range(image.width - PATCH + 1)
+        )
+        np.testing.assert_array_equal(item["thumbnail"], thumbnail(image, THUMBNAIL).transpose(2, 0, 1))
+        rows.add(top)
+    assert min(rows) == 0 and max(rows) == room  # the whole range is drawn
+
+
+def test_flips_mirror_window_and_thumbnail(make_folder):
+    folder = make_folder("photos", 2)
+    plain, flipped = crops(folder), crops(folder, flip=True)
+    seen = {False: 0, True: 0}
+    for step in range(40):
+        left, right = plain[step, 0], flipped[step, 0]
+        is_mirrored = not torch.equal(left["thumbnail"], right["thumbnail"])
+        seen[is_mirrored] += 1
+        if is_mirrored:
+            np.testing.assert_allclose(left["thumbnail"].flip(2), right["thumbnail"], atol=1e-6)
+            # The same draw in the mirrored image: cut there, with its larger margin on the other side.
+            image = plain.source.open(int(left["id"]), 10**6)
+            shown = image.window_float(0, 0, image.height, image.width)[:, ::-1]
+            plane = np.pad(shown, ((BEFORE, AFTER), (BEFORE, AFTER), (0, 0)), mode="reflect").transpose(2, 0, 1)
+            size = BEFORE + PATCH + AFTER
+            assert any(
+                np.array_equal(plane[:, top : top + size, start : start + size], right["window"])
+                for top in range(image.height - PATCH + 1)
+                for start in range(image.width - PATCH + 1)
+            )
+        else:
+            assert equal(left, right)
+    assert min(seen.values()) > 8
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 50), (8, 8), (50, 2)])
+def test_images_smaller_than_the_patch_are_reflected(make_folder, shape, encoded):
+    dataset = crops(make_folder("photos", {"a.png": encoded(0, *shape)}))
+    for step in range(5):
+        item = dataset[step, 0]
+        assert item["window"].shape == (3, 16, 16) and torch.isfinite(item["window"]).all()
+        assert shape[0] > PATCH or item["row"] == 0
+
+
+def test_resize_changes_the_shorter_side(make_folder, encoded):
+    dataset = crops(make_folder("photos", {"a.png": encoded(0, 40, 80)}), resize=PATCH)
+    assert dataset[0, 0]["row"] == 0  # 8 rows are left, and the patch takes them all
+    assert dataset.validation_items(1)[0]["row"] == 0
+
+
+def test_every_epoch_shows_every_image_once_in_its_own_order(make_folder):
+    dataset = crops(make_folder("photos", 7)).with_batch(3)
+    order = [int(dataset[divmod(position, 3)]["id"]) for position in range(21)]
+    epochs = [order[0:7], order[7:14], order[14:21]]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert [int(dataset[divmod(position, 3)]["id"]) for position in reversed(range(21))] == order[::-1]
+
+
+def test_seeds_differ(make_folder):
+    folder = make_folder("photos", 4)
+    first, again, other = (crops(folder, seed=seed)[5, 2] for seed in (1, 1, 2))
+    assert equal(first, again) and not equal(first, other)
+    assert crops(folder, seed=-1)[0, 0]["window"].shape == (3, 16, 16)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_batches_do_not_depend_on_workers_ranks_or_the_first_step(make_folder):
+    dataset = crops(make_folder("photos", 9), flip=True)
+    straight = list(loader(dataset, 0, 6, 4))
+    assert len(straight) == 6 and straight[0]["window"].shape == (4, 3, 16, 16)
+    for workers in (1, 2):
+        assert all(map(equal, straight, loader(dataset, 0, 6, 4, workers=workers)))
+    assert all(map(equal, straight[4:], loader(dataset, 4, 2, 4, workers=1)))
+    halves = [list(loader(dataset, 0, 6, 2, rank=rank, world=2)) for rank in range(2)]
+    for whole, *parts in zip(straight, *halves, strict=True):
+        assert equal(whole, {key: torch.cat([part[key] for part in parts]) for key in whole})
+
+
+def test_step_sampler():
+    assert list(StepSampler(7, 2, batch=2, rank=1, world=3)) == [[(7, 2), (7, 3)], [(8, 2), (8, 3)]]
+    assert len(StepSampler(7, 2, 2)) == 2
+    with pytest.raises(ValueError, match="rank 2"):
+        StepSampler(0, 1, 1, rank=2, world=2)
+
+
+def test_validation_is_fixed_and_even(make_folder):
+    dataset = crops(make_folder("photos", 9))
+    items = dataset.validation_items(3)
+    assert [int(item["id"]) for item in items] == [0, 3, 6]
+    assert all(map(equal, items, dataset.validation_items(3)))
+    assert len(dataset.validation_items(100)) == 9
+    image = dataset.source.open(0, 10**6)
+    top, left = (image.height - PATCH) // 2, (image.width - PATCH) // 2
+    expected = image.window_float(top - BEFORE, left - BEFORE, 16, 16).transpose(2, 0, 1)
+    np.testing.assert_array_equal(items[0]["window"], expected)
+
+
+def damage(folder, names):
+    for name in names:
+        (folder / name).write_bytes((folder / name).read_bytes()[:200])
+
+
+def test_damage_is_named_once_and_replaced_by_the_next(make_folder, caplog):
+    folder = make_folder("photos", 20)
+    damage(folder, ["004.png", "005.png"])
+    dataset = crops(folder, max_bad_fraction=0.1).with_batch(20)
+    identities = [int(dataset[step, index]["id"]) for step in range(2) for index in range(20)]
+    assert identities.count(6) == 6 and not {4, 5} & set(identities)
+    assert dataset.damaged == 2
+    assert len(caplog.records) == 2 and "004.png" in caplog.text and "005.png" in caplog.text
+    late = crops(folder, max_bad_fraction=0.1).with_batch(20)
+    assert [int(late[1, index]["id"]) for index in range(20)] == identities[20:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_too_much_damage_stops_with_one_line(make_folder, workers):
+    folder = make_folder("photos", 20)
+    damage(folder, ["004.png", "005.png", "006.png"])
+    with pytest.raises(UserError, match=r"3 of 20 images are damaged.*max_bad_fraction=0\.1.*\.png") as caught:
+        list(loader(crops(folder, max_bad_fraction=0.1), 0, 10, 4, workers=workers))
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("3 of 20")
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("cause", ["kill", "bus error", "hang"])
+def test_a_lost_worker_is_an_error_that_names_the_image(make_folder, monkeypatch, cause):
+    source_open, signals = FolderSource.open, {"kill": signal.SIGKILL, "bus error": signal.SIGBUS}
+
+    def fatal(self, index, max_pixels):
+        if index == 3 and cause == "hang":
+            time.sleep(60)
+        elif index == 3:
+            os.kill(os.getpid(), signals[cause])
+        return source_open(self, index, max_pixels)
+
+    monkeypatch.setattr(FolderSource, "open", fatal)
+    monkeypatch.setattr(datasets, "SILENCE", 1)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"003\.png") as caught:
+        list(loader(crops(make_folder("photos", 6)), 0, 10, 4, workers=1))
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - start < 25  # PyTorch gives a worker that hangs some seconds
+
+
+def test_other_errors_of_workers_keep_their_kind(make_folder, monkeypatch):
+    def broken(self, index, max_pixels):
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(FolderSource, "open", broken)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        list(loader(crops(make_folder("photos", 6)), 0, 1, 4))
+
+
+def test_build_splits_one_source_without_leaks(make_folder, encoded):
+    files = {f"{number}.png": encoded(number % 10) for number in range(30)}  # each image three times
+    train, val = build(
+        config(train=str(make_folder("photos", files))), patch=8, before=3, after=5, thumbnail=4, seed=0
+    )
+    assert (len(train), len(val)) == (24, 6)
+    pictures = [{data.source.label(record)[-5] for record in data.records} for data in (train, val)]
+    assert not pictures[0] & pictures[1]
+    assert train.flip and not val.flip
+
+
+def test_build_with_two_sources(make_folder, encoded):
+    train_folder = make_folder("train", 6)
+    sizes = {"patch": 8, "before": 3, "after": 5, "thumbnail": 4, "seed": 0}
+    val_folder = make_folder("val", {"a.png": encoded(100)})
+    train, val = build(config(train=str(train_folder), val=str(val_folder)), **sizes)
+    assert (len(train), len(val)) == (6, 1)
+    (val_folder / "b.png").write_bytes(encoded(2))
+    with pytest.raises(UserError, match=r"b\.png is .*002\.png"):
+        build(config(train=str(train_folder), val=str(val_folder)), **sizes)
+    with pytest.raises(UserError, match=r"data\.train"):
+        build(config(), **sizes)
+    with pytest.raises(UserError, match="cannot be split"):
+        build(config(train=str(make_folder("one", 1))), **sizes)

@@ -1,0 +1,129 @@
+"""prepare_data.py: what it stores, splits and leaves out, and how it fails."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import PIL.Image
+import pytest
+
+import prepare_data
+from datasets.sources import open_source
+from datasets.splits import refuse_shared
+from utils.errors import UserError, run_command
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Ten PNGs of 30 x 40, two of them the same, and a JPEG of 60 x 30 in a folder."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for number in range(10):
+        values = np.random.default_rng(number % 9).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        PIL.Image.fromarray(values).save(folder / f"{number}.png")
+    PIL.Image.new("RGB", (30, 60), (200, 100, 50)).save(folder / "more" / "portrait.jpg")
+    return folder
+
+
+def command(*arguments):
+    return run_command(prepare_data.main, [str(each) for each in arguments])
+
+
+def labels(source):
+    return [source.label(index) for index in range(len(source))]
+
+
+def test_the_command_runs(photos, tmp_path):
+    arguments = [sys.executable, "prepare_data.py", "--input", str(photos), "--output", str(tmp_path / "set")]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{tmp_path}/set/train: 10 images", f"{tmp_path}/set/valid: 1 images"]
+
+
+def test_files_are_stored_as_they_are(photos, tmp_path):
+    out = tmp_path / "set"
+    assert command("--input", photos, "--output", out, "--val-fraction", 0.3) == 0
+    train, valid = open_source(out / "train"), open_source(out / "valid")
+    assert sorted(labels(train) + labels(valid)) == [*(f"{number}.png" for number in range(10)), "more/portrait.jpg"]
+    for source in (train, valid):
+        for index, label in enumerate(labels(source)):
+            assert source.read(index) == (photos / label).read_bytes()
+    assert len({"0.png", "9.png"} & set(labels(train))) in (0, 2)  # the same image
+    refuse_shared(train, valid)
+    assert sorted(os.listdir(out)) == ["train", "valid"]
+
+
+def test_size_gives_the_public_layout(photos, tmp_path):
+    out = tmp_path / "set"
+    assert prepare_data.main(["--input", str(photos), "--output", str(out), "--size", "20"]) == 0
+    train = open_source(out / "train")
+    with lmdb.open(str(out / "train"), readonly=True, lock=False) as environment, environment.begin() as transaction:
+        assert int(transaction.get(b"length")) == len(train)
+        assert transaction.get(b"20-00000000").startswith(b"\x89PNG")
+    index = labels(train).index("more/portrait.jpg") if "more/portrait.jpg" in labels(train) else None
+    sizes = {(train.open(each, 10**6).height, train.open(each, 10**6).width) for each in range(len(train))}
+    assert sizes <= {(20, 27), (40, 20)}
+    if index is not None:
+        shown = train.open(index, 10**6).window(0, 0, 40, 20).astype(int)
+        assert np.abs(shown - [200, 100, 50]).max() <= 3
+
+
+def test_damaged_images_are_named_and_left_out(photos, tmp_path, capsys):
+    (photos / "cut.png").write_bytes((photos / "1.png").read_bytes()[:1000])
+    (photos / "text.jpg").write_text("no pixels")
+    assert command("--input", photos, "--output", tmp_path / "set") == 1
+    said = capsys.readouterr().err
+    assert said.count("left out:") == 2 and "cut.png" in said and "text.jpg" in said
+    stored = labels(open_source(tmp_path / "set" / "train")) + labels(open_source(tmp_path / "set" / "valid"))
+    assert len(stored) == 11 and "cut.png" not in stored
+
+
+def test_an_lmdb_can_be_prepared_again(photos, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert prepare_data.main(["--input", str(photos), "--output", str(first)]) == 0
+    assert prepare_data.main(["--input", str(first / "train"), "--output", str(second)]) == 0
+    assert set(labels(open_source(second / "train"))) < set(labels(open_source(first / "train")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--size", "0"], "--size 0"),
+        (["--val-fraction", "1"], "--val-fraction 1.0"),
+        (["--max-pixels", "0"], "--max-pixels 0"),
+        (["--input", "/nowhere/at/all"], "no such folder"),
+    ],
+)
+def test_wrong_arguments(photos, tmp_path, arguments, reason, capsys):
+    assert command("--input", photos, "--output", tmp_path / "set", *arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and reason in said
+    assert not (tmp_path / "set").exists()
+
+
+def test_nothing_is_overwritten(photos, tmp_path):
+    (tmp_path / "set" / "valid").mkdir(parents=True)
+    with pytest.raises(UserError, match="exists already"):
+        prepare_data.main(["--input", str(photos), "--output", str(tmp_path / "set")])
+    assert os.listdir(tmp_path / "set") == ["valid"]
+
+
+def test_a_failure_leaves_nothing_behind(photos, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise lmdb.MapFullError("no room")
+
+    monkeypatch.setattr(prepare_data, "describe", full)
+    with pytest.raises(UserError, match="MiB free"):
+        prepare_data.main(["--input", str(photos), "--output", str(tmp_path / "set")])
+    assert os.listdir(tmp_path / "set") == []
+
+
+def test_output_that_cannot_be_made(photos, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot write"):
+        prepare_data.main(["--input", str(photos), "--output", str(tmp_path / "file" / "set")])
