@@ -1,0 +1,146 @@
+"""A tiny run: a few images, a tiny config, a trained generator, and `train.py` in this process or as a command."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import train
+from utils.checkpoint import load_latest
+from utils.errors import run_command
+
+ROOT = Path(train.__file__).parent
+
+TINY = """
+model:
+  stages: 3
+  local_dim: 4
+  global_dim: 6
+  structure: {layers: 1, radius: 1, row_starts: 4, horizontal_period: 12}
+  texture: {widths: [6, 4, 4], mapping_layers: 1}
+  discriminator: {widths: [4, 4, 6], minibatch_group: 2}
+  encoder: {widths: [4, 4, 6]}
+  global_encoder: {thumbnail: 16, widths: [4, 6]}
+data: {workers: 0, val_fraction: 0.2}
+train:
+  device: cpu
+  dtype: float32
+  batch: 4
+  patch_cells: 8
+  tune_texture: true
+  ema_images: 50
+  optimizer: {lr: 0.003, betas: [0.5, 0.9], decay_every: 25, decay_factor: 0.5}
+  log_every: 10
+  image_every: 30
+  validate_every: 30
+losses:
+  r1_every: 4
+  path_length_every: 3
+  inverter:
+    l1: 1.0
+    ms_ssim: 0.5
+    lpips: 0.0
+    identity: 0.0
+    adversarial: 0.1
+    feature_matching: 0.1
+    preservation: 0.5
+"""
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """A folder of ten smooth pictures, each of another size."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for number in range(10):
+        picture = random.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{number}.png"), cv2.resize(picture, (40 + number, 50 - number)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, images):
+    """The path of a config whose training takes seconds."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(TINY.replace("data: {", f"data: {{train: {images}, "))
+    return path
+
+
+@pytest.fixture
+def run(tiny):
+    """Runs train.py with overrides in this process and returns the exit code."""
+
+    def run(*arguments):
+        return run_command(train.main, ["--config", str(tiny), *map(str, arguments)])
+
+    with torch.random.fork_rng():
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield run
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def launch(tiny):
+    """Starts train.py with overrides as a command, after `prefix` in place of the interpreter alone."""
+    started = []
+
+    def launch(*arguments, prefix=(sys.executable,)):
+        command = [*prefix, str(ROOT / "train.py"), "--config", str(tiny), *map(str, arguments)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        started.append(process)
+        return process
+
+    yield launch
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def generator_run(tiny, tmp_path_factory):
+    """The folder of a finished generator run."""
+    folder = tmp_path_factory.mktemp("runs") / "generator"
+    with torch.random.fork_rng():
+        assert train.main(["--config", str(tiny), f"train.output={folder}", "train.steps=4"]) == 0
+    return folder
+
+
+@pytest.fixture
+def stage_arguments(generator_run):
+    """Overrides that choose a stage."""
+    return {
+        "generator": ["train.stage=generator"],
+        "inverter": ["train.stage=inverter", f"train.generator={generator_run / 'generator.safetensors'}"],
+    }
+
+
+def final_state(folder):
+    """The leaves of the newest checkpoint's stage, by path."""
+    state, _, skipped = load_latest(folder / "checkpoints")
+    assert not skipped
+    return dict(_leaves(state["stage"]))
+
+
+def _leaves(value, path=""):
+    if isinstance(value, (dict, list, tuple)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(item, f"{path}/{key}")
+    else:
+        yield path, value
+
+
+@pytest.fixture(name="final_state")
+def final_state_fixture():
+    """`final_state`, for tests that cannot import this file."""
+    return final_state

@@ -1,0 +1,52 @@
+"""Two processes train what one process trains with the doubled batch, and stop together."""
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.checkpoint import load_latest
+
+
+def torchrun():
+    """A prefix that starts two processes on a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *where]
+
+
+@pytest.mark.parametrize("stage", ["generator", "inverter"])
+def test_two_processes_are_one_with_the_doubled_batch(run, launch, stage_arguments, tmp_path, stage, final_state):
+    """Within float error: sums are taken in another order."""
+    arguments = [*stage_arguments[stage], "train.steps=5", "train.log_every=2"]
+    process = launch(*arguments, f"train.output={tmp_path / 'two'}", "train.batch=4", prefix=torchrun())
+    assert run(*arguments, f"train.output={tmp_path / 'one'}", "train.batch=8") == 0
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, printed
+    assert printed.count("step 4 ") == 1 and "batch 4 x 2" in printed
+    one, two = final_state(tmp_path / "one"), final_state(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.allclose(value, two[name], rtol=1e-5, atol=1e-5), name
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
+def test_a_signal_to_one_process_stops_all(launch, tmp_path):
+    process = launch(f"train.output={tmp_path}", "train.log_every=1", prefix=torchrun())
+    while not process.stdout.readline().startswith("step 2 "):
+        assert process.poll() is None
+    workers = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    (second,) = (pid for pid in workers if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
+    os.kill(second, signal.SIGTERM)
+    printed = process.communicate(timeout=60)[0]
+    step = load_latest(tmp_path / "checkpoints")[0]["step"]
+    assert process.returncode != 0 and f"stopped at step {step};" in printed
+    assert printed.count("exitcode  : 143") == 2, printed
+    assert not list(tmp_path.glob("*.safetensors"))

@@ -1,0 +1,95 @@
+"""Guarded updates, the learning rate's schedule, the moving average."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from training.optimization import Average, Diverged, build_optimizer, schedule, update
+from utils.distributed import World
+
+ADAM = {"name": "adam", "lr": 0.1, "betas": [0.5, 0.9], "weight_decay": 0.0, "decay_every": 3, "decay_factor": 0.5}
+
+
+@pytest.fixture
+def module():
+    torch.manual_seed(0)
+    return nn.Linear(3, 2)
+
+
+def snapshot(module, optimizer):
+    return copy.deepcopy((module.state_dict(), optimizer.state_dict()["state"]))
+
+
+def same(one, other):
+    flat = [torch.utils._pytree.tree_leaves(value) for value in (one, other)]
+    return all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
+
+
+class SilentlyInfinite(torch.autograd.Function):
+    """The identity, with an infinite gradient."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return torch.full_like(gradient, torch.inf)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda x: x * torch.nan, lambda x: x + torch.inf, lambda x: -x * torch.inf, SilentlyInfinite.apply],
+    ids=["nan", "inf", "-inf", "gradient"],
+)
+def test_nothing_changes_where_a_loss_or_gradient_is_not_finite(module, damage):
+    optimizer = build_optimizer(module.parameters(), ADAM)
+    x = torch.ones(4, 3)
+    update(module, optimizer, module(x).square().mean(), {}, World(), 0)
+    before = snapshot(module, optimizer)
+    loss = damage(module(x).square().mean())
+    with pytest.raises(Diverged, match=r"^step 7: .*\(part 0.5; gradient norm \S+\)") as error:
+        update(module, optimizer, loss, {"part": torch.tensor(0.5)}, World(), 7)
+    assert error.value.exit_code == 1 and len(str(error.value).splitlines()) == 1
+    assert same(before, snapshot(module, optimizer))
+
+
+def test_an_update_descends(module):
+    optimizer = build_optimizer(module.parameters(), ADAM)
+    losses = []
+    for step in range(5):
+        losses.append(module(torch.ones(4, 3)).square().mean())
+        update(module, optimizer, losses[-1], {}, World(), step)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_lazy_regularisation_corrects_rate_and_momenta(module, name):
+    optimizer = build_optimizer(module.parameters(), ADAM | {"name": name}, lazy_every=4)
+    group = optimizer.param_groups[0]
+    assert group["lr"] == pytest.approx(0.1 * 0.8)
+    assert group["betas"] == pytest.approx((0.5**0.8, 0.9**0.8))
+
+
+def test_step_decay(module):
+    optimizer = build_optimizer(module.parameters(), ADAM)
+    rates = []
+    for step in range(8):
+        schedule(optimizer, ADAM, step, ratio=0.5)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [0.05] * 3 + [0.025] * 3 + [0.0125] * 2
+    schedule(optimizer, ADAM | {"decay_every": None}, 10**9)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_the_average_moves_half_way_in_its_half_life(module):
+    average = Average(module, nn.Linear(3, 2), half_life=100)
+    start = module.weight.detach().clone()
+    assert torch.equal(average.copy.weight, start) and not average.copy.weight.requires_grad
+    with torch.no_grad():
+        module.weight += 1
+    for _ in range(10):
+        average.update(10)
+    assert torch.allclose(average.copy.weight, start + 0.5, atol=1e-5)

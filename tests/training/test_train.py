@@ -1,0 +1,261 @@
+"""The command: exact resumption, signals, errors in one line, and what a run writes."""
+
+import signal
+import struct
+
+import pytest
+import torch
+from tensorboardX.proto.event_pb2 import Event
+
+import train
+import training.generator
+import training.inverter
+from models.weights import load_generator, load_inverter
+from utils.checkpoint import load_latest, load_weights
+from utils.config import load_config
+from utils.distributed import World
+
+STAGES = ["generator", "inverter"]
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Folders of uninterrupted runs, by stage; each is trained when it is first asked for."""
+    root, done = tmp_path_factory.mktemp("straight"), set()
+
+    def straight(run, arguments, stage):
+        if stage not in done:
+            assert run(*arguments, f"train.output={root / stage}", f"train.steps={STEPS}") == 0
+            done.add(stage)
+        return root / stage
+
+    return straight
+
+
+def assert_same(one, other):
+    """Equal leaves, tensors bit for bit."""
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        same = torch.equal(value, other[key]) if isinstance(value, torch.Tensor) else value == other[key]
+        assert same, key
+
+
+def assert_same_runs(one, other, final_state):
+    assert_same(final_state(one), final_state(other))
+    exported = sorted(path.name for path in one.glob("*.safetensors"))
+    assert exported and exported == sorted(path.name for path in other.glob("*.safetensors"))
+    for name in exported:
+        assert_same(load_weights(one / name)[0], load_weights(other / name)[0])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_resumed_run_equals_an_uninterrupted_one(run, stage_arguments, straight, tmp_path, stage, final_state):
+    arguments = [*stage_arguments[stage], f"train.output={tmp_path}"]
+    assert run(*arguments, "train.steps=23") == 0
+    assert load_latest(tmp_path / "checkpoints")[0]["step"] == 23
+    assert run(*arguments, f"train.steps={STEPS}") == 0
+    assert_same_runs(straight(run, stage_arguments[stage], stage), tmp_path, final_state)
+
+
+def test_a_signal_saves_and_the_same_command_goes_on(run, launch, stage_arguments, straight, tmp_path, final_state):
+    arguments = [*stage_arguments["generator"], f"train.output={tmp_path}", f"train.steps={STEPS}"]
+    process = launch(*arguments)
+    while not process.stdout.readline().startswith("step 10 "):
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    printed = process.communicate(timeout=60)[0]
+    step = load_latest(tmp_path / "checkpoints")[0]["step"]
+    assert process.returncode == 143 and 10 <= step < STEPS
+    assert f"stopped at step {step}; the same command goes on from there" in printed
+    assert not list(tmp_path.glob("*.safetensors"))
+    assert run(*arguments) == 0
+    assert_same_runs(straight(run, stage_arguments["generator"], "generator"), tmp_path, final_state)
+
+
+def test_a_signal_to_another_process_stops_this_one(run, tmp_path, monkeypatch):
+    """Stopped and not complete: saved, and nothing exported, though this process heard nothing."""
+
+    class Deaf(train.StopSignal):
+        def __init__(self):
+            super().__init__()
+            self.requested = None
+
+    monkeypatch.setattr(train, "StopSignal", Deaf)
+    monkeypatch.setattr(World, "any", lambda world, flag: flag is None or flag)
+    assert run(f"train.output={tmp_path}", "train.steps=9") == 143
+    assert load_latest(tmp_path / "checkpoints")[0]["step"] == 1
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_complete_run_only_exports_again(run, stage_arguments, tmp_path, stage, final_state):
+    arguments = [*stage_arguments[stage], f"train.output={tmp_path}", "train.steps=3"]
+    assert run(*arguments) == 0
+    before = final_state(tmp_path)
+    assert run(*arguments) == 0
+    assert_same(before, final_state(tmp_path))
+
+
+def read_events(folder):
+    """Scalars {name: {step: value}} and names of images in the event files of a run."""
+    scalars, images = {}, set()
+    for path in (folder / "events").iterdir():
+        data = path.read_bytes()
+        while data:
+            (size,) = struct.unpack_from("<Q", data)  # length, its CRC, record, its CRC
+            event = Event.FromString(data[12 : 12 + size])
+            data = data[16 + size :]
+            for value in event.summary.value:
+                if value.HasField("image"):
+                    images.add(value.tag)
+                else:
+                    scalars.setdefault(value.tag, {})[event.step] = value.simple_value
+    return scalars, images
+
+
+@pytest.mark.parametrize(
+    ("stage", "names", "pictures"),
+    [
+        ("generator", ["discriminator/r1", "generator/path_length", "generator/diversity"], {"real", "generated"}),
+        ("inverter", ["inverter/reciprocal", "inverter/total"], {"input", "reconstruction", "error"}),
+    ],
+)
+def test_events(run, stage_arguments, straight, stage, names, pictures):
+    """Also losses of every few steps are among the scalars, whatever steps are logged."""
+    folder = straight(run, stage_arguments[stage], stage)
+    scalars, images = read_events(folder)
+    assert images == pictures
+    for name in names:
+        assert list(scalars[name]) == list(range(10, STEPS + 1, 10))
+    if stage == "inverter":
+        assert list(scalars["validation/psnr"]) == [30, 60]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_run_leaves(run, stage_arguments, straight, tiny, stage):
+    folder = straight(run, stage_arguments[stage], stage)
+    config = load_config(tiny, [*stage_arguments[stage], f"train.output={folder}", f"train.steps={STEPS}"])
+    assert load_config(folder / "config.yaml") == config
+    if stage == "generator":
+        assert load_generator(folder / "generator.safetensors")[1] == config.model
+        assert load_weights(folder / "generator.safetensors")[1]["step"] == str(STEPS)
+    else:
+        assert load_inverter(folder / "inverter.safetensors").model == config.model
+
+
+def test_only_the_newest_checkpoints_are_kept(run, tmp_path):
+    assert run(f"train.output={tmp_path}", "train.steps=5", "train.save_every=1", "train.keep=2") == 0
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-00000004.pt", "step-00000005.pt"}
+
+
+def test_minutes_end_the_run(run, tmp_path):
+    assert run(f"train.output={tmp_path}", "train.minutes=1e-6") == 0
+    assert load_latest(tmp_path / "checkpoints")[0]["step"] == 1 and (tmp_path / "generator.safetensors").exists()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dry_run(run, stage_arguments, tmp_path, stage, capsys):
+    assert run("--dry-run", *stage_arguments[stage], f"train.output={tmp_path / 'run'}", "seed=77") == 0
+    printed = capsys.readouterr().out
+    assert "seed: 77\n" in printed and "patch_cells: 8\n" in printed
+    assert "patch      29 x 29 px from 8 x 8 latent cells" in printed
+    expected = {
+        "generator": ["generator         1,914 parameters", "discriminator", "of 29 x 29 px (0 before, 0 after)"],
+        "inverter": ["encoder           1,028 parameters", "global_encoder", "of 78 x 78 px (24 before, 25 after)"],
+    }
+    assert all(words in printed for words in expected[stage])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("stage", "module", "loss"),
+    [("generator", training.generator, "diversity"), ("inverter", training.inverter, "discriminator_logistic")],
+)
+def test_a_loss_that_is_not_finite_stops_the_run(
+    run, stage_arguments, tmp_path, capsys, monkeypatch, stage, module, loss, value
+):
+    arguments = [*stage_arguments[stage], f"train.output={tmp_path}", "train.save_every=2"]
+    calls, sound = [], getattr(module, loss)
+
+    def injected(*tensors):
+        calls.append(1)
+        return sound(*tensors) * (value if len(calls) == 4 else 1.0)
+
+    monkeypatch.setattr(module, loss, injected)
+    assert run(*arguments) == 1
+    error = [line for line in capsys.readouterr().err.splitlines() if line.strip() and not line.endswith("step/s]")]
+    assert len(error) == 1 and error[0].startswith("error: step 3: loss or gradient is not finite (")
+    assert load_latest(tmp_path / "checkpoints")[0]["step"] == 2
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "words"),
+    [
+        ("generator", ["train.output=null"], "train.output is not set"),
+        ("generator", ["train.output={tmp}/file"], "{tmp}/file"),
+        ("generator", ["data.train=null"], "data.train is not set"),
+        ("generator", ["data.train={tmp}/missing"], "{tmp}/missing"),
+        ("generator", ["data.train={tmp}/empty"], "{tmp}/empty"),
+        ("generator", ["data.val={tmp}/empty"], "{tmp}/empty"),
+        ("generator", ["train.batch=3"], "train.batch: 3 is not a multiple of 2"),
+        ("generator", ["train.batch=6", "model.discriminator.minibatch_group=4"], "multiple of 4 (model.discriminator"),
+        ("generator", ["train.patch_cells=4"], "train.patch_cells: 4 cells draw no pixel; at least 5 are needed"),
+        ("generator", ["model.texture.widths=[4,4,4,4]"], "model.texture.widths: 4 widths"),
+        ("generator", ["model.discriminator.widths=[4,4,4,4,4,4]"], "29 px cannot be halved 5 times"),
+        ("generator", ["train.batch=none"], "train.batch"),
+        ("generator", ["train.bach=4"], "nearest valid key is 'train.batch'"),
+        ("generator", ["--config={tmp}/missing.yaml"], "{tmp}/missing.yaml"),
+        ("generator", ["--config={tmp}/typo.yaml"], "{tmp}/typo.yaml: unknown key 'train.stpes'"),
+        ("generator", ["--config={tmp}/broken.yaml"], "{tmp}/broken.yaml: line 3"),
+        ("generator", ["train.device=cuda:99"], "cuda"),
+        ("inverter", ["train.generator=null"], "train.generator is not set"),
+        ("inverter", ["train.generator={tmp}/missing"], "{tmp}/missing"),
+        ("inverter", ["train.generator={tmp}/file"], "{tmp}/file"),
+        ("inverter", ["train.generator={run}/discriminator.safetensors"], "holds no generator, only discriminator"),
+        ("inverter", ["model.texture.widths=[6,4,3]"], "model.texture: "),
+        ("inverter", ["model.structure.radius=2"], "model.structure: "),
+        ("inverter", ["model.stages=4", "model.texture.widths=[6,4,4,4]"], "model.stages: 4, but the generator"),
+        ("inverter", ["train.patch_cells=6"], "train.patch_cells: 6 cells draw 13 px, which is no whole context"),
+        ("inverter", ["train.discriminator={run}/generator.safetensors"], "holds no discriminator"),
+        (
+            "inverter",
+            ["train.discriminator={run}/discriminator.safetensors", "model.discriminator.widths=[4,5,6]"],
+            "another architecture: discriminator.",
+        ),
+        ("inverter", ["train.encoders={run}/generator.safetensors"], "holds no encoder"),
+        ("inverter", ["train.tune_texture=false"], "losses.inverter.preservation"),
+        ("inverter", ["losses.inverter.lpips=1"], "losses.weights.lpips"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_line(run, stage_arguments, generator_run, tmp_path, capsys, stage, overrides, words):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("no weights")
+    (tmp_path / "typo.yaml").write_text("train:\n  stpes: 4\n")
+    (tmp_path / "broken.yaml").write_text("train:\n  steps: [4\n")
+    names = {"{tmp}": str(tmp_path), "{run}": str(generator_run)}
+
+    def filled(text):
+        for name, value in names.items():
+            text = text.replace(name, value)
+        return text
+
+    arguments = [*stage_arguments[stage], f"train.output={tmp_path}/run", "train.steps=1", *map(filled, overrides)]
+    assert run(*arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and filled(words) in lines[0]
+
+
+def test_another_run_in_the_folder_is_refused(run, stage_arguments, generator_run, capsys):
+    def refusal(*arguments):
+        assert run(f"train.output={generator_run}", "train.steps=5", *arguments) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        return lines[0]
+
+    assert "another `model` section" in refusal("model.encoder.depth=2")
+    assert "a run of the stage generator" in refusal(*stage_arguments["inverter"])
+    assert load_latest(generator_run / "checkpoints")[0]["step"] == 4

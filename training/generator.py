@@ -1,0 +1,173 @@
+"""The generator stage: structure and texture synthesizer against the discriminator (InfinityGAN, ICLR 2022)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from losses.adversarial import (
+    coordinate,
+    discriminator_logistic,
+    diversity,
+    generator_logistic,
+    path_lengths,
+    r1_penalty,
+)
+from models import build_discriminator, build_generator, patch_pixels
+from models.weights import export
+from training.context import Context
+from training.draws import Purpose, draw_latents
+from training.optimization import Average, build_optimizer, schedule, update
+
+PATH_MEAN_STEP = 0.01  # of the moving average of path lengths
+
+
+class GeneratorStage:
+    """Both networks, their optimizers, and one training step."""
+
+    def __init__(self, config: dict, context: Context) -> None:
+        self.settings, self.losses, self.context, self.model = config.train, config.losses, context, config.model
+        self.cells = config.train.patch_cells
+        context.check_batch(2, "samples come in pairs")
+        context.check_batch(config.model.discriminator.minibatch_group, "model.discriminator.minibatch_group")
+
+        self.generator = context.place(build_generator(config.model))
+        self.patch = patch_pixels(self.generator, self.cells).size
+        self.discriminator = context.place(build_discriminator(config.model, self.patch))
+        self.average = Average(
+            self.generator, context.place(build_generator(config.model)), config.train.ema_images
+        )
+        self.path_mean = torch.zeros((), device=context.device)
+
+        self.every = {"generator": self.losses.path_length_every, "discriminator": self.losses.r1_every}
+        self.networks = {"generator": self.generator, "discriminator": self.discriminator}
+        self.optimizers = {
+            name: build_optimizer(network.parameters(), config.train.optimizer, self.every[name])
+            for name, network in self.networks.items()
+        }
+
+    @property
+    def window(self) -> tuple[int, int, int]:
+        """Pixels of a training patch, and of context before and after it."""
+        return self.patch, 0, 0
+
+    def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One step of both networks on real patches; returns the scalars to log."""
+        for name, optimizer in self.optimizers.items():
+            schedule(optimizer, self.settings.optimizer, step, self.every[name] / (self.every[name] + 1))
+        latents = draw_latents(
+            self.context.draws(Purpose.LATENTS, step), self.generator, self.cells, self.settings.style_mixing
+        )
+        with self.context.autocast():
+            styles = latents.styles(self.generator)
+            fake, z_s = self.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise, styles)
+
+        scalars = self._discriminator_step(step, batch, fake.detach(), latents.row)
+        if self.losses.generator.r1 and step % self.losses.r1_every == 0:
+            scalars |= self._r1_step(step, batch["window"])
+        # the same fakes serve both networks: a third of the generator's work less than drawing them anew
+        scalars |= self._generator_step(step, fake, latents, z_s)
+        if self.losses.generator.path_length and step % self.losses.path_length_every == 0:
+            scalars |= self._path_step(step)
+        self.average.update(len(fake) * self.context.world.size)
+        return scalars
+
+    def _discriminator_step(self, step: int, batch: dict, fake: Tensor, row: Tensor) -> dict[str, Tensor]:
+        with self.context.autocast():
+            real_scores, real_guess, _ = self.discriminator(batch["window"])
+            fake_scores, fake_guess, _ = self.discriminator(fake)
+        loss = discriminator_logistic(real_scores, fake_scores)
+        guess = coordinate(real_guess, batch["row"]) + coordinate(fake_guess, row)
+        scalars = {
+            "discriminator/logistic": loss.detach(),
+            "discriminator/coordinate": guess.detach(),
+            "discriminator/real": real_scores.mean().detach(),
+            "discriminator/fake": fake_scores.mean().detach(),
+        }
+        self._update("discriminator", loss + self.losses.generator.coordinate * guess, scalars, step)
+        return scalars
+
+    def _r1_step(self, step: int, real: Tensor) -> dict[str, Tensor]:
+        real = real.detach().requires_grad_(True)
+        scores, _, _ = self.discriminator(real)  # float32: the penalty is a small difference of large numbers
+        penalty = r1_penalty(scores, real)
+        scalars = {"discriminator/r1": penalty.detach()}
+        self._update(
+            "discriminator", self.losses.generator.r1 / 2 * self.losses.r1_every * penalty, scalars, step
+        )
+        return scalars
+
+    def _generator_step(self, step: int, fake: Tensor, latents, z_s: Tensor) -> dict[str, Tensor]:
+        weights = self.losses.generator
+        self.discriminator.requires_grad_(False)
+        with self.context.autocast():
+            scores, guess, _ = self.discriminator(fake)
+        self.discriminator.requires_grad_(True)
+        parts = {
+            "adversarial": generator_logistic(scores),
+            "coordinate": coordinate(guess, latents.row),
+            "diversity": diversity(latents.z_l, z_s),
+        }
+        scalars = {f"generator/{name}": value.detach() for name, value in parts.items()}
+        self._update("generator", sum(weights[name] * value for name, value in parts.items()), scalars, step)
+        return scalars
+
+    def _path_step(self, step: int) -> dict[str, Tensor]:
+        context = self.context
+        count = max(context.batch // 4 * 2, 2)  # half a batch, in pairs
+        latents = draw_latents(context.draws(Purpose.PATHS, step, count), self.generator, self.cells)
+        with context.autocast():
+            styles = latents.styles(self.generator)
+            images, _ = self.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise, styles)
+        direction = context.draws(Purpose.DIRECTION, step, count).normal(*images.shape[1:])
+        lengths = path_lengths(images, styles, direction)
+        mean = lengths.detach().mean()
+        context.world.average([mean])
+        path_mean = self.path_mean + PATH_MEAN_STEP * (mean - self.path_mean)
+        penalty = (lengths - path_mean).square().mean()
+        scalars = {"generator/path_length": mean, "generator/path_penalty": penalty.detach()}
+        weight = self.losses.generator.path_length * self.losses.path_length_every
+        self._update("generator", weight * penalty, scalars, step)
+        self.path_mean = path_mean
+        return scalars
+
+    def _update(self, name: str, loss: Tensor, scalars: dict[str, Tensor], step: int) -> None:
+        update(self.networks[name], self.optimizers[name], loss, scalars, self.context.world, step)
+
+    @torch.no_grad()
+    def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Image batches [N, 3, H, W] to show: real patches; patches of twice the cells by the averaged weights."""
+        draws = self.context.draws(Purpose.PICTURES, 0)
+        latents = draw_latents(draws, self.average.copy, 2 * self.cells)
+        generated, _ = self.average.copy(latents.z_l, latents.z_g, latents.coordinates, latents.noise)
+        return {"real": batch["window"], "generated": generated}
+
+    def validate(self, batches: list[dict[str, Tensor]]) -> dict[str, float]:
+        """A generator is judged by its pictures and by evaluation after training; there is no loss to validate."""
+        return {}
+
+    def export(self, folder: Path, step: int) -> list[Path]:
+        """Write the averaged generator and the discriminator; their paths."""
+        paths = [folder / "generator.safetensors", folder / "discriminator.safetensors"]
+        export(paths[0], self.model, {"generator": self.average.copy}, step)
+        export(paths[1], self.model, {"discriminator": self.discriminator}, step)
+        return paths
+
+    def state_dict(self) -> dict:
+        """Everything that a resumed run needs."""
+        return {
+            "networks": {name: network.state_dict() for name, network in self.networks.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "average": self.average.copy.state_dict(),
+            "path_mean": self.path_mean,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from `state_dict`."""
+        for name, network in self.networks.items():
+            network.load_state_dict(state["networks"][name])
+            self.optimizers[name].load_state_dict(state["optimizers"][name])
+        self.average.copy.load_state_dict(state["average"])
+        self.path_mean = state["path_mean"].to(self.context.device)

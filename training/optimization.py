@@ -1,0 +1,70 @@
+"""One optimizer step, guarded; and the moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from utils.distributed import World, gradients
+from utils.errors import UserError
+
+
+class Diverged(UserError):
+    """The loss or a gradient is not a finite number any more."""
+
+    exit_code = 1
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], settings: dict, lazy_every: int | None = None):
+    """Adam or AdamW. `lazy_every` corrects rate and momenta for a regulariser with a step of its own every n steps
+    (StyleGAN2, appendix B)."""
+    ratio = 1.0 if lazy_every is None else lazy_every / (lazy_every + 1)
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[settings["name"]](
+        list(parameters),
+        lr=settings["lr"] * ratio,
+        betas=tuple(beta**ratio for beta in settings["betas"]),
+        weight_decay=settings["weight_decay"],
+    )
+
+
+def schedule(optimizer: torch.optim.Optimizer, settings: dict, step: int, ratio: float = 1.0) -> None:
+    """Set the learning rate of a step: step decay."""
+    decays = 0 if settings["decay_every"] is None else step // settings["decay_every"]
+    for group in optimizer.param_groups:
+        group["lr"] = settings["lr"] * ratio * settings["decay_factor"] ** decays
+
+
+def update(
+    module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, parts: dict[str, Tensor], world: World, step: int
+) -> None:
+    """Backward pass and optimizer step. Diverged, with the weights unchanged, if a loss or gradient is not finite."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    grads = gradients(module)
+    world.average(grads)
+    norm = torch.nn.utils.get_total_norm(grads)
+    if world.any(not bool(torch.isfinite(loss.detach()) & torch.isfinite(norm))):
+        values = ", ".join(f"{name} {float(value):.4g}" for name, value in parts.items())
+        raise Diverged(f"step {step}: loss or gradient is not finite ({values}; gradient norm {float(norm):.4g});"
+                       " the weights are as before this step; a lower train.optimizer.lr may help")
+    optimizer.step()
+
+
+class Average:
+    """Exponential moving average of a module's parameters, in a copy of the module."""
+
+    def __init__(self, module: nn.Module, copy: nn.Module, half_life: float) -> None:
+        """`copy` has the module's architecture; `half_life` is in images."""
+        self.module, self.copy, self.half_life = module, copy.requires_grad_(False).eval(), half_life
+        self.copy.load_state_dict(module.state_dict())
+
+    @torch.no_grad()
+    def update(self, images: int) -> None:
+        """Move towards the module's weights after a step on `images` images."""
+        keep = 0.5 ** (images / self.half_life)
+        pairs = zip(self.copy.parameters(), self.module.parameters(), strict=True)
+        for mean, value in pairs:
+            mean.lerp_(value, 1.0 - keep)
