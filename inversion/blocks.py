@@ -1,0 +1,63 @@
+"""How large a block is: from a number of pixels, or from a memory budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from models.encoder import PatchEncoder
+from models.generator import TextureSynthesizer
+from models.geometry import Interval, Region, partition
+from utils.errors import UserError
+
+LARGEST = 512  # px; larger blocks save less than 5 % of the work that neighbours share
+BUFFERS = 4  # activations of the widest level that are alive at once: input, output, and what lies between
+
+
+def pixels_per_cell(texture: TextureSynthesizer) -> int:
+    """Pixels along the edge that one latent cell stands for."""
+    return 2 ** len(texture.to_rgb)
+
+
+def bytes_per_pixel(texture: TextureSynthesizer, dtype: torch.dtype, encoder: PatchEncoder | None = None) -> float:
+    """A model of the memory that a block takes, per pixel: the widest level of the networks."""
+    stages = len(texture.to_rgb)
+    drawn = max(layer.bias.numel() / 4 ** (stages - 1 - i // 2) for i, layer in enumerate(texture.layers))
+    scales = encoder.scales if encoder else []
+    encoded = max((scale[0].mix.bias.numel() / 4 ** (k + 1) for k, scale in enumerate(scales)), default=0)
+    return BUFFERS * max(drawn, encoded) * dtype.itemsize + 3 * 4 * 4
+
+
+def block_edge(
+    block: int | str,  # pixels | "whole" | "auto"
+    memory_mib: int,  # budget of "auto"
+    size: tuple[int, int],  # of the image, pixels
+    texture: TextureSynthesizer,
+    dtype: torch.dtype,
+    encoder: PatchEncoder | None = None,  # if images are encoded too
+) -> int:
+    """Edge of a block in pixels. UserError if it is smaller than one latent cell."""
+    cell = pixels_per_cell(texture)
+    if block == "whole":
+        return max(*size, cell)
+    if block == "auto":
+        halo = texture.rule.input(Interval(0, 0)).size * cell
+        edge = math.isqrt(int(memory_mib * 2**20 / bytes_per_pixel(texture, dtype, encoder))) - halo
+        return max(cell, min(edge, LARGEST) // cell * cell)
+    if block < cell:
+        raise UserError(f"infer.block: {block} px is smaller than one latent cell of this checkpoint; at least {cell}")
+    return block
+
+
+def blocks(region: Region, edge: int) -> Iterator[Region]:
+    """The blocks of at most `edge` x `edge` that cover a region, row by row."""
+    for rows in partition(region.rows, edge):
+        for cols in partition(region.cols, edge):
+            yield Region(rows, cols)
+
+
+def count_blocks(region: Region, edge: int) -> int:
+    """How many blocks cover a region."""
+    return math.ceil(region.rows.size / edge) * math.ceil(region.cols.size / edge)

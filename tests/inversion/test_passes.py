@@ -1,0 +1,139 @@
+"""The contract: blocks equal the whole, for any image size, block size, offset, seed, and number of stages."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datasets.image import Image
+from inversion.generation import GeneratedLatents
+from inversion.passes import Decoder, Encoder
+from models.geometry import Interval, Region
+from models.noise import NoiseField
+
+TOLERANCE = 1e-5
+CPU = torch.device("cpu")
+edges = st.integers(1, 700) | st.integers(1, 40)
+
+
+def picture(height, width, seed=0):
+    random = np.random.default_rng(seed)
+    small = random.integers(0, 256, (5, 5, 3), np.uint8)
+    smooth = np.asarray(PIL.Image.fromarray(small).resize((width, height), PIL.Image.Resampling.BICUBIC))
+    noise = random.integers(-20, 20, smooth.shape)
+    return Image(PIL.Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8)))
+
+
+def assemble(region, blocks, channels, last):
+    """One array [C, h, w] or [h, w, C] from blocks, each cell written once."""
+    shape = (*region.shape, channels) if last else (channels, *region.shape)
+    whole = np.full(shape, np.nan, np.float32)
+    for part, values in blocks:
+        rows, cols = part.slices_in(region)
+        whole[(rows, cols) if last else (slice(None), rows, cols)] = values
+    return whole
+
+
+def encode(inverter, image, edge):
+    encoder, cells = Encoder(inverter, CPU, torch.float32), Decoder(inverter.generator, CPU, torch.float32).cells
+    region = cells(image.height, image.width)
+    return region, assemble(region, encoder.encode(image, region, edge), inverter.model["local_dim"], last=False)
+
+
+def decode(inverter, cells, z_s, pixels, edge, seed):
+    def read(region):
+        rows, cols = region.slices_in(cells)
+        return torch.from_numpy(z_s[:, rows, cols])
+
+    decoder = Decoder(inverter.generator, CPU, torch.float32)
+    z_g = torch.linspace(-1, 1, inverter.model["global_dim"])
+    noise = None if seed is None else NoiseField(seed)
+    return assemble(pixels, decoder.decode(read, z_g, pixels, edge, noise), 3, last=True)
+
+
+@pytest.mark.parametrize("stages", [3, 4, 5])
+@pytest.mark.parametrize("convolution", ["shifted", "valid"])
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_blocks_equal_the_whole(inverters, stages, convolution, data):
+    height, width = data.draw(edges, "height"), data.draw(edges, "width")
+    seed = data.draw(st.none() | st.integers(-(2**40), 2**40), "seed")
+    # not too many blocks: each costs the overlap
+    fewest = max(2**stages, max(height, width) // 6)
+    edge, other = (data.draw(st.integers(fewest, 800), name) for name in ("edge", "other edge"))
+    inverter, image = inverters(stages, convolution), picture(height, width)
+
+    cells, whole = encode(inverter, image, max(height, width))
+    blocks = encode(inverter, image, edge)[1]
+    assert abs(blocks - whole).max() <= TOLERANCE
+
+    everything = Region.at(0, 0, height, width)
+    drawn = decode(inverter, cells, whole, everything, max(height, width), seed)
+    assert abs(decode(inverter, cells, whole, everything, other, seed) - drawn).max() <= TOLERANCE
+
+    # a window that starts anywhere
+    top, left = data.draw(st.integers(0, height - 1), "top"), data.draw(st.integers(0, width - 1), "left")
+    window = Region(Interval(top, min(top + edge, height) - 1), Interval(left, min(left + edge, width) - 1))
+    rows, cols = window.slices_in(everything)
+    assert abs(decode(inverter, cells, whole, window, other, seed) - drawn[rows, cols]).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("convolution", ["zero_pad", "rolled"])
+@pytest.mark.parametrize("stages", [3, 4])
+def test_padded_convolutions_show_seams(inverters, convolution, stages):
+    inverter, image = inverters(stages, convolution), picture(150, 170)
+    whole, blocks = encode(inverter, image, 200)[1], encode(inverter, image, 64)[1]
+    assert abs(blocks - whole).max() > 0.01
+
+
+def test_one_pixel(inverters):
+    inverter, image = inverters(), picture(1, 1)
+    cells, z_s = encode(inverter, image, 8)
+    drawn = decode(inverter, cells, z_s, Region.at(0, 0, 1, 1), 8, seed=0)
+    assert drawn.shape == (1, 1, 3)
+    assert np.isfinite(drawn).all()
+
+
+def test_the_noise_of_a_picture_is_that_of_its_seed(inverters):
+    inverter, image = inverters(), picture(40, 50)
+    cells, z_s = encode(inverter, image, 64)
+    first, again, other, none = (
+        decode(inverter, cells, z_s, Region.at(0, 0, 40, 50), 64, seed) for seed in (1, 1, 2, None)
+    )
+    assert (first == again).all()
+    assert abs(first - other).max() > 0.01
+    assert abs(first - none).max() > 0.01
+
+
+def test_bfloat16_is_close_to_float32(inverters):
+    inverter, image = inverters(), picture(90, 70)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        cells = Decoder(inverter.generator, CPU, dtype).cells(90, 70)
+        z_s = assemble(cells, Encoder(inverter, CPU, dtype).encode(image, cells, 64), 5, last=False)
+        results.append(z_s)
+    assert 0 < abs(results[0] - results[1]).max() < 0.1
+
+
+@settings(max_examples=10, deadline=None)
+@given(height=st.integers(1, 300), width=st.integers(1, 300), edge=st.integers(30, 400), seed=st.integers(0, 2**62))
+def test_generated_blocks_equal_the_whole(inverters, height, width, edge, seed):
+    generator = inverters().generator
+    decoder = Decoder(generator, CPU, torch.float32)
+    latents = GeneratedLatents(generator, decoder.cells(height, width), seed, CPU)
+    region = Region.at(0, 0, height, width)
+    noise = NoiseField(seed)
+    whole, blocks = (
+        assemble(region, decoder.decode(latents.read, latents.z_g, region, size, noise), 3, last=True)
+        for size in (max(height, width), edge)
+    )
+    assert abs(blocks - whole).max() <= TOLERANCE
+
+
+def test_the_global_latent_sees_the_whole_image(inverters):
+    encoder = Encoder(inverters(), CPU, torch.float32)
+    one, other = (encoder.encode_global(picture(60, 80, seed)) for seed in (0, 1))
+    assert one.shape == (6,)
+    assert abs(one - other).max() > 1e-3

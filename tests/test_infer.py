@@ -1,0 +1,212 @@
+"""infer.py and generate.py as a user calls them: what they write, and the one line for each wrong input."""
+
+import csv
+import json
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+import pytest
+from safetensors.torch import load_file, save_file
+from skimage.metrics import peak_signal_noise_ratio
+
+import generate
+import infer
+from models.weights import export
+from tests.inversion.conftest import tiny_inverter
+from utils.errors import run_command
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    write_inverter(path, tiny_inverter())
+    return path
+
+
+def write_inverter(path, inverter):
+    names = "generator", "encoder", "global_encoder"
+    export(path, inverter.model, {name: getattr(inverter, name) for name in names}, step=0)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    folder = tmp_path / "photographs"
+    (folder / "more").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name, size in {"a.png": (37, 61), "more/B.JPG": (64, 20), "tiny.png": (1, 1)}.items():
+        PIL.Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path, capsys):
+    """Runs infer.py; returns the exit code, what it printed to stderr, and the output folder."""
+
+    def run(*arguments, output="output", given=checkpoint):
+        folder = tmp_path / output
+        arguments = ["--output", str(folder), "--checkpoint", str(given), "infer.device=cpu", *map(str, arguments)]
+        code = run_command(infer.main, arguments)
+        return code, capsys.readouterr().err, folder
+
+    return run
+
+
+def lines(text):
+    return [line for line in text.replace("\r", "\n").splitlines() if line.startswith(("error:", "failed:"))]
+
+
+def test_a_folder_of_photographs(run, photographs):
+    code, err, output = run("--input", photographs, "infer.save_float=true", "infer.dtype=float32")
+    assert code == 0, err
+    for name, (height, width) in {"a": (37, 61), "more/B": (64, 20), "tiny": (1, 1)}.items():
+        result = np.asarray(PIL.Image.open(output / f"reconstruction/{name}.png"))
+        assert result.shape == (height, width, 3)
+        assert np.asarray(PIL.Image.open(output / f"comparison/{name}.png")).shape == (height, 3 * width, 3)
+        values = np.load(output / f"float/{name}.npy")
+        assert values.dtype == np.float32
+        assert (np.clip(np.rint((values + 1) * 127.5), 0, 255) == result).all()
+        latents = load_file(output / f"latents/{name}.safetensors")
+        assert latents["structure"].shape[0] == 5
+        assert latents["global"].shape == (6,)
+    with open(output / "metrics.csv") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"a", "more/B", "tiny"}
+    original = np.asarray(PIL.Image.open(photographs / "a.png"))
+    expected = peak_signal_noise_ratio(original, np.asarray(PIL.Image.open(output / "reconstruction/a.png")))
+    assert float(rows["a"]["psnr"]) == pytest.approx(expected, abs=1e-3)
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["images"] == 3
+    assert summary["failed"] == {}
+    assert summary["mean"]["psnr"] == pytest.approx(np.mean([float(row["psnr"]) for row in rows.values()]))
+    assert all(float(row["peak_memory_mib"]) > 0 for row in rows.values())
+
+
+def test_blocks_equal_the_whole_in_files(run, photographs):
+    results = [
+        run("--input", photographs, "infer.save_float=true", "infer.dtype=float32", f"infer.block={block}",
+            output=block)
+        for block in ("8", "29", "whole")
+    ]  # fmt: skip
+    for name in ("a", "more/B", "tiny"):
+        values = [np.load(folder / f"float/{name}.npy") for _, _, folder in results]
+        latents = [load_file(folder / f"latents/{name}.safetensors")["structure"].numpy() for _, _, folder in results]
+        for found in (values, latents):
+            assert max(abs(found[0] - found[2]).max(), abs(found[1] - found[2]).max()) <= 1e-5
+
+
+def test_saved_latents_draw_the_same_image(run, photographs):
+    _, _, first = run("--input", photographs)
+    code, err, second = run("--latents", first / "latents", output="again")
+    assert code == 0, err
+    for name in ("a", "more/B", "tiny"):
+        one, other = (PIL.Image.open(folder / f"reconstruction/{name}.png") for folder in (first, second))
+        assert (np.asarray(one) == np.asarray(other)).all()
+    assert not (second / "comparison").exists()
+
+
+def test_an_unfinished_result_does_not_appear(run, photographs, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("inversion.outputs.compare", fail)
+    code, err, output = run("--input", photographs / "a.png")
+    assert code == 1
+    assert "out of memory" in lines(err)[0]
+    assert not list(output.rglob("*.png"))
+    assert not list(output.rglob(".tmp*"))
+
+
+def test_names_that_differ_in_the_suffix_only(run, photographs):
+    PIL.Image.open(photographs / "a.png").save(photographs / "a.bmp")
+    assert run("--input", photographs)[0] == 0
+    _, _, output = run("--input", photographs)
+    assert {path.name for path in (output / "reconstruction").iterdir() if path.is_file()} == {
+        "a_png.png", "a_bmp.png", "tiny.png"
+    }  # fmt: skip
+
+
+def bomb(path):
+    """A PNG header of 20,000 x 20,000 pixels and as many zeros, in about a megabyte."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = bytes(60_001)
+    deflate = zlib.compressobj(9)
+    data = b"".join(deflate.compress(row) for _ in range(2_000)) + deflate.flush()
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+
+
+def test_bad_images_are_named_and_the_others_are_done(run, photographs):
+    (photographs / "text.png").write_text("this is a text file")
+    (photographs / "empty.jpg").write_bytes(b"")
+    whole = (photographs / "more" / "B.JPG").read_bytes()
+    (photographs / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    bomb(photographs / "bomb.png")
+    code, err, output = run("--input", photographs)
+    assert code == 1
+    assert len(lines(err)) == 4
+    for name in ("text.png", "empty.jpg", "truncated.jpg", "bomb.png"):
+        assert sum(name in line for line in lines(err)) == 1
+    assert json.loads((output / "summary.json").read_text())["images"] == 3
+    assert set(json.loads((output / "summary.json").read_text())["failed"]) == {"text", "empty", "truncated", "bomb"}
+    assert len(list((output / "reconstruction").rglob("*.png"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--input", "{tmp}/nowhere"], "no such file or folder"),
+        (["--input", "{tmp}/empty"], "no JPEG, PNG"),
+        (["--latents", "{tmp}/empty"], "no .safetensors"),
+        (["--input", "{images}", "infer.block=7"], "smaller than one latent cell of this checkpoint; at least 8"),
+        (["--input", "{images}", "infer.block=0"], "infer.block"),
+        (["--input", "{images}", "infer.blok=8"], "infer.block"),
+        (["--input", "{images}", "infer.seed=x"], "infer.seed"),
+        (["--input", "{images}", "--config", "{tmp}/typo.yaml"], "typo.yaml"),
+        (["--input", "{images}", "infer.device=cuda:99"], "cuda:99"),
+        (["--input", "{images}", "--checkpoint", "{tmp}/none.safetensors"], "none.safetensors"),
+        (["--input", "{images}", "--checkpoint", "{tmp}/text.safetensors"], "text.safetensors"),
+        (["--input", "{images}", "--checkpoint", "{tmp}/other.safetensors"], "another architecture"),
+        (["--input", "{images}", "--checkpoint", "{tmp}/generator.safetensors"], "holds no encoder"),
+        (["--input", "{images}", "--checkpoint", "{tmp}/foreign.safetensors"], "foreign.safetensors"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_gets_one_line(run, photographs, tmp_path, arguments, said):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "typo.yaml").write_text("infer:\n  sead: 3\n")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    inverter = tiny_inverter()
+    export(tmp_path / "generator.safetensors", inverter.model, {"generator": inverter.generator}, 0)
+    inverter.model["local_dim"] = 7
+    write_inverter(tmp_path / "other.safetensors", inverter)
+    save_file({"a": inverter.encoder.project[0].bias.data}, tmp_path / "foreign.safetensors")
+    code, err, output = run(*(text.format(tmp=tmp_path, images=photographs) for text in arguments))
+    assert code == 2
+    assert len(lines(err)) == 1
+    assert said in lines(err)[0]
+    assert not output.exists()
+
+
+def test_latents_of_other_weights_are_refused(run, photographs, tmp_path):
+    _, _, first = run("--input", photographs / "a.png")
+    other = tiny_inverter()
+    other.encoder.project[0].bias.data += 1
+    write_inverter(tmp_path / "changed.safetensors", other)
+    code, err, _ = run("--latents", first / "latents" / "a.safetensors", given=tmp_path / "changed.safetensors")
+    assert code == 1
+    assert "encoded by the weights" in lines(err)[0]
+
+
+def test_generate_is_a_function_of_the_seed_and_not_of_the_block(checkpoint, tmp_path):
+    pictures = []
+    for block, output in ((16, "one"), ("whole", "other")):
+        arguments = ["--output", str(tmp_path / output), "--checkpoint", str(checkpoint), "generate.height=45"]
+        arguments += ["generate.width=70", "generate.count=2", "generate.seed=3", f"infer.block={block}"]
+        assert run_command(generate.main, [*arguments, "infer.dtype=float32", "infer.noise=field"]) == 0
+        pictures.append([np.asarray(PIL.Image.open(tmp_path / output / f"seed-{seed}.png")) for seed in (3, 4)])
+    assert pictures[0][0].shape == (45, 70, 3)
+    assert abs(pictures[0][0].astype(int) - pictures[1][0]).max() <= 1  # a value between two may round either way
+    assert (pictures[0][0] != pictures[0][1]).any()
