@@ -20,14 +20,12 @@ from inversion.generation import GeneratedLatents
 from inversion.passes import Decoder
 from models.geometry import Region
 from models.noise import NoiseField
-from models.weights import load_generator
+from models.weights import SHIPPED, load_generator
 from utils.config import load_config
 from utils.device import select_device, select_dtype, use_exact_float32
 from utils.errors import run_command
 from utils.files import atomic_path
 from utils.log import say
-
-SHIPPED = Path(__file__).parent / "checkpoints" / "sample.safetensors"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +54,7 @@ def generate(decoder: Decoder, config: dict, seed: int, path: Path) -> None:
     options = config.infer
     edge = block_edge(options.block, options.memory_mib, size, decoder.generator.texture, decoder.dtype)
     latents = GeneratedLatents(decoder.generator, decoder.cells(*size), seed, decoder.device)
-    noise = NoiseField(seed, decoder.device) if options.noise == "field" else None
+    noise = NoiseField(seed, decoder.device) if config.generate.noise == "field" else None
     strips = StripAssembler(size[1], "uint8")
     canvas = Region.at(0, 0, *size)
     blocks = decoder.decode(latents.read, latents.z_g, canvas, edge, noise)

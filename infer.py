@@ -26,14 +26,12 @@ from inversion.outputs import PictureWriter, Record, write_figures
 from inversion.passes import Decoder, Encoder
 from models.geometry import Region
 from models.noise import NoiseField
-from models.weights import Inverter, load_inverter
+from models.weights import SHIPPED, Inverter, load_inverter
 from utils.config import load_config
 from utils.device import peak_memory_mib, reset_peak_memory, select_device, select_dtype, use_exact_float32
 from utils.errors import UserError, run_command
 from utils.files import atomic_path
 from utils.log import complain, say
-
-SHIPPED = Path(__file__).parent / "checkpoints" / "sample.safetensors"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,6 +100,8 @@ class Tool:
         reset_peak_memory(self.device)
         started = time.perf_counter()
         image = open_image(path, self.options.max_pixels)
+        if image.transparent:
+            say(f"note: {path}: what is transparent counts as mid-grey")
         size = image.height, image.width
         cells, edge = self.decoder.cells(*size), self.edge(*size)
         z_g = self.encoder.encode_global(image)
@@ -140,8 +140,9 @@ class Tool:
 
     def _draw(self, store: LatentStore, edge: int, writer: PictureWriter, bar: tqdm) -> None:
         noise = NoiseField(self.options.seed, self.device) if self.options.noise == "field" else None
+        image = Region.at(0, 0, *writer.size)
         with writer:
-            for region, pixels in self.decoder.decode(store.read, store.z_g, Region.at(0, 0, *writer.size), edge, noise):
+            for region, pixels in self.decoder.decode(store.read, store.z_g, image, edge, noise):
                 writer.add(region, pixels)
                 bar.update()
 

@@ -16,6 +16,7 @@ from utils.config import validate_section
 from utils.errors import UserError
 
 FORMAT = "patch-inverter-1"
+SHIPPED = Path(__file__).parents[1] / "checkpoints" / "sample.safetensors"  # the default of the commands
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import settings
+
+# A busy core is no failure.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 # Operators that torchvision describes when it is imported; its compiled library may not fit the installed torch.
 TORCHVISION_SCHEMAS = (

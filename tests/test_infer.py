@@ -205,7 +205,7 @@ def test_generate_is_a_function_of_the_seed_and_not_of_the_block(checkpoint, tmp
     for block, output in ((16, "one"), ("whole", "other")):
         arguments = ["--output", str(tmp_path / output), "--checkpoint", str(checkpoint), "generate.height=45"]
         arguments += ["generate.width=70", "generate.count=2", "generate.seed=3", f"infer.block={block}"]
-        assert run_command(generate.main, [*arguments, "infer.dtype=float32", "infer.noise=field"]) == 0
+        assert run_command(generate.main, [*arguments, "infer.dtype=float32", "generate.noise=field"]) == 0
         pictures.append([np.asarray(PIL.Image.open(tmp_path / output / f"seed-{seed}.png")) for seed in (3, 4)])
     assert pictures[0][0].shape == (45, 70, 3)
     assert abs(pictures[0][0].astype(int) - pictures[1][0]).max() <= 1  # a value between two may round either way

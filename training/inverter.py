@@ -99,7 +99,8 @@ class InverterStage:
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of the encoders on real windows; returns the scalars to log."""
         schedule(self.optimizer, self.settings.optimizer, step)
-        noise = NoiseField(self.context.draws(Purpose.RECONSTRUCTION, step).seeds(), self.context.device)
+        seeds = self.context.draws(Purpose.RECONSTRUCTION, step).seeds()
+        noise = NoiseField(seeds, self.context.device) if self.settings.noise == "field" else None
         with self.context.autocast():
             tensors = self._reconstruct(self.trained, batch, noise)
             if self.generates:

@@ -156,6 +156,7 @@ STAGES = (3, 8)
 SHARE = Number(0, 1)
 WEIGHT = Number(0, 1e6)
 DTYPE = Choice(("auto", "float32", "bfloat16"))
+NOISE = Choice(("field", "none"))
 PATH = Optional(FilePath())
 
 MODEL = {
@@ -201,7 +202,7 @@ TRAIN = {
     "generator": PATH,
     "discriminator": PATH,
     "encoders": PATH,
-    "noise": Choice(("field", "none")),
+    "noise": NOISE,
     "tune_texture": Flag(),
     "device": Device(),
     "dtype": DTYPE,
@@ -247,13 +248,13 @@ INFER = {
     "dtype": DTYPE,
     "block": Block(),
     "memory_mib": Integer(1),
-    "noise": Choice(("field", "none")),
+    "noise": NOISE,
     "seed": SEED,
     "save_float": Flag(),
     "max_pixels": Integer(1),
 }
 
-GENERATE = {"height": Integer(1), "width": Integer(1), "count": Integer(1), "seed": SEED}
+GENERATE = {"height": Integer(1), "width": Integer(1), "count": Integer(1), "seed": SEED, "noise": NOISE}
 
 SCHEMA = {
     "seed": SEED,

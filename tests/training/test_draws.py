@@ -40,7 +40,7 @@ def test_processes_together_draw_what_one_draws(position, batch, size):
     assert torch.equal(whole.normal(2, 3), torch.cat([part.normal(2, 3) for part in parts]))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(positions, st.integers(1, 2), st.integers(1, 3), st.floats(0, 1))
 def test_processes_together_draw_the_latents_of_one(generator, position, pairs, size, mixing):
     whole = values(draw_latents(draws(position, 2 * pairs * size), generator, 5, mixing))

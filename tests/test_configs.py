@@ -1,0 +1,94 @@
+"""Every config of the repository loads, fits together, and shows a command that works."""
+
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import build_discriminator, build_encoders, build_generator, patch_pixels
+from models.geometry import Interval
+from utils.config import load_config
+from utils.schema import SCHEMA, flat_keys
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+LAUNCHED = [path for path in CONFIGS if path.name != "default.yaml"]
+SOURCES = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] not in ("tests", ".venv")]
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+@cache
+def networks(path):
+    """Generator, patch encoder and patch of a config, without memory for the weights."""
+    config = load_config(path)
+    with torch.device("meta"):
+        generator = build_generator(config.model)
+        encoder, _ = build_encoders(config.model)
+        pixels = patch_pixels(generator, config.train.patch_cells)
+        build_discriminator(config.model, pixels.size)
+    return config, encoder, pixels
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_its_networks_can_be_built(path):
+    config, encoder, pixels = networks(path)
+    inner = encoder.rule.output(pixels)
+    generates = any(config.losses.inverter[term] for term in ("reciprocal", "global_latent"))
+    if config.train.stage == "inverter" and generates:
+        assert inner.size >= 3, "cells of the reciprocal loss"
+    context = encoder.rule.input(Interval(0, config.train.patch_cells - 1))
+    assert context.first <= pixels.first and pixels.last <= context.last
+    assert config.train.batch % 2 == config.train.batch % config.model.discriminator.minibatch_group == 0
+
+
+@pytest.mark.parametrize("path", LAUNCHED, ids=name)
+def test_its_head_shows_how_to_launch_it(path):
+    head = re.match(r"(#.*\n)+", path.read_text()).group().replace("\n#", "\n").replace("\\\n", " ")
+    commands = [shlex.split(line) for line in head.splitlines() if "train.py" in line]
+    assert commands
+    for command in commands:
+        arguments = command[command.index("train.py") + 1 :]
+        assert arguments[:2] == ["--config", name(path)]
+        config = load_config(path, arguments[2:])
+        assert config.data.train and config.train.output
+        assert bool(config.train.generator) == (config.train.stage == "inverter")
+
+
+@pytest.mark.parametrize(("patch", "stages", "context"), [(101, 4, 206), (197, 5, 414), (389, 6, 830)])
+def test_sizes_of_the_published_setting(patch, stages, context):
+    for stage in ("generator", "inverter"):
+        config, encoder, pixels = networks(ROOT / f"configs/landscape/{stage}-{patch}.yaml")
+        assert config.train.stage == stage and config.model.stages == stages and config.train.patch_cells == 11
+        assert pixels.size == patch
+    assert encoder.rule.input(Interval(0, 10)).size == context
+
+
+@pytest.mark.parametrize("kind", ["shifted", "valid", "zero_pad", "rolled"])
+def test_an_ablation_changes_one_thing(kind):
+    sample = load_config(ROOT / "configs/sample/inverter.yaml")
+    other = load_config(ROOT / f"configs/ablation/{kind}.yaml")
+    assert other.model.encoder.convolution == kind
+    other.model.encoder.convolution = sample.model.encoder.convolution
+    other.train.patch_cells = sample.train.patch_cells
+    assert other == sample
+
+
+@pytest.mark.parametrize("loss", ["reciprocal", "distribution"])
+def test_an_ablation_leaves_one_loss_out(loss):
+    sample = load_config(ROOT / "configs/sample/inverter.yaml")
+    other = load_config(ROOT / f"configs/ablation/no-{loss}.yaml")
+    assert sample.losses.inverter[loss] > 0 == other.losses.inverter[loss]
+    other.losses.inverter[loss] = sample.losses.inverter[loss]
+    assert other == sample
+
+
+def test_every_key_is_read():
+    code = "\n".join(path.read_text() for path in SOURCES if path.name != "schema.py")
+    words = set(re.findall(r"\w+", re.sub(r"(?m)#.*$", "", code)))
+    assert [key for key in flat_keys(SCHEMA) if key.rsplit(".")[-1] not in words] == []
