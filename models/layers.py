@@ -92,10 +92,11 @@ class EqualizedConv2d(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight * self.gain
-        bias = None if self.activation else self.bias
-        x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
-        return activate(x, self.bias) if self.activation else x
+        # sqrt 2 moves through the leaky ReLU into weights and bias: one pass over the feature instead of three
+        gain = GAIN if self.activation else 1.0
+        bias = None if self.bias is None else self.bias * gain
+        x = F.conv2d(x, self.weight * (self.gain * gain), bias, self.stride, self.padding, self.dilation)
+        return F.leaky_relu_(x, SLOPE) if self.activation else x
 
 
 class ModulatedConv2d(nn.Module):

@@ -22,7 +22,7 @@ from models.geometry import Interval
 from models.noise import NoiseField
 from models.weights import export, fill, load_generator
 from training.context import Context
-from training.draws import Purpose, draw_latents
+from training.draws import Latents, Purpose, draw_latents
 from training.optimization import Average, build_optimizer, schedule, update
 from utils.errors import UserError
 
@@ -131,10 +131,14 @@ class InverterStage:
             "global_latent": z_g,
         }
 
+    def latents(self, step: int) -> Latents:
+        """What the generated patches of a step are made from: half a batch, in pairs, for they cost a generation too."""
+        draws = self.context.draws(Purpose.RECIPROCAL, step, max(self.context.batch // 4 * 2, 2))
+        return draw_latents(draws, self.generator, self.cells.size)
+
     def _reciprocate(self, step: int) -> dict[str, Tensor]:
         """True and encoded latents of generated patches, of the cells whose context lies inside the patch."""
-        draws = self.context.draws(Purpose.RECIPROCAL, step)
-        latents = draw_latents(draws, self.generator, self.cells.size)
+        latents = self.latents(step)
         with torch.no_grad():
             generated, z_s = self.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise)
         texture = self.trained.texture

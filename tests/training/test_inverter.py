@@ -7,7 +7,6 @@ from models import patch_pixels
 from models.geometry import Interval
 from models.weights import load_inverter
 from training.context import Context
-from training.draws import Purpose, draw_latents
 from training.inverter import InverterStage, shrink
 from utils.config import load_config
 from utils.distributed import World
@@ -32,8 +31,7 @@ class TrueEncoder(torch.nn.Module):
         super().__init__()
         self.rule = stage.trained.patch.rule
         self.pixels = stage.pixels
-        draws = stage.context.draws(Purpose.RECIPROCAL, step)
-        latents = draw_latents(draws, stage.generator, stage.cells.size)
+        latents = stage.latents(step)
         self.image, self.z_s = stage.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise)
 
     def forward(self, image):
@@ -67,8 +65,7 @@ def test_encoded_cells_are_those_that_see_generated_pixels_only(stage, kind):
     """Encoded on a canvas that is unknown outside of the patch, these cells are known, and no others."""
     stage = stage("train.patch_cells=13", f"model.encoder.convolution={kind}")
     rule, pixels, margin = stage.trained.patch.rule, stage.pixels, 64
-    draws = stage.context.draws(Purpose.RECIPROCAL, 0)
-    latents = draw_latents(draws, stage.generator, stage.cells.size)
+    latents = stage.latents(0)
     with torch.no_grad():
         image, z_s = stage.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise)
         canvas = torch.nn.functional.pad(image, [margin] * 4, value=torch.nan)
