@@ -27,7 +27,7 @@ class RowWriter(Protocol):
 
 
 class PngWriter:
-    """An 8-bit RGB PNG from strips of rows, by the PNG specification; Pillow and OpenCV want the whole image at once."""
+    """An 8-bit RGB PNG from strips of rows, by the PNG specification: Pillow and OpenCV want it whole."""
 
     COMPRESSION = 1  # level of zlib; 3 takes a third longer and saves 2 %
     UP = 2  # filter type: the difference from the row above

@@ -71,7 +71,7 @@ class GeneratorStage:
         scalars |= self._generator_step(step, fake, latents, z_s)
         if self.losses.generator.path_length and step % self.losses.path_length_every == 0:
             scalars |= self._path_step(step)
-        self.average.update(len(fake) * self.context.world.size)
+        self.average.update(step, len(fake) * self.context.world.size)
         return scalars
 
     def _discriminator_step(self, step: int, batch: dict, fake: Tensor, row: Tensor) -> dict[str, Tensor]:

@@ -113,7 +113,7 @@ class InverterStage:
         total, parts = self.losses(**tensors)
         scalars |= {f"inverter/{name}": value for name, value in parts.items()} | {"inverter/total": total.detach()}
         update(self.trained, self.optimizer, total, scalars, world, step)
-        self.average.update(len(batch["window"]) * world.size)
+        self.average.update(step, len(batch["window"]) * world.size)
         return scalars
 
     def _texture(self, trained: _Trained) -> TextureSynthesizer:
@@ -132,7 +132,7 @@ class InverterStage:
         }
 
     def latents(self, step: int) -> Latents:
-        """What the generated patches of a step are made from: half a batch, in pairs, for they cost a generation too."""
+        """What the generated patches of a step are made from: half a batch, for they cost a generation too."""
         draws = self.context.draws(Purpose.RECIPROCAL, step, max(self.context.batch // 4 * 2, 2))
         return draw_latents(draws, self.generator, self.cells.size)
 

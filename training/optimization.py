@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from utils.distributed import World, gradients
 from utils.errors import UserError
 
+RAMP_UP = 0.1  # of the images seen: the longest half-life of the average
+
 
 class Diverged(UserError):
     """The loss or a gradient is not a finite number any more."""
@@ -62,9 +64,13 @@ class Average:
         self.copy.load_state_dict(module.state_dict())
 
     @torch.no_grad()
-    def update(self, images: int) -> None:
-        """Move towards the module's weights after a step on `images` images."""
-        keep = 0.5 ** (images / self.half_life)
+    def update(self, step: int, images: int) -> None:
+        """Move towards the module's weights after step `step` (from 0) of `images` images each.
+
+        Early on the half-life is a tenth of the images seen, or the first weights would linger (StyleGAN2-ADA).
+        """
+        half_life = min(self.half_life, RAMP_UP * (step + 1) * images)
+        keep = 0.5 ** (images / half_life)
         pairs = zip(self.copy.parameters(), self.module.parameters(), strict=True)
         for mean, value in pairs:
             mean.lerp_(value, 1.0 - keep)

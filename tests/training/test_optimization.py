@@ -90,6 +90,16 @@ def test_the_average_moves_half_way_in_its_half_life(module):
     assert torch.equal(average.copy.weight, start) and not average.copy.weight.requires_grad
     with torch.no_grad():
         module.weight += 1
-    for _ in range(10):
-        average.update(10)
+    for step in range(100, 110):
+        average.update(step, 10)
     assert torch.allclose(average.copy.weight, start + 0.5, atol=1e-5)
+
+
+def test_the_average_forgets_the_first_weights_early(module):
+    average = Average(module, nn.Linear(3, 2), half_life=10**6)
+    start = module.weight.detach().clone()
+    with torch.no_grad():
+        module.weight += 1
+    for step in range(100):
+        average.update(step, 10)
+    assert torch.allclose(average.copy.weight, start + 1, atol=1e-5)
