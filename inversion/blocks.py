@@ -12,7 +12,7 @@ from models.generator import TextureSynthesizer
 from models.geometry import Interval, Region, partition
 from utils.errors import UserError
 
-LARGEST = 512  # px; larger blocks save less than 5 % of the work that neighbours share
+LARGEST = 512  # px; larger blocks save less than 4 % of the work of the sample networks
 BUFFERS = 4  # activations of the widest level that are alive at once: input, output, and what lies between
 
 
