@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = load_config(arguments.config, arguments.overrides).infer
     tool = Tool.load(arguments.checkpoint, options)
     invert = tool.decode_file if arguments.latents else tool.invert_file
-    files = find_latents(arguments.latents) if arguments.latents else find_inputs(arguments.input)
+    files = find_latents(arguments.latents) if arguments.latents else find_inputs(arguments.input, arguments.output)
 
     records, failed = [], {}
     settings = {"checkpoint": str(arguments.checkpoint), "weights": tool.networks.fingerprint, "infer": dict(options)}
@@ -153,10 +153,15 @@ class Tool:
                       peak_memory_mib=peak_memory_mib(self.device))  # fmt: skip
 
 
-def find_inputs(path: Path) -> dict[Path, str]:
-    """Input images and the names of their results: the path below the folder, without suffix where that is unique."""
+def find_inputs(path: Path, output: Path) -> dict[Path, str]:
+    """Input images and the names of their results: the path below the folder, without suffix where that is unique.
+
+    An output folder inside the input folder is left out, or a second run would invert the results of the first.
+    """
     if path.is_dir():
-        files = find_images(path)
+        if output.resolve() == path.resolve():
+            raise UserError(f"--output {output}: is the input folder; results need a folder of their own")
+        files = [file for file in find_images(path) if not file.resolve().is_relative_to(output.resolve())]
         if not files:
             raise UserError(f"--input {path}: no JPEG, PNG, WebP, TIFF or BMP image in this folder")
         return unique_names(files, path)

@@ -127,6 +127,13 @@ def test_names_that_differ_in_the_suffix_only(run, photographs):
     }  # fmt: skip
 
 
+def test_results_inside_the_input_folder_are_not_inverted_again(run, photographs):
+    for _ in range(2):
+        code, _, output = run("--input", photographs, output="photographs/results")
+        assert code == 0
+        assert json.loads((output / "summary.json").read_text())["images"] == 3
+
+
 def bomb(path):
     """A PNG header of 20,000 x 20,000 pixels and as many zeros, in about a megabyte."""
     def chunk(kind, data):
@@ -159,6 +166,7 @@ def test_bad_images_are_named_and_the_others_are_done(run, photographs):
     ("arguments", "said"),
     [
         (["--input", "{tmp}/nowhere"], "no such file or folder"),
+        (["--input", "{images}", "--output", "{images}"], "is the input folder"),
         (["--input", "{tmp}/empty"], "no JPEG, PNG"),
         (["--latents", "{tmp}/empty"], "no .safetensors"),
         (["--input", "{images}", "infer.block=7"], "smaller than one latent cell of this checkpoint; at least 8"),
