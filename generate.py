@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", help="YAML file with `generate` and `infer` options")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as generate.width=2048")
     arguments = parser.parse_intermixed_args(argv)
-    config = load_config(arguments.config, arguments.overrides)
+    config = load_config(arguments.config, arguments.overrides, sections=("generate", "infer"))
     device = select_device(config.infer.device)
     use_exact_float32()
     generator, _ = load_generator(arguments.checkpoint)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from datasets.image import find_images, open_image
 from inversion.blocks import block_edge, count_blocks
 from inversion.latents import Description, LatentStore
-from inversion.outputs import PictureWriter, Record, write_figures
+from inversion.outputs import PictureWriter, Record, clean, write_figures
 from inversion.passes import Decoder, Encoder
 from models.geometry import Region
 from models.noise import NoiseField
@@ -32,6 +33,9 @@ from utils.device import peak_memory_mib, reset_peak_memory, select_device, sele
 from utils.errors import UserError, run_command
 from utils.files import atomic_path
 from utils.log import complain, say
+from utils.signals import exit_on_terminate
+
+FIGURES_EVERY = 10.0  # seconds between updates of metrics.csv and summary.json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,24 +49,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", help="YAML file with `infer` options")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as infer.block=256")
     arguments = parser.parse_intermixed_args(argv)
-    options = load_config(arguments.config, arguments.overrides).infer
+    options = load_config(arguments.config, arguments.overrides, sections=("infer",)).infer
     tool = Tool.load(arguments.checkpoint, options)
     invert = tool.decode_file if arguments.latents else tool.invert_file
     files = find_latents(arguments.latents) if arguments.latents else find_inputs(arguments.input, arguments.output)
 
-    records, failed = [], {}
+    exit_on_terminate()
+    clean(arguments.output)
+    records, failed, written = [], {}, time.monotonic()
     settings = {"checkpoint": str(arguments.checkpoint), "weights": tool.networks.fingerprint, "infer": dict(options)}
-    for path, name in tqdm(files.items(), desc="images", unit="image", disable=len(files) == 1):
-        try:
-            records.append(invert(path, name, arguments.output))
-            say(line(records[-1]))
-        except UserError as error:
-            failed[name] = str(error)
-            complain(f"failed: {error}")
-        except (MemoryError, RuntimeError) as error:
-            failed[name] = reason = out_of_memory(path, error)
-            complain(f"failed: {reason}")
-        write_figures(arguments.output, records, failed, settings)
+    try:
+        for path, name in tqdm(files.items(), desc="images", unit="image", disable=len(files) == 1):
+            try:
+                records.append(invert(path, name, arguments.output))
+                say(line(records[-1]))
+            except UserError as error:
+                failed[name] = str(error)
+            except (MemoryError, RuntimeError) as error:
+                failed[name] = out_of_memory(path, error)
+            if name in failed:
+                complain(f"failed: {failed[name]}")
+            if time.monotonic() - written > FIGURES_EVERY:
+                write_figures(arguments.output, records, failed, settings)
+                written = time.monotonic()
+    finally:
+        write_figures(arguments.output, records, failed, settings)  # an interrupted run too tells what it has done
     say(f"{len(records)} of {len(files)} images done; results in {arguments.output}")
     return 1 if failed else 0
 
@@ -106,7 +117,7 @@ class Tool:
         cells, edge = self.decoder.cells(*size), self.edge(*size)
         z_g = self.encoder.encode_global(image)
         origin = cells.rows.first, cells.cols.first
-        description = Description(*size, origin, self.options.seed, self.networks.fingerprint)
+        description = Description(*size, origin, self.options.seed or 0, self.networks.fingerprint)
         shape = (self.networks.model["local_dim"], *cells.shape)
         latents = output / "latents" / f"{name}.safetensors"
         with progress(name, size, edge, count_blocks(cells, self.encoder.cells_per_block(edge))) as bar:
@@ -139,7 +150,8 @@ class Tool:
         return self._record(name, size, writer, started)
 
     def _draw(self, store: LatentStore, edge: int, writer: PictureWriter, bar: tqdm) -> None:
-        noise = NoiseField(self.options.seed, self.device) if self.options.noise == "field" else None
+        seed = store.description.seed if self.options.seed is None else self.options.seed
+        noise = NoiseField(seed, self.device) if self.options.noise == "field" else None
         image = Region.at(0, 0, *writer.size)
         with writer:
             for region, pixels in self.decoder.decode(store.read, store.z_g, image, edge, noise):
@@ -154,14 +166,16 @@ class Tool:
 
 
 def find_inputs(path: Path, output: Path) -> dict[Path, str]:
-    """Input images and the names of their results: the path below the folder, without suffix where that is unique.
+    """Input images and the names of their results: the path below the folder, without suffix.
 
     An output folder inside the input folder is left out, or a second run would invert the results of the first.
     """
     if path.is_dir():
         if output.resolve() == path.resolve():
             raise UserError(f"--output {output}: is the input folder; results need a folder of their own")
-        files = [file for file in find_images(path) if not file.resolve().is_relative_to(output.resolve())]
+        files = find_images(path)
+        if output.resolve().is_relative_to(path.resolve()):
+            files = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
         if not files:
             raise UserError(f"--input {path}: no JPEG, PNG, WebP, TIFF or BMP image in this folder")
         return unique_names(files, path)
@@ -173,7 +187,7 @@ def find_inputs(path: Path, output: Path) -> dict[Path, str]:
 def find_latents(path: Path) -> dict[Path, str]:
     """Latent files and the names of their results."""
     if path.is_dir():
-        files = sorted(path.rglob("*.safetensors"))
+        files = sorted(file for file in path.rglob("*.safetensors") if not file.name.startswith("."))
         if not files:
             raise UserError(f"--latents {path}: no .safetensors file in this folder")
         return unique_names(files, path)
@@ -183,12 +197,12 @@ def find_latents(path: Path) -> dict[Path, str]:
 
 
 def unique_names(files: list[Path], folder: Path) -> dict[Path, str]:
-    """a/b.jpg -> a/b, but a/b.jpg and a/b.png -> a/b_jpg and a/b_png."""
-    stems = [str(file.relative_to(folder).with_suffix("")) for file in files]
-    return {
-        file: stem if stems.count(stem) == 1 else f"{stem}_{file.suffix[1:]}"
-        for file, stem in zip(files, stems, strict=True)
-    }
+    """a/b.jpg -> a/b, but a/b.jpg and a/b.png keep their suffixes; in a hopeless case all files do."""
+    whole = [str(file.relative_to(folder)) for file in files]
+    stems = [str(Path(name).with_suffix("")) for name in whole]
+    count = Counter(stems)
+    names = [stem if count[stem] == 1 else name for stem, name in zip(stems, whole, strict=True)]
+    return dict(zip(files, names if len(set(names)) == len(names) else whole, strict=True))
 
 
 def progress(name: str, size: tuple[int, int], edge: int, more: int = 0) -> tqdm:
@@ -209,6 +223,7 @@ def line(record: Record) -> str:
 def out_of_memory(path: Path, error: Exception) -> str:
     """A line for an image that did not fit into memory; anything else is an error of ours and goes on."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+        torch.cuda.empty_cache()
         return f"{path}: out of memory; smaller blocks need less (infer.block, infer.memory_mib)"
     raise error
 

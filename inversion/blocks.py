@@ -12,19 +12,18 @@ from models.generator import TextureSynthesizer
 from models.geometry import Interval, Region, partition
 from utils.errors import UserError
 
-LARGEST = 512  # px; larger blocks save less than 4 % of the work of the sample networks
+LARGEST = 64  # cells along an edge; with the sample networks, larger blocks save less than 4 % of the work
 BUFFERS = 4  # activations of the widest level that are alive at once: input, output, and what lies between
 
 
 def pixels_per_cell(texture: TextureSynthesizer) -> int:
     """Pixels along the edge that one latent cell stands for."""
-    return 2 ** len(texture.to_rgb)
+    return 2**texture.stages
 
 
 def bytes_per_pixel(texture: TextureSynthesizer, dtype: torch.dtype, encoder: PatchEncoder | None = None) -> float:
     """A model of the memory that a block takes, per pixel: the widest level of the networks."""
-    stages = len(texture.to_rgb)
-    drawn = max(layer.bias.numel() / 4 ** (stages - 1 - i // 2) for i, layer in enumerate(texture.layers))
+    drawn = max(layer.bias.numel() / 4 ** (texture.stages - 1 - i // 2) for i, layer in enumerate(texture.layers))
     scales = encoder.scales if encoder else []
     encoded = max((scale[0].mix.bias.numel() / 4 ** (k + 1) for k, scale in enumerate(scales)), default=0)
     return BUFFERS * max(drawn, encoded) * dtype.itemsize + 3 * 4 * 4
@@ -45,7 +44,7 @@ def block_edge(
     if block == "auto":
         halo = texture.rule.input(Interval(0, 0)).size * cell
         edge = math.isqrt(int(memory_mib * 2**20 / bytes_per_pixel(texture, dtype, encoder))) - halo
-        return max(cell, min(edge, LARGEST) // cell * cell)
+        return max(1, min(edge // cell, LARGEST)) * cell
     if block < cell:
         raise UserError(f"infer.block: {block} px is smaller than one latent cell of this checkpoint; at least {cell}")
     return block

@@ -26,16 +26,15 @@ class GeneratedLatents:
     @property
     def z_g(self) -> Tensor:
         """The global latent [D]."""
-        dim = self.generator.structure.layers[0].conv.modulation.weight.shape[1]
         channels = range(GLOBAL_CHANNEL, GLOBAL_CHANNEL + 1)
-        return gaussian_field(self._seeds(), channels, 0, 0, 1, dim)[0, 0, 0]
+        return gaussian_field(self._seeds(), channels, 0, 0, 1, self.generator.structure.global_dim)[0, 0, 0]
 
     @torch.inference_mode()
     def read(self, region: Region) -> Tensor:
         """Structure latents [C, h, w] of a region of cells, in float32."""
         structure = self.generator.structure
         local = region.input(structure.rule)
-        channels = range(structure.layers[0].bias.numel())
+        channels = range(structure.local_dim)
         z_l = gaussian_field(self._seeds(), channels, local.rows.first, local.cols.first, *local.shape)
         coordinates = structure.grid.of_canvas(local, self.cells.input(structure.rule), self.device)
         z_l = z_l.contiguous(memory_format=torch.channels_last)

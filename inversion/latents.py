@@ -7,6 +7,7 @@ is ever in memory: the file is mapped anew for each access, since a lasting map 
 from __future__ import annotations
 
 import json
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,10 @@ class LatentStore:
         with open(path, "wb") as file:
             file.write(struct.pack("<Q", len(text)) + text + z_g.cpu().numpy().astype("<f4").tobytes())
             start = file.tell()
-            file.truncate(start + count)
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and not a crash of the map later
+                os.posix_fallocate(file.fileno(), 0, start + count)
+            else:
+                file.truncate(start + count)
         return LatentStore(path, description, Region.at(*description.origin, *shape[1:]), shape[0], z_g, start)
 
     @staticmethod

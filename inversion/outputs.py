@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,10 +14,12 @@ from types import TracebackType
 import numpy as np
 
 from datasets.image import Image
-from inversion.canvas import Closing, NpyWriter, PngWriter, StripAssembler, compare, to_eight_bit
+from inversion.canvas import Closing, NpyWriter, PngWriter, RowWriter, StripAssembler, compare, to_eight_bit
 from inversion.metrics import ImageMetrics
 from models.geometry import Region
-from utils.files import atomic_path
+from utils.files import atomic_path, remove_stale
+
+KINDS = ("reconstruction", "comparison", "latents", "float")  # folders of results
 
 
 @dataclass(frozen=True)
@@ -49,16 +52,19 @@ class PictureWriter:
     ) -> None:
         self.size, self.reference = size, reference
         self._folder, self._name, self._save_float = folder, name, save_float
-        self._stack = ExitStack()
         self._strips = StripAssembler(size[1], np.float32 if save_float else np.uint8)
         self._metrics = ImageMetrics(*size) if reference else None
         self._top = 0
 
     def __enter__(self) -> PictureWriter:
         height, width = self.size
-        self._picture = self._open(PngWriter, "reconstruction", ".png", height, width)
-        self._comparison = self.reference and self._open(PngWriter, "comparison", ".png", height, 3 * width)
-        self._float = self._save_float and self._open(NpyWriter, "float", ".npy", height, width)
+        with ExitStack() as stack:
+            self._picture = self._open(stack, PngWriter, "reconstruction", ".png", height, width)
+            if self.reference:
+                self._comparison = self._open(stack, PngWriter, "comparison", ".png", height, 3 * width)
+            if self._save_float:
+                self._float = self._open(stack, NpyWriter, "float", ".npy", height, width)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -66,11 +72,9 @@ class PictureWriter:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def _open(self, writer: type, folder: str, suffix: str, height: int, width: int):
-        path = self._folder / folder / f"{self._name}{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._stack.enter_context(atomic_path(path))
-        return self._stack.enter_context(Closing(writer(temporary, height, width)))[0]
+    def _open(self, stack: ExitStack, writer: type, folder: str, suffix: str, height: int, width: int) -> RowWriter:
+        temporary = stack.enter_context(atomic_path(self._folder / folder / f"{self._name}{suffix}"))
+        return stack.enter_context(Closing(writer(temporary, height, width)))[0]
 
     def add(self, region: Region, block: np.ndarray) -> None:
         """Take a block [h, w, 3] float32 in [-1, 1]."""
@@ -90,6 +94,13 @@ class PictureWriter:
     def metrics(self) -> dict[str, float | None]:
         """psnr and ssim, when all blocks have come."""
         return self._metrics.result() if self._metrics else {"psnr": None, "ssim": None}
+
+
+def clean(folder: Path) -> None:
+    """Remove the temporary files that a killed run left among its results."""
+    for kind in KINDS:
+        for where, _, _ in os.walk(folder / kind):
+            remove_stale(where)
 
 
 def write_figures(folder: Path, records: list[Record], failed: dict[str, str], settings: dict) -> None:

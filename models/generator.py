@@ -89,6 +89,7 @@ class StructureSynthesizer(nn.Module):
         self.layers = nn.ModuleList(StructureLayer(local_dim, radius, global_dim) for _ in range(layers))
         self.rule = structure(layers, radius)
         self.grid = grid
+        self.local_dim, self.global_dim = local_dim, global_dim
 
     def forward(self, z_l: Tensor, z_g: Tensor, coordinates: Tensor) -> Tensor:
         """z_l [B, C, h, w], z_g [B, D], coordinates [B or 1, 3, h, w] -> z_s [B, C, h', w']."""
@@ -172,6 +173,11 @@ class TextureSynthesizer(nn.Module):
             self.layers.append(TextureLayer(outputs, outputs, global_dim, upsample=False))
             self.to_rgb.append(ToRGB(outputs, global_dim))
         self.rule = texture(len(widths))
+
+    @property
+    def stages(self) -> int:
+        """Up-sampling stages: one latent cell covers 2^stages pixels."""
+        return len(self.to_rgb)
 
     @property
     def style_count(self) -> int:

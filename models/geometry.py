@@ -1,8 +1,8 @@
 """Padding-free geometry: which input an output needs, and which output an input gives.
 
-Integers only. All positions live in one absolute frame (see the README): image pixel p, and at the level of resolution
-2^-m the feature index i that is centred on pixel 2^m i. An axis at a time; height and width follow the same rules.
-A layer states its `Rule`; a network is a `Chain` of rules; every size is derived from them.
+Integers only. All positions live in one absolute frame: an image's first pixel is 0, and at the level of resolution
+2^-m the feature i is centred on pixel 2^m i. Positions may be negative. Rules are for one axis; height and width follow
+the same. A layer states its `Rule`; a network is a `Chain` of rules; every size is derived from them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,11 @@
 import csv
 import json
 import struct
+import subprocess
+import sys
+import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -123,7 +127,7 @@ def test_names_that_differ_in_the_suffix_only(run, photographs):
     assert run("--input", photographs)[0] == 0
     _, _, output = run("--input", photographs)
     assert {path.name for path in (output / "reconstruction").iterdir() if path.is_file()} == {
-        "a_png.png", "a_bmp.png", "tiny.png"
+        "a.png.png", "a.bmp.png", "tiny.png"
     }  # fmt: skip
 
 
@@ -132,6 +136,52 @@ def test_results_inside_the_input_folder_are_not_inverted_again(run, photographs
         code, _, output = run("--input", photographs, output="photographs/results")
         assert code == 0
         assert json.loads((output / "summary.json").read_text())["images"] == 3
+
+
+def test_inputs_inside_the_output_folder(run, photographs):
+    code, err, output = run("--input", photographs, output=".")
+    assert code == 0, err
+    assert (output / "reconstruction" / "a.png").exists()
+
+
+def test_names_are_unique_whatever_the_files_are_called():
+    files = [Path("in", name) for name in ("x.jpg", "x.png", "x.jpg.png", "y.png", "z/x.jpg")]
+    names = infer.unique_names(files, Path("in"))
+    assert len(set(names.values())) == len(files)
+    assert names[files[-1]].startswith("z/x")
+
+
+def test_the_seed_of_saved_latents_is_kept(run, photographs):
+    _, _, first = run("--input", photographs / "a.png", "infer.noise=field", "infer.seed=7")
+    _, _, same = run("--latents", first / "latents", "infer.noise=field", output="same")
+    _, _, other = run("--latents", first / "latents", "infer.noise=field", "infer.seed=8", output="other")
+    pictures = [np.asarray(PIL.Image.open(folder / "reconstruction/a.png")) for folder in (first, same, other)]
+    assert (pictures[0] == pictures[1]).all()
+    assert (pictures[0] != pictures[2]).any()
+
+
+def test_a_file_in_the_place_of_a_folder(run, photographs, tmp_path):
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "comparison").write_text("in the way")
+    code, err, output = run("--input", photographs / "a.png")
+    assert code == 1
+    assert len(lines(err)) == 1
+    assert not list(output.rglob(".tmp*"))
+
+
+def test_termination_leaves_nothing_half_written(photographs, checkpoint, tmp_path):
+    large = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+    PIL.Image.fromarray(large).save(photographs / "large.png")
+    command = [sys.executable, infer.__file__, "--input", photographs / "large.png", "--output", tmp_path / "output"]
+    command += ["--checkpoint", checkpoint, "infer.block=8"]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    while not list((tmp_path / "output").rglob(".tmp*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=20) == 143
+    assert not list((tmp_path / "output").rglob(".tmp*"))
+    assert json.loads((tmp_path / "output" / "summary.json").read_text())["images"] == 0
 
 
 def bomb(path):
@@ -173,6 +223,7 @@ def test_bad_images_are_named_and_the_others_are_done(run, photographs):
         (["--input", "{images}", "infer.block=0"], "infer.block"),
         (["--input", "{images}", "infer.blok=8"], "infer.block"),
         (["--input", "{images}", "infer.seed=x"], "infer.seed"),
+        (["--input", "{images}", "model.stages=3"], "model"),
         (["--input", "{images}", "--config", "{tmp}/typo.yaml"], "typo.yaml"),
         (["--input", "{images}", "infer.device=cuda:99"], "cuda:99"),
         (["--input", "{images}", "--checkpoint", "{tmp}/none.safetensors"], "none.safetensors"),
