@@ -20,12 +20,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
 import lmdb
-import numpy as np
 from tqdm import tqdm
 
-from datasets.image import ImageError, open_image, with_shorter_side
+from datasets.image import ImageError, check_side, encode_png, open_image, with_shorter_side
 from datasets.sources import content_digest, describe, open_source, record_key
 from datasets.splits import Source, split
 from utils.errors import UserError, run_command
@@ -70,6 +68,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError(f"--val-fraction {options.val_fraction}: must lie between 0 and 1")
     if options.max_pixels < 1:
         raise UserError(f"--max-pixels {options.max_pixels}: must be at least 1")
+    if options.size is not None:
+        check_side("--size", options.size, options.max_pixels)
     return options
 
 
@@ -95,9 +95,7 @@ def _payload(source: Source, index: int, options: argparse.Namespace, check: boo
         if check:
             open_image(data, options.max_pixels, source.name(index))
         return data
-    image = with_shorter_side(source.open(index, options.max_pixels), options.size)
-    pixels = image.window(0, 0, image.height, image.width)
-    return cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))[1].tobytes()
+    return encode_png(with_shorter_side(source.open(index, options.max_pixels), options.size, options.max_pixels))
 
 
 def _write(folder: Path, source: Source, indices: list[int], space: int, options: argparse.Namespace) -> None:

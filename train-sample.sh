@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train a small generator and then its inverter, and invert a photograph that they have not seen: 13 minutes of training
+# Train a small generator and then its inverter, and invert a photograph that they have not seen: 12 minutes of training
 #
 #   bash train-sample.sh                     # on photographs that come with scikit-image: a demonstration
 #   bash train-sample.sh FOLDER              # on your own images, or an LMDB of prepare_data.py
@@ -12,7 +12,7 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/environment.sh"
 
 SHORTER_SIDE=150
-generator_minutes=${GENERATOR_MINUTES:-8}
+generator_minutes=${GENERATOR_MINUTES:-7}
 inverter_minutes=${INVERTER_MINUTES:-5}
 
 [[ $# -le 1 && ${1:-} != -* ]] || fail "usage: bash train-sample.sh [FOLDER]"

@@ -5,21 +5,21 @@
         train.generator=runs/generator/generator.safetensors
     torchrun --nproc-per-node 4 train.py --config ...      # data parallel
 
-The same command again resumes the run. --dry-run prints config, parameter counts and geometry, and ends.
+The same command again resumes the run. --dry-run prints config, parameter counts and geometry, reads nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from tensorboardX import SummaryWriter
 from torch import Tensor
 from tqdm import tqdm
 
@@ -27,16 +27,16 @@ import datasets
 import training
 from models import count_parameters
 from training.context import Context
+from training.events import PICTURES, Events
+from training.run import resume, save, take_step
 from utils import distributed
-from utils.checkpoint import load_latest, save_checkpoint
-from utils.config import dump_config, load_config, save_config
+from utils.config import dump_config, load_config
 from utils.device import select_device, select_dtype
 from utils.errors import UserError, run_command
 from utils.log import say
 from utils.signals import StopSignal
 
 VALIDATION_BATCHES = 8
-PICTURES = 8  # images in a grid
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(arguments.config, arguments.overrides)
 
     torch.manual_seed(config.seed)
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
     torch.use_deterministic_algorithms(config.train.deterministic)
     world, device = distributed.start(select_device(config.train.device), config.train.timeout_minutes)
     try:
@@ -60,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if config.train.output is None:
             raise UserError("train.output is not set: a folder for the run is needed")
+        stage.load_files()
         return train(config, context, stage, Path(config.train.output))
     finally:
         distributed.stop()
@@ -74,30 +77,33 @@ def train(config: dict, context: Context, stage, folder: Path) -> int:
         thumbnail=config.model.global_encoder.thumbnail, seed=config.seed,
     )  # fmt: skip
     state = resume(folder, config, context, stage)
+    seconds = math.inf if settings.minutes is None else 60 * settings.minutes
+    steps = settings.steps - state["step"] if state["elapsed"] <= seconds else 0
     say(describe(stage, context) + f"data       {len(train_set)} images, {len(val_set)} to validate", world.main)
     loader = datasets.loader(
-        train_set, state["step"], settings.steps - state["step"], settings.batch, world.rank, world.size,
-        settings.steps > state["step"] and config.data.workers,
-    )  # fmt: skip
+        train_set, state["step"], steps, settings.batch, world.rank, world.size, steps > 0 and config.data.workers
+    )
     shown = context.load(collate(val_set.validation_items(PICTURES)))
     held_out = val_set.validation_items(VALIDATION_BATCHES * settings.batch)
     validation = [held_out[i : i + settings.batch] for i in range(0, len(held_out), settings.batch)]
 
     started = time.monotonic() - state["elapsed"]
     scalars, over, stopping = {}, False, False
-    bar = tqdm(total=settings.steps, initial=state["step"], disable=not world.main, unit="step", mininterval=5)
-    with bar, StopSignal() as stop, Events(folder, world.main) as events:
+    with (
+        StopSignal() as stop,
+        Events(folder / "events", world.main, state["step"]) as events,
+        tqdm(total=settings.steps, initial=state["step"], disable=not world.main, unit="step", mininterval=5) as bar,
+    ):
         for batch in loader:
-            scalars |= stage.step(state["step"], context.load(batch))  # the lazy losses keep their last values
+            scalars |= take_step(stage, state["step"], context.load(batch))  # the lazy losses keep their last values
             state["step"] += 1
             state["elapsed"] = time.monotonic() - started
             step = state["step"]
             bar.update()
 
             # The processes agree on the end: a signal may reach only one of them.
-            late = settings.minutes is not None and state["elapsed"] > 60 * settings.minutes
-            over = world.any(late) or step == settings.steps
-            stopping = world.any(stop.requested)
+            late, stopping = world.any(state["elapsed"] > seconds, stop.requested)
+            over = late or step == settings.steps
 
             if step % settings.log_every == 0 or over:
                 world.average(scalars.values())
@@ -110,47 +116,13 @@ def train(config: dict, context: Context, stage, folder: Path) -> int:
                 save(folder, state, stage, context, settings.keep)
             if over or stopping:
                 break
-    if stopping and not over:
-        say(f"stopped at step {state['step']}; the same command goes on from there", world.main)
-        return stop.exit_code or 128 + signal.SIGTERM  # another process got the signal
     if world.main:
         for path in stage.export(folder, state["step"]):
             say(f"wrote {path}")
-    return 0
-
-
-def resume(folder: Path, config: dict, context: Context, stage) -> dict:
-    """Load the newest valid checkpoint of the run, if there is one; the run's numbers: step and seconds elapsed."""
-    loaded = load_latest(folder / "checkpoints") if folder.exists() else None
-    conditions = {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "device": context.device.type}
-    state = {"step": 0, "elapsed": 0.0, "conditions": conditions}
-    if loaded is not None:
-        saved, path, skipped = loaded
-        for line in skipped:
-            say(line, context.world.main)
-        previous = load_config(folder / "config.yaml")
-        if previous.model != config.model:
-            raise UserError(f"{folder} holds a run with another `model` section; choose another train.output")
-        if previous.train.stage != config.train.stage:
-            raise UserError(f"{folder} holds a run of the stage {previous.train.stage}; choose another train.output")
-        stage.load_state_dict(saved.pop("stage"))
-        if saved["conditions"] != conditions:
-            note = f"note: saved under {saved['conditions']}, now {conditions}: results may differ in the last bits"
-            say(note, context.world.main)
-        state = saved | {"conditions": conditions}
-        say(f"resuming from {path}", context.world.main)
-    context.world.wait()
-    if context.world.main:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_config(config, folder / "config.yaml")
-    return state
-
-
-def save(folder: Path, state: dict, stage, context: Context, keep: int) -> None:
-    """Write a checkpoint, once, while the other processes wait."""
-    if context.world.main:
-        save_checkpoint(folder / "checkpoints", state["step"], state | {"stage": stage.state_dict()}, keep)
-    context.world.wait()
+    if over or not stopping:
+        return 0
+    say(f"stopped at step {state['step']}; the same command goes on from there", world.main)
+    return stop.exit_code or 128 + signal.SIGTERM  # another process got the signal
 
 
 def describe(stage, context: Context) -> str:
@@ -169,36 +141,6 @@ def describe(stage, context: Context) -> str:
 def collate(items: list[dict]) -> dict[str, Tensor]:
     """Stack items into a batch."""
     return torch.utils.data.default_collate(items)
-
-
-class Events:
-    """The run's tensorboardX event file; does nothing on other processes than the main one."""
-
-    def __init__(self, folder: Path, main: bool) -> None:
-        self.writer = SummaryWriter(str(folder / "events")) if main else None
-
-    def __enter__(self) -> Events:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.writer:
-            self.writer.close()
-
-    def scalars(self, values: dict, step: int) -> None:
-        """Write scalars and show them in one line."""
-        if not self.writer or not values:
-            return
-        for name, value in values.items():
-            self.writer.add_scalar(name, float(value), step)
-        say(f"step {step}  " + "  ".join(f"{name} {float(value):.4g}" for name, value in values.items()))
-
-    def images(self, grids: dict[str, Tensor], step: int) -> None:
-        """Write image batches [N, 3, H, W] in [-1, 1], each as a row of images."""
-        if not self.writer:
-            return
-        for name, images in grids.items():
-            row = torch.cat(list(images[:PICTURES].float().cpu()), dim=2).clamp(-1, 1)
-            self.writer.add_image(name, np.asarray((row + 1) / 2), step)
 
 
 if __name__ == "__main__":

@@ -3,52 +3,50 @@
     python -m benchmarks.memory [--sizes 1024 8192] [--checkpoint FILE] [key=value ...]
 
 Each size runs in a process of its own on a synthetic photograph (smooth shapes and noise, JPEG). The last line compares
-the growth from the first size to the last with the two images' 8-bit buffers (input and output, 3 bytes a pixel).
+the growth from the first size to the last with the last image's two 8-bit buffers (input and output, 3 bytes a pixel).
+Exit code: 0 where the growth is within these buffers, 1 where it is beyond them.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-INFER = Path(__file__).parents[1] / "infer.py"
+from benchmarks.inference import invert, make_parser
+from utils.errors import run_command
 
 
-def main() -> None:
-    """Invert every size and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Invert every size and print the table; returns the exit code."""
+    parser = make_parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 8192], help="edges in pixels")
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    arguments = parser.parse_intermixed_args()
-    checkpoint = ["--checkpoint", str(arguments.checkpoint)] if arguments.checkpoint else []
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="options of infer.py")
+    arguments = parser.parse_intermixed_args(argv)
     peaks = {}
     print(f"{'pixels':>15} {'peak MiB':>10} {'two buffers MiB':>16} {'seconds':>9} {'Mpx/s':>7}")
     for size in arguments.sizes:
-        record = invert(size, [*checkpoint, *arguments.overrides])
-        peaks[size] = record["peak_memory_mib"]
-        speed = f"{record['seconds']:9.1f} {record['megapixels_per_second']:7.3f}"
+        figures = measure(size, arguments.checkpoint, arguments.overrides)
+        peaks[size] = figures["peak_memory_mib"]
+        speed = f"{figures['seconds']:9.1f} {figures['megapixels_per_second']:7.3f}"
         print(f"{f'{size} x {size}':>15} {peaks[size]:10.0f} {buffers(size):16.0f} {speed}", flush=True)
     small, large = arguments.sizes[0], arguments.sizes[-1]
-    allowed = buffers(large)
-    print(f"growth {peaks[large] - peaks[small]:.0f} MiB, two image buffers {allowed:.0f} MiB")
+    growth, allowed = peaks[large] - peaks[small], buffers(large)
+    print(f"growth {growth:.0f} MiB, two image buffers {allowed:.0f} MiB")
+    return int(growth > allowed)
 
 
-def invert(size: int, options: list[str]) -> dict[str, float]:
-    """The row of metrics of a synthetic photograph."""
+def measure(size: int, checkpoint: Path, overrides: list[str]) -> dict[str, float]:
+    """The figures of a synthetic photograph, by the names that metrics.csv has for them."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "photograph.jpg")
         cv2.imwrite(str(path), photograph(size))
-        command = [sys.executable, str(INFER), "--input", str(path), "--output", folder, *options]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        return json.loads(Path(folder, "summary.json").read_text())["mean"]
+        figures = invert(path, checkpoint, overrides)[0]
+    return {key: float(figures[key]) for key in ("peak_memory_mib", "seconds", "megapixels_per_second")}
 
 
 def photograph(size: int) -> np.ndarray:
@@ -64,4 +62,4 @@ def buffers(size: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

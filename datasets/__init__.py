@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import cv2
+import torch
 from torch.utils.data import DataLoader
 
 from datasets.crops import CropDataset, StepSampler
+from datasets.image import check_side
 from datasets.sources import open_source
 from datasets.splits import digests, refuse_shared, split
 from utils.errors import UserError
@@ -42,6 +44,8 @@ def build(
     """Training and validation data of a `data` section; sizes as in CropDataset. UserError where it is wrong."""
     if config.train is None:
         raise UserError("data.train is not set: a folder of images or an LMDB is needed")
+    if config.resize is not None:
+        check_side("data.resize", config.resize, config.max_pixels)
     train_source = val_source = open_source(config.train)
     if config.val is None:
         train_records, val_records = split(digests(train_source), config.val_fraction)
@@ -72,6 +76,7 @@ def loader(
         num_workers=workers,
         worker_init_fn=_start_worker,
         timeout=SILENCE if workers else 0,
+        pin_memory=torch.cuda.is_initialized(),  # where this process computes on a GPU
     )
 
 

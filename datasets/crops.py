@@ -112,13 +112,17 @@ class CropDataset(Dataset):
             if self._states[position] != DAMAGED:
                 self._states[position] = READING
                 try:
-                    image = self.source.open(self.records[position], self.max_pixels)
+                    image = self._open(self.records[position])
                 except ImageError as error:
                     self._count_damage(position, error)
                 else:
                     self._states[position] = IDLE
-                    return position, with_shorter_side(image, self.resize) if self.resize else image
+                    return position, image
         raise UserError("no image could be read")
+
+    def _open(self, record: int) -> Image:
+        image = self.source.open(record, self.max_pixels)
+        return with_shorter_side(image, self.resize, self.max_pixels) if self.resize else image
 
     def _count_damage(self, position: int, error: ImageError) -> None:
         self._states[position] = DAMAGED

@@ -27,6 +27,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B")
 WHITE_IS_ZERO = 0
+LONGEST_PNG_EDGE = 1_000_000  # pixels that libpng writes and reads
 
 # EXIF orientation -> how the shown image comes from the stored one: (transpose, then flip rows, then flip columns).
 ORIENTATIONS = {
@@ -71,7 +72,9 @@ class Image:
         pixels: PIL.Image.Image,                # as stored
         low: PIL.Image.Image | None = None,     # low bytes of 16-bit colours, whose high bytes are `pixels`
         orientation: int = 1,                   # EXIF, 1 to 8; anything else means 1
+        name: str = "image",                    # stands in messages
     ):
+        self.name = name
         self._pixels = pixels
         self._low = low
         self._transposed, self._flip_rows, self._flip_columns = ORIENTATIONS.get(orientation, ORIENTATIONS[1])
@@ -142,7 +145,7 @@ def open_image(source: str | Path | bytes, max_pixels: int, name: str | None = N
         pixels, deep = _load(source, name, max_pixels)
         low = _load(source, name, max_pixels, low=True)[0] if deep else None
         # TIFF has been turned by Pillow, which then forgets the tag.
-        image = Image(pixels, low, pixels.getexif().get(Base.Orientation, 1))
+        image = Image(pixels, low, pixels.getexif().get(Base.Orientation, 1), name)
         image.window(0, 0, 1, 1)  # an impossible conversion shows here and not later
     return image
 
@@ -157,16 +160,39 @@ def find_images(folder: str | Path) -> list[Path]:
     return sorted((path for path in found if path.is_file() or not path.exists()), key=lambda path: path.parts)
 
 
-def with_shorter_side(image: Image, side: int) -> Image:
-    """The image resized so that its shorter side has `side` pixels, at 8 bits; an image of that size as it is."""
+def check_side(key: str, side: int, max_pixels: int) -> None:
+    """UserError, naming the option `key`, where a shorter side is too long for every image, whatever its shape."""
+    if side**2 > max_pixels:
+        raise UserError(f"{key}={side}: even a square has more pixels then than max_pixels={max_pixels} allows")
+
+
+def with_shorter_side(image: Image, side: int, max_pixels: int) -> Image:
+    """The image resized so that its shorter side has `side` pixels, at 8 bits; an image of that size as it is.
+
+    ImageError where it would have more than `max_pixels` pixels.
+    """
     shorter = min(image.height, image.width)
     if shorter == side:
         return image
     height, width = (max(1, round(length * side / shorter)) for length in (image.height, image.width))
+    if height * width > max_pixels:
+        raise ImageError(
+            image.name, f"resized to {height} x {width} is more than max_pixels ({max_pixels}) allows"
+        )
     pixels = image.window(0, 0, image.height, image.width)
     method = cv2.INTER_AREA if side < shorter else cv2.INTER_LANCZOS4
     resized = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
-    return Image(PIL.Image.fromarray(resized))
+    return Image(PIL.Image.fromarray(resized), name=image.name)
+
+
+def encode_png(image: Image) -> bytes:
+    """The image as an 8-bit RGB PNG; ImageError where an edge is longer than PNG readers accept."""
+    if max(image.height, image.width) > LONGEST_PNG_EDGE:
+        raise ImageError(
+            image.name, f"{image.height} x {image.width} as PNG: an edge has at most {LONGEST_PNG_EDGE} pixels"
+        )
+    pixels = image.window(0, 0, image.height, image.width)
+    return cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))[1].tobytes()
 
 
 def area_matrix(size_in: int, size_out: int) -> np.ndarray:

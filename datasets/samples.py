@@ -15,10 +15,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from datasets.image import Image
+from datasets.image import encode_png
 from datasets.sources import LmdbSource, open_source
 from utils.errors import UserError, run_command
 from utils.files import atomic_path
@@ -80,15 +77,10 @@ def write_listed(folder: Path, images: Path, listed: Path) -> Path:
     if number is None:
         raise UserError(f"{images}: has no {label}, which {listed} was made of")
     path = folder / f"{Path(label).stem}.png"
-    _write_png(path, source.open(number, MAX_PIXELS))
-    return path
-
-
-def _write_png(path: Path, image: Image) -> None:
-    pixels = image.window(0, 0, image.height, image.width)
-    data = cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))[1]
+    data = encode_png(source.open(number, MAX_PIXELS))
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+        temporary.write_bytes(data)
+    return path
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ class LmdbSource:
 
 def open_source(path: str | Path) -> FolderSource | LmdbSource:
     """The source that a path of the config means; UserError where there is none."""
-    path = Path(path).expanduser()
+    path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: {'is a file' if path.exists() else 'no such folder'}; a folder or LMDB is needed")
     return LmdbSource(path) if (path / "data.mdb").is_file() else FolderSource(path)

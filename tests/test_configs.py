@@ -1,14 +1,20 @@
 """Every config of the repository loads, fits together, and shows a command that works."""
 
+import ast
 import re
 import shlex
 from functools import cache
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
 
+import losses
 from models import build_discriminator, build_encoders, build_generator, patch_pixels
+from models.discriminator import Discriminator
+from models.encoder import GlobalEncoder, PatchEncoder
+from models.generator import CoordinateGrid, TextureSynthesizer
 from models.geometry import Interval
 from utils.config import load_config
 from utils.schema import SCHEMA, flat_keys
@@ -16,6 +22,24 @@ from utils.schema import SCHEMA, flat_keys
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 LAUNCHED = [path for path in CONFIGS if path.name != "default.yaml"]
+# What a section is called where it is not called by its name.
+GIVEN = {
+    "datasets/__init__.py": {"config": "data"},
+    "generate.py": {"options": "infer"},
+    "infer.py": {"options": "infer"},
+    "train.py": {"settings": "train"},
+    "training/generator.py": {"settings": "train", "parts": "generator"},
+    "training/inverter.py": {"settings": "train"},
+    "training/optimization.py": {"settings": "optimizer"},
+}
+# Who is given all keys of a section as arguments.
+ARGUMENTS = {
+    "structure": CoordinateGrid,
+    "texture": TextureSynthesizer,
+    "discriminator": Discriminator,
+    "encoder": PatchEncoder,
+    "global_encoder": GlobalEncoder,
+}
 SOURCES = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] not in ("tests", ".venv")]
 
 
@@ -79,6 +103,14 @@ def test_an_ablation_changes_one_thing(kind):
     assert other == sample
 
 
+def test_valid_convolutions_leave_the_reciprocal_loss_as_many_cells():
+    figures = []
+    for path in (ROOT / "configs/sample/inverter.yaml", ROOT / "configs/ablation/valid.yaml"):
+        _, encoder, pixels = networks(path)
+        figures.append((encoder.rule.input(Interval(0, 0)).size, pixels.size, encoder.rule.output(pixels).size))
+    assert figures == [(22, 85, 8), (43, 109, 8)]
+
+
 @pytest.mark.parametrize("loss", ["reciprocal", "distribution"])
 def test_an_ablation_leaves_one_loss_out(loss):
     sample = load_config(ROOT / "configs/sample/inverter.yaml")
@@ -88,7 +120,38 @@ def test_an_ablation_leaves_one_loss_out(loss):
     assert other == sample
 
 
+def name_of(node):
+    """The last name of an expression: `train` of `config.train` and of `config["train"]`."""
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        return node.slice.value
+    return getattr(node, "attr", None) or getattr(node, "id", None)
+
+
+def read_in(path):
+    """Every (section, key) that a file reads as `section.key`, `section["key"]` or `section.pop("key")`.
+
+    Also the keys of a dict that GIVEN names: its values are multiplied by those of the section.
+    """
+    sections = GIVEN.get(name(path), {})
+    for node in ast.walk(ast.parse(path.read_text())):
+        owner, keys = getattr(node, "value", None), [name_of(node)]
+        if isinstance(node, ast.Call) and name_of(node.func) == "pop" and node.args:
+            owner, keys = node.func.value, [getattr(node.args[0], "value", None)]
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+            owner, keys = node.targets[0], [getattr(key, "value", None) for key in node.value.keys]
+        yield from ((sections.get(name_of(owner), name_of(owner)), key) for key in keys)
+
+
+def taken_whole():
+    """Every (section, key) of the sections that the code takes as they are, for arguments or entries of these names."""
+    for section, function in ARGUMENTS.items():
+        yield from ((section, parameter) for parameter in signature(function).parameters)
+    yield from (("inverter", term) for term in losses.TERMS)
+    yield from (("weights", weight) for term in losses.TERMS.values() for weight in getattr(term, "pretrained", ()))
+
+
 def test_every_key_is_read():
-    code = "\n".join(path.read_text() for path in SOURCES if path.name != "schema.py")
-    words = set(re.findall(r"\w+", re.sub(r"(?m)#.*$", "", code)))
-    assert [key for key in flat_keys(SCHEMA) if key.rsplit(".")[-1] not in words] == []
+    read = {pair for path in SOURCES for pair in read_in(path)} | set(taken_whole())
+    keys = [("config", *key.split(".")) for key in flat_keys(SCHEMA)]
+    assert [".".join(key) for key in keys if key[-2:] not in read] == []
+    assert ("train", "no_such_key") not in read and ("model", "batch") not in read

@@ -83,6 +83,15 @@ def test_damaged_images_are_named_and_left_out(photos, tmp_path, capsys):
     assert len(stored) == 11 and "cut.png" not in stored
 
 
+def test_what_grows_too_large_is_named_and_left_out(photos, tmp_path, capsys):
+    PIL.Image.new("RGB", (1, 900)).save(photos / "strip.png")
+    out = tmp_path / "set"
+    assert command("--input", photos, "--output", out, "--size", 20, "--max-pixels", 10**4) == 1
+    said = capsys.readouterr().err
+    assert said.count("left out:") == 1 and "strip.png: resized to 18000 x 20" in said
+    assert not any("strip.png" in labels(open_source(out / side)) for side in ("train", "valid"))
+
+
 def test_an_lmdb_can_be_prepared_again(photos, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     assert prepare_data.main(["--input", str(photos), "--output", str(first)]) == 0
@@ -94,6 +103,7 @@ def test_an_lmdb_can_be_prepared_again(photos, tmp_path):
     ("arguments", "reason"),
     [
         (["--size", "0"], "--size 0"),
+        (["--size", "9999999"], "--size=9999999: even a square"),
         (["--val-fraction", "1"], "--val-fraction 1.0"),
         (["--max-pixels", "0"], "--max-pixels 0"),
         (["--input", "/nowhere/at/all"], "no such folder"),

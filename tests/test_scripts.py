@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 
@@ -15,6 +18,9 @@ import prepare_data
 from datasets import samples
 from datasets.image import find_images
 from datasets.sources import LmdbSource
+from models import build_encoders, build_generator
+from models.weights import export, load_inverter
+from utils.config import load_config
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +38,7 @@ esac
 def bash(command: str, **environment: str) -> subprocess.CompletedProcess:
     """Run a command in bash and capture what it says."""
     return subprocess.run(
-        ["bash", "-c", command], env=os.environ | environment, capture_output=True, text=True, timeout=60
+        ["bash", "-c", command], env=os.environ | environment, capture_output=True, text=True, timeout=300
     )
 
 
@@ -180,3 +186,62 @@ def test_unseen_photograph_has_its_own_size(tmp_path: Path) -> None:
 def test_samples_options_belong_together(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--listed"):
         samples.main([str(tmp_path), "--of", str(tmp_path)])
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository, whose runs/ and results/ may be written."""
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "runs", "results", "tests", "shared")
+    return Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("copy") / "the tree", ignore=left_out))
+
+
+def run_script(tree: Path, script: str, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run a script of the copy by this Python."""
+    command = shlex.join(["bash", str(tree / script), *map(str, arguments)])
+    return bash(command, PYTHON=sys.executable, **environment)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tree: Path) -> Path:
+    """The shipped inverter; where there is none, one of its size whose weights are random."""
+    path = tree / "checkpoints/sample.safetensors"
+    if not path.exists():
+        model = load_config(tree / "configs/sample/inverter.yaml").model
+        encoder, global_encoder = build_encoders(model)
+        networks = {"generator": build_generator(model), "encoder": encoder, "global_encoder": global_encoder}
+        export(path, model, networks, step=0)
+    return path
+
+
+def test_the_sample_of_inference_runs(tree: Path, checkpoint: Path, tmp_path: Path) -> None:
+    done = run_script(tree, "infer-sample.sh", tmp_path / "inverted", "infer.device=cpu")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "inverted/summary.json").read_text())
+    assert summary["images"] == len(samples.PHOTOGRAPHS) and summary["failed"] == {}
+    assert summary["settings"]["checkpoint"] == str(checkpoint)
+    for name in samples.PHOTOGRAPHS:
+        original = PIL.Image.open(samples.photographs_folder() / name)
+        picture = PIL.Image.open(tmp_path / "inverted/reconstruction" / f"{Path(name).stem}.png")
+        assert picture.size == original.size
+
+
+def test_the_sample_of_training_runs_and_resumes(tree: Path, tmp_path: Path) -> None:
+    photographs = tmp_path / "my photographs"
+    photographs.mkdir()
+    for number in range(3):
+        values = np.random.default_rng(number).integers(0, 256, (160, 170, 3), np.uint8)
+        PIL.Image.fromarray(values).save(photographs / f"{number}.png")
+    minutes = {"GENERATOR_MINUTES": "0.02", "INVERTER_MINUTES": "0.02"}
+    done = run_script(tree, "train-sample.sh", photographs, **minutes)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tree / "runs").iterdir()
+    assert len(list((run / "generated").glob("*.png"))) == 4
+    assert {path.name for path in run.glob("*/*.safetensors")} >= {"generator.safetensors", "inverter.safetensors"}
+    (unseen,) = (run / "inverted/reconstruction").glob("*.png")
+    assert PIL.Image.open(unseen).size == (170, 160)
+    assert load_inverter(run / "inverter/inverter.safetensors").fingerprint
+    done = run_script(tree, "train-sample.sh", photographs, **minutes)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if "trained already" in line] == [
+        "generator: trained already", "inverter: trained already",
+    ]  # fmt: skip

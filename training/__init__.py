@@ -1,7 +1,8 @@
 """Training: the two stages, and the one place where a config chooses between them.
 
-A stage has `networks`, `window`, `step`, `pictures`, `validate`, `export`, `state_dict` and `load_state_dict`;
-`train.py` knows nothing else of it.
+A stage is built from the config alone; `load_files` then reads the weights that it starts from. It has `networks`,
+`window`, `conditions`, `step`, `pictures`, `validate`, `export`, `state_dict` and `load_state_dict`; `train.py` and
+`training.run` know nothing else of it.
 """
 
 from training.context import Context

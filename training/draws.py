@@ -82,7 +82,6 @@ def draw_latents(draws: Draws, generator: Generator, cells: int, mixing: float =
     """Latents for patches of `cells` structure cells. Samples 2k and 2k + 1 differ in local latents and noise only."""
     structure, texture = generator.structure, generator.texture
     local_cells = structure.rule.input(Interval(0, cells - 1)).size
-    local_dim, global_dim = structure.layers[0].bias.numel(), structure.layers[0].conv.modulation.weight.shape[1]
 
     seeds = draws.seeds()
     shared = seeds[::2].repeat_interleave(2)[: len(seeds)]  # one per pair
@@ -95,9 +94,9 @@ def draw_latents(draws: Draws, generator: Generator, cells: int, mixing: float =
     mix_from = np.where(pair[:, 5] < mixing, 1 + np.floor(pair[:, 6] * (last - 1)), last)
 
     return Latents(
-        z_l=gaussian_field(seeds, range(local_dim), 0, 0, local_cells, local_cells),
-        z_g=gaussian_field(shared, range(-1, 0), 0, 0, 1, global_dim)[:, 0, 0],
-        z_mix=gaussian_field(shared, range(-2, -1), 0, 0, 1, global_dim)[:, 0, 0],
+        z_l=gaussian_field(seeds, range(structure.local_dim), 0, 0, local_cells, local_cells),
+        z_g=gaussian_field(shared, range(-1, 0), 0, 0, 1, structure.global_dim)[:, 0, 0],
+        z_mix=gaussian_field(shared, range(-2, -1), 0, 0, 1, structure.global_dim)[:, 0, 0],
         mix_from=torch.from_numpy(mix_from).to(draws.device),
         coordinates=grid.of_patches(row_start, col_start, local_cells, jitter),
         row=grid.label(row_start),

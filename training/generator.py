@@ -36,9 +36,7 @@ class GeneratorStage:
         self.generator = context.place(build_generator(config.model))
         self.patch = patch_pixels(self.generator, self.cells).size
         self.discriminator = context.place(build_discriminator(config.model, self.patch))
-        self.average = Average(
-            self.generator, context.place(build_generator(config.model)), config.train.ema_images
-        )
+        self.average = Average(self.generator, context.place(build_generator(config.model)), config.train.ema_images)
         self.path_mean = torch.zeros((), device=context.device)
 
         self.every = {"generator": self.losses.path_length_every, "discriminator": self.losses.r1_every}
@@ -53,6 +51,14 @@ class GeneratorStage:
         """Pixels of a training patch, and of context before and after it."""
         return self.patch, 0, 0
 
+    @property
+    def conditions(self) -> dict:
+        """What a saved state must have been made with."""
+        return {"train.patch_cells": self.cells}
+
+    def load_files(self) -> None:
+        """A generator starts from random weights."""
+
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of both networks on real patches; returns the scalars to log."""
         for name, optimizer in self.optimizers.items():
@@ -64,17 +70,17 @@ class GeneratorStage:
             styles = latents.styles(self.generator)
             fake, z_s = self.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise, styles)
 
-        scalars = self._discriminator_step(step, batch, fake.detach(), latents.row)
+        scalars = self._discriminator_step(batch, fake.detach(), latents.row)
         if self.losses.generator.r1 and step % self.losses.r1_every == 0:
-            scalars |= self._r1_step(step, batch["window"])
+            scalars |= self._r1_step(batch["window"])
         # the same fakes serve both networks: a third of the generator's work less than drawing them anew
-        scalars |= self._generator_step(step, fake, latents, z_s)
+        scalars |= self._generator_step(fake, latents, z_s)
         if self.losses.generator.path_length and step % self.losses.path_length_every == 0:
             scalars |= self._path_step(step)
         self.average.update(step, len(fake) * self.context.world.size)
         return scalars
 
-    def _discriminator_step(self, step: int, batch: dict, fake: Tensor, row: Tensor) -> dict[str, Tensor]:
+    def _discriminator_step(self, batch: dict, fake: Tensor, row: Tensor) -> dict[str, Tensor]:
         with self.context.autocast():
             real_scores, real_guess, _ = self.discriminator(batch["window"])
             fake_scores, fake_guess, _ = self.discriminator(fake)
@@ -86,20 +92,18 @@ class GeneratorStage:
             "discriminator/real": real_scores.mean().detach(),
             "discriminator/fake": fake_scores.mean().detach(),
         }
-        self._update("discriminator", loss + self.losses.generator.coordinate * guess, scalars, step)
+        self._update("discriminator", loss + self.losses.generator.coordinate * guess, scalars)
         return scalars
 
-    def _r1_step(self, step: int, real: Tensor) -> dict[str, Tensor]:
+    def _r1_step(self, real: Tensor) -> dict[str, Tensor]:
         real = real.detach().requires_grad_(True)
         scores, _, _ = self.discriminator(real)  # float32: the penalty is a small difference of large numbers
         penalty = r1_penalty(scores, real)
         scalars = {"discriminator/r1": penalty.detach()}
-        self._update(
-            "discriminator", self.losses.generator.r1 / 2 * self.losses.r1_every * penalty, scalars, step
-        )
+        self._update("discriminator", self.losses.generator.r1 / 2 * self.losses.r1_every * penalty, scalars)
         return scalars
 
-    def _generator_step(self, step: int, fake: Tensor, latents, z_s: Tensor) -> dict[str, Tensor]:
+    def _generator_step(self, fake: Tensor, latents, z_s: Tensor) -> dict[str, Tensor]:
         weights = self.losses.generator
         self.discriminator.requires_grad_(False)
         with self.context.autocast():
@@ -111,7 +115,7 @@ class GeneratorStage:
             "diversity": diversity(latents.z_l, z_s),
         }
         scalars = {f"generator/{name}": value.detach() for name, value in parts.items()}
-        self._update("generator", sum(weights[name] * value for name, value in parts.items()), scalars, step)
+        self._update("generator", sum(weights[name] * value for name, value in parts.items()), scalars)
         return scalars
 
     def _path_step(self, step: int) -> dict[str, Tensor]:
@@ -129,12 +133,12 @@ class GeneratorStage:
         penalty = (lengths - path_mean).square().mean()
         scalars = {"generator/path_length": mean, "generator/path_penalty": penalty.detach()}
         weight = self.losses.generator.path_length * self.losses.path_length_every
-        self._update("generator", weight * penalty, scalars, step)
+        self._update("generator", weight * penalty, scalars)
         self.path_mean = path_mean
         return scalars
 
-    def _update(self, name: str, loss: Tensor, scalars: dict[str, Tensor], step: int) -> None:
-        update(self.networks[name], self.optimizers[name], loss, scalars, self.context.world, step)
+    def _update(self, name: str, loss: Tensor, scalars: dict[str, Tensor]) -> None:
+        update(name, self.networks[name], self.optimizers[name], loss, scalars, self.context.world)
 
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import losses
 from datasets.image import area_matrix
 from losses.adversarial import discriminator_logistic
-from models import build_discriminator, build_encoders, patch_pixels
+from models import build_discriminator, build_encoders, build_generator, patch_pixels
 from models.generator import Generator, TextureSynthesizer
 from models.geometry import Interval
 from models.noise import NoiseField
@@ -24,59 +24,69 @@ from models.weights import export, fill, load_generator
 from training.context import Context
 from training.draws import Latents, Purpose, draw_latents
 from training.optimization import Average, build_optimizer, schedule, update
+from utils.checkpoint import fingerprint
 from utils.errors import UserError
 
-# tensors that need a generated batch
-GENERATED = {"true_structure", "encoded_structure", "true_global", "encoded_global", "redrawn", "generated"}
+# what losses may need: latents of cells that see generated pixels only; a generated batch; a discriminator
+INNER = {"true_structure", "encoded_structure"}
+GENERATED = INNER | {"true_global", "encoded_global", "redrawn", "generated"}
+JUDGED = {"fake_scores", "fake_features"}
 
 
 class InverterStage:
     """The generator, the trained networks, the losses, and one training step."""
 
     def __init__(self, config: dict, context: Context) -> None:
-        self.settings, self.context = config.train, context
+        self.settings, self.context, self.model = config.train, context, config.model
+        self.weights, self.pretrained = config.losses.inverter, config.losses.weights
         context.check_batch(2, "samples come in pairs")
-        if config.train.generator is None:
-            raise UserError("train.generator is not set: the inverter needs a generator run's generator.safetensors")
-        generator, model = load_generator(config.train.generator)
-        _require_same(config.model, model, config.train.generator)
-        self.generator = context.place(generator).requires_grad_(False)
-        self.model = config.model
+        self.generator = context.place(build_generator(config.model)).eval().requires_grad_(False)
         self.cells = Interval(0, config.train.patch_cells - 1)
-        self.pixels = patch_pixels(generator, self.cells.size)
+        self.pixels = patch_pixels(self.generator, self.cells.size)
 
         self.trained = self._build_trained()
-        if config.train.encoders is not None:
-            fill(config.train.encoders, {"encoder": self.trained.patch, "global_encoder": self.trained.whole})
         self.context_pixels = self.trained.patch.rule.input(self.cells)
-        self.average = Average(self.trained, self._build_trained(), config.train.ema_images)
         self.optimizer = build_optimizer(self.trained.parameters(), config.train.optimizer)
-        self.losses = losses.build(config.losses.inverter, config.losses.weights).to(context.device)
-        self.generates = bool(self.losses.needs & GENERATED)
-        if self.generates and self._inner_cells().size < 1:
+        self.needs = {name for term, weight in self.weights.items() if weight for name in losses.TERMS[term].inputs}
+        if self.needs & INNER and self._inner_cells().size < 1:
             raise UserError(
                 f"train.patch_cells: {self.cells.size} cells draw {self.pixels.size} px, which is no whole context of"
-                " an encoded cell; the losses reciprocal and global_latent need more cells"
+                " an encoded cell; the loss reciprocal needs more cells"
             )
-        if "redrawn" in self.losses.needs and not config.train.tune_texture:
+        if "redrawn" in self.needs and not config.train.tune_texture:
             raise UserError("losses.inverter.preservation: a frozen generator needs none; set train.tune_texture or 0")
-        self.discriminator = self._build_discriminator(config) if self._needs_discriminator() else None
+        self.discriminator = self._build_discriminator() if self.needs & JUDGED else None
+        self.losses, self.average = None, None  # until `load_files`
+
+    def load_files(self) -> None:
+        """Load the weights that the run starts from, and the losses' networks. UserError for a file that is of no use.
+
+        The average of the weights starts here.
+        """
+        settings = self.settings
+        if settings.generator is None:
+            raise UserError("train.generator is not set: the inverter needs a generator run's generator.safetensors")
+        generator, model = load_generator(settings.generator)
+        _require_same(self.model, model, settings.generator)
+        self.generator.load_state_dict(generator.state_dict())
+        if self.trained.texture:
+            self.trained.texture.load_state_dict(generator.texture.state_dict())
+        if settings.encoders is not None:
+            fill(settings.encoders, {"encoder": self.trained.patch, "global_encoder": self.trained.whole})
+        if self.discriminator and settings.discriminator is not None:
+            fill(settings.discriminator, {"discriminator": self.discriminator})
+        self.losses = losses.build(self.weights, self.pretrained).to(self.context.device)
+        self.average = Average(self.trained, self._build_trained(), settings.ema_images)
 
     def _build_trained(self) -> _Trained:
         patch, whole = build_encoders(self.model)
         texture = copy.deepcopy(self.generator.texture) if self.settings.tune_texture else None
         return self.context.place(_Trained(patch, whole, texture)).requires_grad_(True)
 
-    def _needs_discriminator(self) -> bool:
-        return bool(self.losses.needs & {"fake_scores", "fake_features"})
-
-    def _build_discriminator(self, config: dict) -> nn.Module:
-        discriminator = build_discriminator(config.model, self.pixels.size)
-        if config.train.discriminator is not None:
-            fill(config.train.discriminator, {"discriminator": discriminator})
-        self.context.check_batch(config.model.discriminator.minibatch_group, "model.discriminator.minibatch_group")
-        discriminator = self.context.place(discriminator)
-        self.discriminator_optimizer = build_optimizer(discriminator.parameters(), config.train.optimizer)
+    def _build_discriminator(self) -> nn.Module:
+        self.context.check_batch(self.model.discriminator.minibatch_group, "model.discriminator.minibatch_group")
+        discriminator = self.context.place(build_discriminator(self.model, self.pixels.size))
+        self.discriminator_optimizer = build_optimizer(discriminator.parameters(), self.settings.optimizer)
         return discriminator
 
     def _inner_cells(self) -> Interval:
@@ -96,6 +106,17 @@ class InverterStage:
         before = self.pixels.first - self.context_pixels.first
         return self.pixels.size, before, self.context_pixels.last - self.pixels.last
 
+    @property
+    def conditions(self) -> dict:
+        """What a saved state must have been made with."""
+        judged = "trained" if self.discriminator else "absent"
+        return {
+            "train.patch_cells": self.cells.size,
+            "train.tune_texture": self.settings.tune_texture,
+            "discriminator (losses.inverter: adversarial, feature_matching)": judged,
+            "fingerprint of train.generator": fingerprint(self.generator.state_dict()),
+        }
+
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of the encoders on real windows; returns the scalars to log."""
         schedule(self.optimizer, self.settings.optimizer, step)
@@ -103,7 +124,7 @@ class InverterStage:
         noise = NoiseField(seeds, self.context.device) if self.settings.noise == "field" else None
         with self.context.autocast():
             tensors = self._reconstruct(self.trained, batch, noise)
-            if self.generates:
+            if self.needs & GENERATED:
                 tensors |= self._reciprocate(step)
         scalars = self._judge(step, tensors) if self.discriminator else {}
         world = self.context.world
@@ -112,7 +133,7 @@ class InverterStage:
         tensors["global_latent"], tensors["global_prior"] = world.gather(tensors["global_latent"]), world.gather(prior)
         total, parts = self.losses(**tensors)
         scalars |= {f"inverter/{name}": value for name, value in parts.items()} | {"inverter/total": total.detach()}
-        update(self.trained, self.optimizer, total, scalars, world, step)
+        update("inverter", self.trained, self.optimizer, total, scalars, world)
         self.average.update(step, len(batch["window"]) * world.size)
         return scalars
 
@@ -137,7 +158,7 @@ class InverterStage:
         return draw_latents(draws, self.generator, self.cells.size)
 
     def _reciprocate(self, step: int) -> dict[str, Tensor]:
-        """True and encoded latents of generated patches, of the cells whose context lies inside the patch."""
+        """Generated patches; latents, true and encoded, local ones where a cell's context lies inside the patch."""
         latents = self.latents(step)
         with torch.no_grad():
             generated, z_s = self.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise)
@@ -145,16 +166,18 @@ class InverterStage:
         redrawn = texture(z_s, texture.mapping(latents.z_g), latents.noise) if texture else generated
         image = redrawn.detach()
         thumbnail = shrink(image, self.model.global_encoder.thumbnail)
-        inner = self._inner_cells()
-        seen, kept = self.trained.patch.rule.input(inner).slice_in(self.pixels), inner.slice_in(self.cells)
-        return {
+        tensors = {
             "generated": generated,
             "redrawn": redrawn,
-            "true_structure": z_s[..., kept, kept],
-            "encoded_structure": self.trained.patch(image[..., seen, seen]),
             "true_global": latents.z_g,
             "encoded_global": self.trained.whole(thumbnail),
         }
+        if self.needs & INNER:
+            inner = self._inner_cells()
+            seen, kept = self.trained.patch.rule.input(inner).slice_in(self.pixels), inner.slice_in(self.cells)
+            tensors["true_structure"] = z_s[..., kept, kept]
+            tensors["encoded_structure"] = self.trained.patch(image[..., seen, seen])
+        return tensors
 
     def _judge(self, step: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Train the discriminator on targets against reconstructions; adds what the adversarial terms need."""
@@ -163,7 +186,7 @@ class InverterStage:
             loss = discriminator_logistic(self.discriminator(real)[0], self.discriminator(fake.detach())[0])
         scalars = {"discriminator/logistic": loss.detach()}
         schedule(self.discriminator_optimizer, self.settings.optimizer, step)
-        update(self.discriminator, self.discriminator_optimizer, loss, scalars, self.context.world, step)
+        update("discriminator", self.discriminator, self.discriminator_optimizer, loss, scalars, self.context.world)
         self.discriminator.requires_grad_(False)
         with self.context.autocast():
             tensors["fake_scores"], _, tensors["fake_features"] = self.discriminator(fake)

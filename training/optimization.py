@@ -40,18 +40,26 @@ def schedule(optimizer: torch.optim.Optimizer, settings: dict, step: int, ratio:
 
 
 def update(
-    module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, parts: dict[str, Tensor], world: World, step: int
+    name: str,  # of the network, for messages
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    parts: dict[str, Tensor],  # of the loss, by name, for messages
+    world: World,
 ) -> None:
-    """Backward pass and optimizer step. Diverged, with the weights unchanged, if a loss or gradient is not finite."""
+    """Backward pass and optimizer step. Diverged, with the module unchanged, if a loss or gradient is not finite."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     grads = gradients(module)
     world.average(grads)
     norm = torch.nn.utils.get_total_norm(grads)
-    if world.any(not bool(torch.isfinite(loss.detach()) & torch.isfinite(norm))):
-        values = ", ".join(f"{name} {float(value):.4g}" for name, value in parts.items())
-        raise Diverged(f"step {step}: loss or gradient is not finite ({values}; gradient norm {float(norm):.4g});"
-                       " the weights are as before this step; a lower train.optimizer.lr may help")
+    (diverged,) = world.any(not bool(torch.isfinite(loss.detach()) & torch.isfinite(norm)))
+    if diverged:
+        values = ", ".join(f"{part} {float(value):.4g}" for part, value in parts.items())
+        raise Diverged(
+            f"loss or gradient of the {name} is not finite ({values}; gradient norm {float(norm):.4g});"
+            f" this update of the {name} was left out; a lower train.optimizer.lr may help"
+        )
     optimizer.step()
 
 

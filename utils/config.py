@@ -7,7 +7,7 @@ Relative paths stay as given: they are relative to the working directory. `base`
 import copy
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,28 @@ from easydict import EasyDict
 
 from utils.errors import UserError
 from utils.files import atomic_path
-from utils.schema import SCHEMA, FilePath, Optional, flat_keys, sections
+from utils.schema import SCHEMA, FilePath, Optional, flat_keys, flat_sections
 
 DEFAULT = Path(__file__).resolve().parent.parent / "configs" / "default.yaml"
 COMMAND_LINE = "command line"
 
 
-def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> EasyDict:
+def load_config(
+    path: str | Path | None = None, overrides: Iterable[str] = (), sections: Collection[str] = SCHEMA
+) -> EasyDict:
     """The complete config of a run: defaults <- base chain <- file <- overrides such as `train.batch=8`.
 
-    path: a YAML file, None for the defaults. Raises UserError naming file, key, value and what is allowed.
+    path: a YAML file, None for the defaults. sections: first names of the keys that may be set, such as ("infer",).
+    Raises UserError naming file, key, value and what is allowed.
     """
+    layers = [(str(file), values) for file, values in _layers(Path(path))] if path is not None else []
+    layers += [(COMMAND_LINE, _parse_override(text)) for text in overrides]
     config = _complete(SCHEMA, _read(DEFAULT), "", str(DEFAULT))
-    for file, values in _layers(Path(path)) if path is not None else ():
-        _merge(config, _checked(SCHEMA, values, "", str(file)))
-    for text in overrides:
-        _merge(config, _checked(SCHEMA, _parse_override(text), "", COMMAND_LINE))
+    for where, values in layers:
+        checked = _checked(SCHEMA, values, "", where)
+        if unread := [name for name in checked if name not in sections]:
+            raise UserError(f"{where}: {unread[0]!r} is not read here; allowed: {', '.join(sections)}")
+        _merge(config, checked)
     return EasyDict(config)
 
 
@@ -102,7 +108,9 @@ def _read(path: Path) -> dict:
 
 
 def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, Any]]:
-    """The file and the files that it rests on, deepest base first."""
+    """The file and the files that it rests on, deepest base first, without the defaults."""
+    if path.resolve() == DEFAULT:
+        return []
     if path.resolve() in above:
         chain = " -> ".join(str(file) for file in (*above, path.resolve()))
         raise UserError(f"config {path}: base files form a cycle: {chain}")
@@ -128,12 +136,12 @@ def _parse_override(text: str) -> dict:
 
 
 def _parse_path(raw: str) -> str | None:
-    """A path given bare: names such as 2024 or [a] are text here, whatever YAML makes of them."""
-    try:
-        value = yaml.safe_load(raw)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return raw
-    return value if value is None or isinstance(value, str) else raw
+    """A path as it stands, whatever YAML would make of it: only null and quotes around the whole are special."""
+    if raw == "null":
+        return None
+    quote = raw[:1]
+    quoted = quote in ("'", '"') and raw.endswith(quote) and raw.count(quote) == 2
+    return raw[1:-1] if quoted else raw
 
 
 def _kind_of(key: str) -> Any:
@@ -197,7 +205,7 @@ def _merge(config: dict, layer: dict) -> None:
 
 def _nearest(key: str, section: bool) -> str:
     """The valid key (or section) that the user most likely meant: same last name first, then alike in spelling."""
-    keys = sections(SCHEMA) if section else flat_keys(SCHEMA)
+    keys = flat_sections(SCHEMA) if section else flat_keys(SCHEMA)
     same_name = [valid for valid in keys if valid.rsplit(".")[-1] == key.rsplit(".")[-1]]
     return difflib.get_close_matches(key, same_name or keys, n=1, cutoff=0.0)[0]
 

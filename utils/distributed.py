@@ -15,6 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from utils.errors import UserError
+
+LAUNCHER = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets beside WORLD_SIZE
+
 
 @dataclass(frozen=True)
 class World:
@@ -39,13 +43,13 @@ class World:
         for value, mean in zip(values, flat.split([value.numel() for value in values]), strict=True):
             value.copy_(mean.view_as(value))
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Whether each flag is set in any process."""
         if self.size == 1:
-            return flag
-        value = torch.tensor(float(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return bool(value)
+            return flags
+        values = torch.tensor(flags, dtype=torch.uint8, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return tuple(map(bool, values.tolist()))
 
     def gather(self, values: Tensor) -> Tensor:
         """The samples [B, ...] of all processes, in order of rank, with gradients to each."""
@@ -62,15 +66,32 @@ class World:
 
 
 def start(device: torch.device, timeout_minutes: float) -> tuple[World, torch.device]:
-    """Join the processes of torchrun, if it started this one; the world and the device of this process."""
+    """Join the processes of torchrun, if it started this one; the world and the device of this process.
+
+    Raises UserError where the launcher's variables are incomplete, a GPU is missing, or the processes do not meet.
+    """
     if "WORLD_SIZE" not in os.environ:
         return World(), device
-    backend = "gloo"
+    missing = [name for name in LAUNCHER if name not in os.environ]
+    if missing:
+        raise UserError(f"WORLD_SIZE is set, but not {', '.join(missing)}: start with torchrun, or unset WORLD_SIZE")
+    backend, gpu = "gloo", None
     if device.type == "cuda":
-        device, backend = torch.device("cuda", int(os.environ["LOCAL_RANK"])), "nccl"
-        torch.cuda.set_device(device)
-    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
-    return World(dist.get_rank(), dist.get_world_size()), device
+        backend, gpu = "nccl", _gpu(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(gpu)
+    try:
+        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes), device_id=gpu)
+    except (RuntimeError, ValueError) as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(f"cannot join the other processes at {where}: {str(error).splitlines()[0]}") from error
+    return World(dist.get_rank(), dist.get_world_size()), gpu or device
+
+
+def _gpu(local_rank: int) -> torch.device:
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise UserError(f"LOCAL_RANK is {local_rank}, but this machine has {count} GPUs; one process each at most")
+    return torch.device("cuda", local_rank)
 
 
 def stop() -> None:

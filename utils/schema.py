@@ -5,6 +5,7 @@ its `allowed` says in words what is.
 """
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -97,14 +98,14 @@ class Device:
 
 @dataclass(frozen=True)
 class FilePath:
-    """A path, relative to the working directory unless absolute."""
+    """A path, relative to the working directory unless absolute; `~` is the home folder."""
 
     allowed = "a path (text, not empty)"
 
     def parse(self, value: Any) -> str:
         if type(value) is not str or not value.strip() or "\0" in value:
             raise ValueError
-        return value
+        return os.path.expanduser(value)
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ INFER = {
     "block": Block(),
     "memory_mib": Integer(1),
     "noise": NOISE,
-    "seed": SEED,
+    "seed": Optional(SEED),
     "save_float": Flag(),
     "max_pixels": Integer(1),
 }
@@ -275,9 +276,9 @@ def flat_keys(schema: dict, prefix: str = "") -> list[str]:
     return keys
 
 
-def sections(schema: dict, prefix: str = "") -> list[str]:
+def flat_sections(schema: dict, prefix: str = "") -> list[str]:
     """Every key that holds other keys, in full: `model`, `model.encoder`."""
     keys = []
     for name, kind in schema.items():
-        keys += [prefix + name, *sections(kind, f"{prefix}{name}.")] if isinstance(kind, dict) else []
+        keys += [prefix + name, *flat_sections(kind, f"{prefix}{name}.")] if isinstance(kind, dict) else []
     return keys

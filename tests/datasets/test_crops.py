@@ -173,6 +173,20 @@ def test_damage_is_named_once_and_replaced_by_the_next(make_folder, caplog):
     assert [int(late[1, index]["id"]) for index in range(20)] == identities[20:]
 
 
+def test_an_image_that_resizing_makes_too_large_counts_as_damaged(make_folder, encoded, caplog):
+    folder = make_folder("photos", 9)
+    (folder / "strip.png").write_bytes(encoded(0, 1, 5000))
+    dataset = crops(folder, max_bad_fraction=0.1, resize=20, max_pixels=10**5).with_batch(10)
+    assert {int(dataset[0, index]["id"]) for index in range(10)} == set(range(9))
+    assert dataset.damaged == 1 and "strip.png: resized to 20 x 100000" in caplog.text
+
+
+def test_a_side_that_is_too_long_for_any_image_is_refused_at_once(make_folder):
+    sizes = {"patch": 8, "before": 3, "after": 5, "thumbnail": 4, "seed": 0}
+    with pytest.raises(UserError, match=r"data\.resize=99999: .*max_pixels"):
+        build(config(train=str(make_folder("photos", 3)), resize=99999), **sizes)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_too_much_damage_stops_with_one_line(make_folder, workers):

@@ -16,11 +16,14 @@ from datasets.image import (
     Image,
     ImageError,
     area_matrix,
+    check_side,
+    encode_png,
     find_images,
     open_image,
     thumbnail,
     with_shorter_side,
 )
+from utils.errors import UserError
 
 LIMIT = 10**6
 HEIGHT, WIDTH = 7, 5
@@ -266,9 +269,33 @@ def test_thumbnail_is_the_area_average(shape, strip):
 @pytest.mark.parametrize(("shape", "expected"), [((40, 100), (20, 50)), ((30, 10), (60, 20)), ((20, 33), (20, 33))])
 def test_shorter_side(shape, expected):
     values = np.full((*shape, 3), 77, np.uint8)
-    image = with_shorter_side(Image(PIL.Image.fromarray(values)), 20)
+    image = with_shorter_side(Image(PIL.Image.fromarray(values)), 20, expected[0] * expected[1])
     assert (image.height, image.width) == expected
     assert (image.window(0, 0, *expected) == 77).all()
+
+
+def test_an_enlarged_image_has_a_limit():
+    image = open_image(png(np.zeros((1, 50000, 3), np.uint8)), LIMIT, "strip.png")
+    with pytest.raises(ImageError, match=r"strip\.png: resized to 256 x 12800000 is more than max_pixels"):
+        with_shorter_side(image, 256, 2**28)
+    check_side("--size", 5, 25)
+    with pytest.raises(UserError, match=r"--size=6: .*max_pixels=25"):
+        check_side("--size", 6, 25)
+
+
+@pytest.mark.parametrize(("deep", "orientation"), [(False, 1), (True, 6)])
+def test_png_of_an_image(deep, orientation):
+    values = RANDOM.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    image = Image(PIL.Image.fromarray(values), PIL.Image.fromarray(values) if deep else None, orientation)
+    again = open_image(encode_png(image), LIMIT)
+    size = image.height, image.width
+    assert (again.height, again.width) == size
+    assert (again.window(0, 0, *size) == image.window(0, 0, *size)).all()
+
+
+def test_an_edge_that_no_png_has_is_refused():
+    with pytest.raises(ImageError, match=r"long\.png: 1 x 1000001"):
+        encode_png(Image(PIL.Image.new("RGB", (1000001, 1)), name="long.png"))
 
 
 REFUSED = {

@@ -7,7 +7,7 @@ from models import patch_pixels
 from models.geometry import Interval
 from models.weights import load_inverter
 from training.context import Context
-from training.inverter import InverterStage, shrink
+from training.inverter import GENERATED, InverterStage, shrink
 from utils.config import load_config
 from utils.distributed import World
 
@@ -19,7 +19,9 @@ def stage(tiny, stage_arguments):
     def stage(*overrides):
         config = load_config(tiny, [*stage_arguments["inverter"], *overrides])
         torch.manual_seed(config.seed)
-        return InverterStage(config, Context(config.seed, config.train.batch, CPU, torch.float32, World()))
+        stage = InverterStage(config, Context(config.seed, config.train.batch, CPU, torch.float32, World()))
+        stage.load_files()
+        return stage
 
     return stage
 
@@ -105,11 +107,11 @@ def test_only_what_a_loss_needs_is_computed(stage):
     generating = ("reciprocal", "global_latent", "preservation")
     none = {term: f"losses.inverter.{term}=0" for term in (*judging, *generating)}
     plain = stage(*none.values())
-    assert plain.discriminator is None and not plain.generates
+    assert plain.discriminator is None and not plain.needs & GENERATED
     for term in none:
         other = stage(*(override for name, override in none.items() if name != term))
         assert (other.discriminator is not None) == (term in judging)
-        assert other.generates == (term in generating)
+        assert bool(other.needs & GENERATED) == (term in generating)
 
 
 def random_batch(stage):
@@ -138,6 +140,15 @@ def test_the_generator_is_frozen(stage, tuned):
     assert {name for name in stage.trained.state_dict() if name.startswith(("patch.", "whole."))} <= trained
     assert any(name.startswith("texture.") for name in trained) == tuned
     assert all(parameter.grad is None for parameter in stage.generator.parameters())
+
+
+@pytest.mark.parametrize("terms", [{"reciprocal": 0}, {"reciprocal": 0, "global_latent": 0}])
+def test_few_cells_are_enough_without_the_reciprocal_loss(stage, terms):
+    """Thumbnails and preserved patches need no cell whose context lies inside the patch."""
+    stage = stage("train.patch_cells=6", *(f"losses.inverter.{name}={weight}" for name, weight in terms.items()))
+    assert stage._inner_cells().size < 1
+    scalars = stage.step(0, random_batch(stage))
+    assert "inverter/preservation" in scalars and all(value.isfinite() for value in scalars.values())
 
 
 def test_reconstructions_are_drawn_by_the_tuned_texture(stage):

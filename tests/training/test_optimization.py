@@ -47,11 +47,11 @@ class SilentlyInfinite(torch.autograd.Function):
 def test_nothing_changes_where_a_loss_or_gradient_is_not_finite(module, damage):
     optimizer = build_optimizer(module.parameters(), ADAM)
     x = torch.ones(4, 3)
-    update(module, optimizer, module(x).square().mean(), {}, World(), 0)
+    update("net", module, optimizer, module(x).square().mean(), {}, World())
     before = snapshot(module, optimizer)
     loss = damage(module(x).square().mean())
-    with pytest.raises(Diverged, match=r"^step 7: .*\(part 0.5; gradient norm \S+\)") as error:
-        update(module, optimizer, loss, {"part": torch.tensor(0.5)}, World(), 7)
+    with pytest.raises(Diverged, match=r"of the net is .*\(part 0.5; gradient norm \S+\)") as error:
+        update("net", module, optimizer, loss, {"part": torch.tensor(0.5)}, World())
     assert error.value.exit_code == 1 and len(str(error.value).splitlines()) == 1
     assert same(before, snapshot(module, optimizer))
 
@@ -59,9 +59,9 @@ def test_nothing_changes_where_a_loss_or_gradient_is_not_finite(module, damage):
 def test_an_update_descends(module):
     optimizer = build_optimizer(module.parameters(), ADAM)
     losses = []
-    for step in range(5):
+    for _ in range(5):
         losses.append(module(torch.ones(4, 3)).square().mean())
-        update(module, optimizer, losses[-1], {}, World(), step)
+        update("net", module, optimizer, losses[-1], {}, World())
     assert losses[-1] < losses[0]
 
 

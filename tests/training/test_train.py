@@ -1,5 +1,7 @@
 """The command: exact resumption, signals, errors in one line, and what a run writes."""
 
+import os
+import re
 import signal
 import struct
 
@@ -7,7 +9,9 @@ import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event
 
+import datasets
 import train
+import training.events
 import training.generator
 import training.inverter
 from models.weights import load_generator, load_inverter
@@ -68,13 +72,13 @@ def test_a_signal_saves_and_the_same_command_goes_on(run, launch, stage_argument
     step = load_latest(tmp_path / "checkpoints")[0]["step"]
     assert process.returncode == 143 and 10 <= step < STEPS
     assert f"stopped at step {step}; the same command goes on from there" in printed
-    assert not list(tmp_path.glob("*.safetensors"))
+    assert load_weights(tmp_path / "generator.safetensors")[1]["step"] == str(step)
     assert run(*arguments) == 0
     assert_same_runs(straight(run, stage_arguments["generator"], "generator"), tmp_path, final_state)
 
 
 def test_a_signal_to_another_process_stops_this_one(run, tmp_path, monkeypatch):
-    """Stopped and not complete: saved, and nothing exported, though this process heard nothing."""
+    """Stopped and not complete: saved and exported, though this process heard nothing."""
 
     class Deaf(train.StopSignal):
         def __init__(self):
@@ -82,10 +86,10 @@ def test_a_signal_to_another_process_stops_this_one(run, tmp_path, monkeypatch):
             self.requested = None
 
     monkeypatch.setattr(train, "StopSignal", Deaf)
-    monkeypatch.setattr(World, "any", lambda world, flag: flag is None or flag)
+    monkeypatch.setattr(World, "any", lambda world, *flags: tuple(flag is None or flag for flag in flags))
     assert run(f"train.output={tmp_path}", "train.steps=9") == 143
     assert load_latest(tmp_path / "checkpoints")[0]["step"] == 1
-    assert not list(tmp_path.glob("*.safetensors"))
+    assert (tmp_path / "generator.safetensors").exists()
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -97,20 +101,25 @@ def test_a_complete_run_only_exports_again(run, stage_arguments, tmp_path, stage
     assert_same(before, final_state(tmp_path))
 
 
-def read_events(folder):
-    """Scalars {name: {step: value}} and names of images in the event files of a run."""
-    scalars, images = {}, set()
+def events(folder):
+    """The records in the event files of a run."""
     for path in (folder / "events").iterdir():
         data = path.read_bytes()
         while data:
             (size,) = struct.unpack_from("<Q", data)  # length, its CRC, record, its CRC
-            event = Event.FromString(data[12 : 12 + size])
+            yield Event.FromString(data[12 : 12 + size])
             data = data[16 + size :]
-            for value in event.summary.value:
-                if value.HasField("image"):
-                    images.add(value.tag)
-                else:
-                    scalars.setdefault(value.tag, {})[event.step] = value.simple_value
+
+
+def read_events(folder):
+    """Scalars {name: {step: value}} and names of images in the event files of a run."""
+    scalars, images = {}, set()
+    for event in events(folder):
+        for value in event.summary.value:
+            if value.HasField("image"):
+                images.add(value.tag)
+            else:
+                scalars.setdefault(value.tag, {})[event.step] = value.simple_value
     return scalars, images
 
 
@@ -150,8 +159,22 @@ def test_only_the_newest_checkpoints_are_kept(run, tmp_path):
 
 
 def test_minutes_end_the_run(run, tmp_path):
-    assert run(f"train.output={tmp_path}", "train.minutes=1e-6") == 0
-    assert load_latest(tmp_path / "checkpoints")[0]["step"] == 1 and (tmp_path / "generator.safetensors").exists()
+    """Called again, it trains no further step and exports again."""
+    exported = tmp_path / "generator.safetensors"
+    for _ in range(2):
+        assert run(f"train.output={tmp_path}", "train.minutes=1e-6") == 0
+        assert load_latest(tmp_path / "checkpoints")[0]["step"] == 1
+        exported.unlink()
+
+
+def test_curves_do_not_fold_back(run, tmp_path):
+    """A resumed run purges what was logged after the checkpoint that it goes on from."""
+    assert run(f"train.output={tmp_path}", "train.steps=2") == 0
+    (first,) = (tmp_path / "events").iterdir()
+    first.rename(tmp_path / "first")
+    assert run(f"train.output={tmp_path}", "train.steps=3") == 0
+    started = [event.step for event in events(tmp_path) if event.HasField("session_log")]
+    assert started == [3]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -166,6 +189,36 @@ def test_dry_run(run, stage_arguments, tmp_path, stage, capsys):
     }
     assert all(words in printed for words in expected[stage])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_reads_no_file(run, tmp_path, capsys):
+    """Neither the generator, nor weights to go on from, nor those of the losses, nor images."""
+    missing = tmp_path / "missing"
+    files = [f"train.{name}={missing}" for name in ("generator", "discriminator", "encoders")]
+    files += [f"losses.weights.{name}={missing}" for name in ("alexnet", "lpips", "resnet50")]
+    wanted = ["losses.inverter.lpips=1", "losses.inverter.identity=1", f"data.train={missing}"]
+    assert run("--dry-run", "train.stage=inverter", *files, *wanted) == 0
+    assert "encoder           1,028 parameters" in capsys.readouterr().out
+    assert run("--dry-run", "train.stage=inverter") == 0
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_batches_are_pinned_for_a_gpu(images, monkeypatch, started):
+    config = load_config(None, [f"data.train={images}"])
+    train_set, _ = datasets.build(config.data, patch=8, before=0, after=0, thumbnail=8, seed=0)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: started)
+    assert datasets.loader(train_set, 0, 1, 1).pin_memory == started
+
+
+def test_deterministic_kernels_are_asked_of_cuda_too(run, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "to be restored")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    assert run("--dry-run") == 0 and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    try:
+        assert run("--dry-run", "train.deterministic=true") == 0
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -186,7 +239,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     monkeypatch.setattr(module, loss, injected)
     assert run(*arguments) == 1
     error = [line for line in capsys.readouterr().err.splitlines() if line.strip() and not line.endswith("step/s]")]
-    assert len(error) == 1 and error[0].startswith("error: step 3: loss or gradient is not finite (")
+    network = "generator" if stage == "generator" else "discriminator"
+    assert len(error) == 1
+    assert error[0].startswith(f"error: step 3: loss or gradient of the {network} is not finite (")
+    assert f"; this update of the {network} was left out;" in error[0]
+    records = re.search(r"; records of the batch: (\d, \d, \d, \d)$", error[0])
+    assert len(set(records[1].split(", "))) == 4
     assert load_latest(tmp_path / "checkpoints")[0]["step"] == 2
     assert not list(tmp_path.glob("*.safetensors"))
 
@@ -196,6 +254,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     [
         ("generator", ["train.output=null"], "train.output is not set"),
         ("generator", ["train.output={tmp}/file"], "{tmp}/file"),
+        ("generator", ["train.output=/proc/xx/y"], "cannot write /proc/xx/y/config.yaml"),
+        ("generator", ["train.output={tmp}/events"], "cannot write {tmp}/events/events"),
         ("generator", ["data.train=null"], "data.train is not set"),
         ("generator", ["data.train={tmp}/missing"], "{tmp}/missing"),
         ("generator", ["data.train={tmp}/empty"], "{tmp}/empty"),
@@ -217,8 +277,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         ("inverter", ["train.generator={run}/discriminator.safetensors"], "holds no generator, only discriminator"),
         ("inverter", ["model.texture.widths=[6,4,3]"], "model.texture: "),
         ("inverter", ["model.structure.radius=2"], "model.structure: "),
-        ("inverter", ["model.stages=4", "model.texture.widths=[6,4,4,4]"], "model.stages: 4, but the generator"),
-        ("inverter", ["train.patch_cells=6"], "train.patch_cells: 6 cells draw 13 px, which is no whole context"),
+        (
+            "inverter",
+            ["model.stages=4", "model.texture.widths=[6,4,4,4]", "model.encoder.widths=[4,4,4,6]"]
+            + ["losses.inverter.reciprocal=0"],
+            "model.stages: 4, but the generator",
+        ),
+        (
+            "inverter",
+            ["train.patch_cells=6"],
+            "train.patch_cells: 6 cells draw 13 px, which is no whole context of an encoded cell;"
+            " the loss reciprocal needs more cells",
+        ),
         ("inverter", ["train.discriminator={run}/generator.safetensors"], "holds no discriminator"),
         (
             "inverter",
@@ -234,6 +304,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 def test_a_mistake_is_one_line(run, stage_arguments, generator_run, tmp_path, capsys, stage, overrides, words):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("no weights")
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / "events").write_text("a file where a folder is to be")
     (tmp_path / "typo.yaml").write_text("train:\n  stpes: 4\n")
     (tmp_path / "broken.yaml").write_text("train:\n  steps: [4\n")
     names = {"{tmp}": str(tmp_path), "{run}": str(generator_run)}
@@ -249,13 +321,9 @@ def test_a_mistake_is_one_line(run, stage_arguments, generator_run, tmp_path, ca
     assert len(lines) == 1 and lines[0].startswith("error: ") and filled(words) in lines[0]
 
 
-def test_another_run_in_the_folder_is_refused(run, stage_arguments, generator_run, capsys):
-    def refusal(*arguments):
-        assert run(f"train.output={generator_run}", "train.steps=5", *arguments) == 2
-        lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == 1
-        return lines[0]
-
-    assert "another `model` section" in refusal("model.encoder.depth=2")
-    assert "a run of the stage generator" in refusal(*stage_arguments["inverter"])
-    assert load_latest(generator_run / "checkpoints")[0]["step"] == 4
+def test_a_full_disk_is_one_line(run, tmp_path, capsys, monkeypatch):
+    """Also where only the event files are written to."""
+    monkeypatch.setattr(training.events, "free_space", lambda path: 2**20)
+    assert run(f"train.output={tmp_path}", "train.log_every=1") == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert error == [f"error: cannot write {tmp_path / 'events'}: 1 MiB free"]

@@ -113,6 +113,7 @@ def test_missing_base_and_wrong_base(tmp_path):
         ("infer.device=tpu", ["auto | cpu | cuda | cuda:N"]),
         ("data.flip=1", ["true or false"]),
         ("data.train=''", ["a path"]),
+        ("data.train=", ["'' given", "null | a path"]),
         ("seed=-1", ["seed: -1 given"]),
         ("seed={a: 1, a: 2}", ["'a' is given twice"]),
         ("seed=[", ["seed: line 1"]),
@@ -157,9 +158,42 @@ def test_unreadable_files(tmp_path):
     assert "No such file" in message(path=tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize(("raw", "value"), [("2024", "2024"), ("[a", "[a"), ("a: b", "a: b"), ("", None), ("'x'", "x")])
-def test_a_path_on_the_command_line_needs_no_quotes(raw, value):
-    assert load_config(None, [f"data.train={raw}"]).data.train == value
+@pytest.mark.parametrize("path", ["2024", "[a", "a: b", "r/with #hash", "&a b", "!x y", "*", "'a' #'", " a ", "it's"])
+def test_a_path_on_the_command_line_needs_no_quotes(path):
+    assert load_config(None, [f"data.train={path}"]).data.train == path
+
+
+@pytest.mark.parametrize(("raw", "value"), [("null", None), ("'null'", "null"), ('"a #b"', "a #b"), ("\"'x'\"", "'x'")])
+def test_null_and_quotes_keep_their_meaning_for_a_path(raw, value):
+    assert load_config(None, ["data.train=before", f"data.train={raw}"]).data.train == value
+
+
+def test_a_path_may_start_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    path = write(tmp_path, "a.yaml", "data: {train: ~/photos}\n")
+    overrides = ["train.output=~/x", "data.val=~", "train.generator=a/~/b", "train.encoders=~nobody-here/x"]
+    config = load_config(path, overrides)
+    assert (config.data.train, config.train.output) == ("/home/someone/photos", "/home/someone/x")
+    assert (config.data.val, config.train.generator) == ("/home/someone", "a/~/b")
+    assert config.train.encoders == "~nobody-here/x"
+
+
+def test_sections_that_are_not_read_may_not_be_set(tmp_path):
+    based = write(tmp_path, "based.yaml", f"base: {DEFAULT}\ninfer: {{block: 64}}\n")
+    config = load_config(based, ["infer.seed=7"], sections=("infer",))
+    assert (config.infer.block, config.infer.seed, config.train.batch) == (64, 7, load_config().train.batch)
+    above = write(tmp_path, "above.yaml", "base: wrong.yaml\n")
+    wrong = write(tmp_path, "wrong.yaml", "infer: {block: 64}\nmodel: {stages: 3}\n")
+    for path, overrides, said in [
+        (None, ["model.stages=3"], "command line: 'model' is not read here; allowed: infer"),
+        (None, ["seed=3"], "command line: 'seed' is not read here; allowed: infer"),
+        (above, [], f"{wrong}: 'model' is not read here; allowed: infer"),
+    ]:
+        with pytest.raises(UserError) as error:
+            load_config(path, overrides, sections=("infer",))
+        assert str(error.value) == said
+    with pytest.raises(UserError, match="the nearest valid key is 'infer.block'"):
+        load_config(None, ["block=3"], sections=("infer",))
 
 
 def test_values_with_several_types():

@@ -1,0 +1,104 @@
+"""What a run may not change between two sessions, and what it may, with a note."""
+
+import shutil
+
+import pytest
+import torch
+
+from utils.checkpoint import load_latest
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a short run of a stage, trained when it is first asked for; a new copy at each call."""
+    root, done = tmp_path_factory.mktemp("finished"), set()
+
+    def finished(run, stage, arguments, copy):
+        if stage not in done:
+            assert run(*arguments, f"train.output={root / stage}", "train.steps=2", "train.save_every=1") == 0
+            done.add(stage)
+        shutil.copytree(root / stage, copy)
+        return copy
+
+    return finished
+
+
+def final_step(folder):
+    return load_latest(folder / "checkpoints")[0]["step"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "words"),
+    [
+        ("generator", ["train.stage=inverter"], "train.stage was generator and is inverter"),
+        ("generator", ["model.encoder.depth=2"], "model.encoder.depth was 1 and is 2"),
+        ("generator", ["model.structure.horizontal_period=13"], "model.structure.horizontal_period was 12 and is 13"),
+        ("generator", ["train.patch_cells=9"], "train.patch_cells was 8 and is 9"),
+        ("inverter", ["train.patch_cells=9"], "train.patch_cells was 8 and is 9"),
+        (
+            "inverter",
+            ["train.tune_texture=false", "losses.inverter.preservation=0"],
+            "train.tune_texture was True and is False",
+        ),
+        (
+            "inverter",
+            ["losses.inverter.adversarial=0", "losses.inverter.feature_matching=0"],
+            "discriminator (losses.inverter: adversarial, feature_matching) was trained and is absent",
+        ),
+        ("inverter", ["train.generator={tmp}/other/generator.safetensors"], "fingerprint of train.generator was "),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, list) else None,
+)
+def test_what_makes_the_state_unusable_is_refused(
+    run, stage_arguments, finished, tmp_path, capsys, stage, overrides, words
+):
+    if "other" in str(overrides):
+        assert run(f"train.output={tmp_path / 'other'}", "train.steps=1", "seed=9") == 0
+    folder = finished(run, stage, stage_arguments[stage], tmp_path / "run")
+    arguments = stage_arguments["inverter"][1:] if stage == "generator" else stage_arguments[stage]
+    capsys.readouterr()
+    filled = [override.replace("{tmp}", str(tmp_path)) for override in overrides]
+    assert run(*arguments, *filled, f"train.output={folder}", "train.steps=3") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {folder} holds another run: {words}") and "choose another train.output" in line
+    assert final_step(folder) == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seed=9", "seed was 0 and is 9"),
+        ("train.batch=2", "batch was 4 x 1 and is 2 x 1"),
+        ("train.dtype=bfloat16", "dtype was torch.float32 and is torch.bfloat16"),
+    ],
+)
+def test_what_merely_changes_results_is_noted(run, stage_arguments, finished, tmp_path, capsys, override, words):
+    folder = finished(run, "generator", stage_arguments["generator"], tmp_path / "run")
+    capsys.readouterr()
+    assert run(override, f"train.output={folder}", "train.steps=3") == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == [f"note: {words}: results differ from those of an uninterrupted run"]
+    assert final_step(folder) == 3
+
+
+def test_nothing_is_noted_where_nothing_changed(run, stage_arguments, finished, tmp_path, capsys):
+    folder = finished(run, "inverter", stage_arguments["inverter"], tmp_path / "run")
+    capsys.readouterr()
+    assert run(*stage_arguments["inverter"], f"train.output={folder}", "train.steps=3") == 0
+    assert "note: " not in capsys.readouterr().out
+
+
+def test_other_threads_are_noted(run, stage_arguments, finished, tmp_path, capsys):
+    folder = finished(run, "generator", stage_arguments["generator"], tmp_path / "run")
+    torch.set_num_threads(2)
+    assert run(f"train.output={folder}", "train.steps=2") == 0
+    assert "note: threads was 1 and is 2" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_version_is_refused(run, tmp_path, capsys, stage_arguments, finished):
+    folder = finished(run, "generator", stage_arguments["generator"], tmp_path / "run")
+    for path in (folder / "checkpoints").iterdir():
+        state = torch.load(path, weights_only=True)
+        torch.save(state | {"conditions": {"torch": "2.0"}}, path)
+    assert run(f"train.output={folder}", "train.steps=3") == 2
+    assert "holds another run: train.stage was None" in capsys.readouterr().err
