@@ -67,9 +67,8 @@ def test_the_peak_rises_and_can_be_reset():
     assert before > 10 and risen >= before
     del block
     if reset_peak_memory(CPU):
-        low = peak_memory_mib(CPU)
-        block = np.ones(64 * 2**20, dtype=np.uint8)
-        assert peak_memory_mib(CPU) - low == pytest.approx(block.nbytes / 2**20, abs=8)
+        # no exact figures: a system may take idle pages of the process back at any moment
+        assert peak_memory_mib(CPU) < risen - 32
 
 
 def test_without_proc_the_peak_is_still_known(tmp_path, monkeypatch):
