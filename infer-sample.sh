@@ -2,7 +2,7 @@
 # Invert photographs, which come with scikit-image, by the shipped checkpoint:
 #
 #   bash infer-sample.sh [FOLDER] [arguments of infer.py ...]
-#   bash infer-sample.sh /tmp/inverted infer.block=128 infer.seed=7
+#   bash infer-sample.sh inverted infer.block=128
 #
 # The results go to FOLDER, by default results/infer-sample. A GPU is used where there is one. On first use without a
 # suitable environment the packages are installed into .venv. Ends as infer.py does: with 0 where all went well.

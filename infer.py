@@ -13,8 +13,9 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,17 +52,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     options = load_config(arguments.config, arguments.overrides, sections=("infer",)).infer
     tool = Tool.load(arguments.checkpoint, options)
-    invert = tool.decode_file if arguments.latents else tool.invert_file
-    files = find_latents(arguments.latents) if arguments.latents else find_inputs(arguments.input, arguments.output)
+    if arguments.latents:
+        files = find_files("--latents", arguments.latents, find_latents, ".safetensors file")
+    else:
+        search = partial(find_photographs, output=arguments.output)
+        files = find_files("--input", arguments.input, search, "JPEG, PNG, WebP, TIFF or BMP image")
 
-    exit_on_terminate()
-    clean(arguments.output)
-    records, failed, written = [], {}, time.monotonic()
     settings = {"checkpoint": str(arguments.checkpoint), "weights": tool.networks.fingerprint, "infer": dict(options)}
+    return process(files, tool.decode_file if arguments.latents else tool.invert_file, arguments.output, settings)
+
+
+def process(files: dict[Path, str], work: Callable[[Path, str, Path], Record], output: Path, settings: dict) -> int:
+    """Do one file after the other, naming in one line each that fails; the command's exit code."""
+    exit_on_terminate()
+    clean(output)
+    records, failed, written = [], {}, time.monotonic()
     try:
         for path, name in tqdm(files.items(), desc="images", unit="image", disable=len(files) == 1):
             try:
-                records.append(invert(path, name, arguments.output))
+                records.append(work(path, name, output))
                 say(line(records[-1]))
             except UserError as error:
                 failed[name] = str(error)
@@ -70,11 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if name in failed:
                 complain(f"failed: {failed[name]}")
             if time.monotonic() - written > FIGURES_EVERY:
-                write_figures(arguments.output, records, failed, settings)
+                write_figures(output, records, failed, settings)
                 written = time.monotonic()
     finally:
-        write_figures(arguments.output, records, failed, settings)  # an interrupted run too tells what it has done
-    say(f"{len(records)} of {len(files)} images done; results in {arguments.output}")
+        write_figures(output, records, failed, settings)  # an interrupted run too tells what it has done
+    say(f"{len(records)} of {len(files)} images done; results in {output}")
     return 1 if failed else 0
 
 
@@ -165,35 +174,31 @@ class Tool:
                       peak_memory_mib=peak_memory_mib(self.device))  # fmt: skip
 
 
-def find_inputs(path: Path, output: Path) -> dict[Path, str]:
-    """Input images and the names of their results: the path below the folder, without suffix.
-
-    An output folder inside the input folder is left out, or a second run would invert the results of the first.
-    """
-    if path.is_dir():
-        if output.resolve() == path.resolve():
-            raise UserError(f"--output {output}: is the input folder; results need a folder of their own")
-        files = find_images(path)
-        if output.resolve().is_relative_to(path.resolve()):
-            files = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
-        if not files:
-            raise UserError(f"--input {path}: no JPEG, PNG, WebP, TIFF or BMP image in this folder")
-        return unique_names(files, path)
-    if not path.exists():
-        raise UserError(f"--input {path}: no such file or folder")
-    return {path: path.stem}
+def find_files(option: str, path: Path, search: Callable[[Path], list[Path]], kind: str) -> dict[Path, str]:
+    """The file that an option names, or what `search` finds in the folder, with the names of the results."""
+    if not path.is_dir():
+        if not path.exists():
+            raise UserError(f"{option} {path}: no such file or folder")
+        return {path: path.stem}
+    files = search(path)
+    if not files:
+        raise UserError(f"{option} {path}: no {kind} in this folder")
+    return unique_names(files, path)
 
 
-def find_latents(path: Path) -> dict[Path, str]:
-    """Latent files and the names of their results."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*.safetensors") if not file.name.startswith("."))
-        if not files:
-            raise UserError(f"--latents {path}: no .safetensors file in this folder")
-        return unique_names(files, path)
-    if not path.exists():
-        raise UserError(f"--latents {path}: no such file or folder")
-    return {path: path.stem}
+def find_photographs(folder: Path, output: Path) -> list[Path]:
+    """The images of a folder, without the results of an earlier run in an output folder inside it."""
+    if output.resolve() == folder.resolve():
+        raise UserError(f"--output {output}: is the input folder; results need a folder of their own")
+    files = find_images(folder)
+    if output.resolve().is_relative_to(folder.resolve()):
+        files = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
+    return files
+
+
+def find_latents(folder: Path) -> list[Path]:
+    """The latent files of a folder."""
+    return sorted(file for file in folder.rglob("*.safetensors") if not file.name.startswith("."))
 
 
 def unique_names(files: list[Path], folder: Path) -> dict[Path, str]:
