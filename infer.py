@@ -65,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def process(files: dict[Path, str], work: Callable[[Path, str, Path], Record], output: Path, settings: dict) -> int:
     """Do one file after the other, naming in one line each that fails; the command's exit code."""
     exit_on_terminate()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {output}: {error.strerror}") from error
     clean(output)
     records, failed, written = [], {}, time.monotonic()
     try:

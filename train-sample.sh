@@ -49,13 +49,14 @@ fi
 # train STAGE MINUTES [key=value ...]: a stage that has come to its end is not trained again.
 train() {
     local stage=$1 minutes=$2
-    if [[ -e $run/$stage/$stage.safetensors ]]; then
+    if [[ -e $run/$stage/complete ]]; then # weights alone do not tell: a stopped run writes them too
         echo "$stage: trained already"
         return
     fi
     echo "$stage: training for $minutes minutes"
     "$PYTHON" train.py --config "configs/sample/$stage.yaml" data.train="$run/data/train" data.val="$run/data/valid" \
         train.output="$run/$stage" train.minutes="$minutes" train.save_every=200 "${@:3}"
+    touch -- "$run/$stage/complete"
 }
 
 train generator "$generator_minutes"

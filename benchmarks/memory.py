@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{f'{size} x {size}':>15} {peaks[size]:10.0f} {buffers(size):16.0f} {speed}", flush=True)
     small, large = arguments.sizes[0], arguments.sizes[-1]
     growth, allowed = peaks[large] - peaks[small], buffers(large)
-    print(f"growth {growth:.0f} MiB, two image buffers {allowed:.0f} MiB")
+    verdict = "beyond" if growth > allowed else "within"
+    print(f"growth {growth:.0f} MiB: {verdict} the two image buffers of {allowed:.0f} MiB")
     return int(growth > allowed)
 
 

@@ -216,6 +216,7 @@ def test_bad_images_are_named_and_the_others_are_done(run, photographs):
     ("arguments", "said"),
     [
         (["--input", "{tmp}/nowhere"], "no such file or folder"),
+        (["--input", "{images}", "--output", "{images}/a.png"], "--output"),
         (["--input", "{images}", "--output", "{images}"], "is the input folder"),
         (["--input", "{tmp}/empty"], "no JPEG, PNG"),
         (["--latents", "{tmp}/empty"], "no .safetensors"),

@@ -240,6 +240,10 @@ def test_the_sample_of_training_runs_and_resumes(tree: Path, tmp_path: Path) -> 
     (unseen,) = (run / "inverted/reconstruction").glob("*.png")
     assert PIL.Image.open(unseen).size == (170, 160)
     assert load_inverter(run / "inverter/inverter.safetensors").fingerprint
+    (run / "inverter/complete").unlink()  # as a run that was stopped has it: with weights, but not at its end
+    done = run_script(tree, "train-sample.sh", photographs, **minutes)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from" in done.stdout
     done = run_script(tree, "train-sample.sh", photographs, **minutes)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if "trained already" in line] == [
