@@ -21,7 +21,7 @@ class Events:
     """A run's event files; does nothing on other processes than the main one."""
 
     def __init__(self, folder: Path, main: bool, step: int) -> None:
-        """`step` is the last one of the run so far: what an earlier session logged after it is not shown any more.
+        """`step` is the last one of the run so far: what an earlier start logged after it is not shown any more.
 
         Raises UserError where the folder cannot be written, as do the methods on a full disk.
         """
