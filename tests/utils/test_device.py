@@ -60,19 +60,24 @@ def test_named_dtypes():
     assert select_dtype("float32", CPU) == torch.float32 and select_dtype("bfloat16", CPU) == torch.bfloat16
 
 
-def test_the_peak_rises_and_can_be_reset():
-    before = peak_memory_mib(CPU)
-    block = np.ones(64 * 2**20, dtype=np.uint8)
-    risen = peak_memory_mib(CPU)
-    assert before > 10 and risen >= before
-    del block
-    if reset_peak_memory(CPU):
-        # no exact figures: a system may take idle pages of the process back at any moment
-        assert peak_memory_mib(CPU) < risen - 32
+def test_the_peak_is_read_and_reset(tmp_path, monkeypatch):
+    """From files in place of the system's: what a process holds at a moment is the system's affair."""
+    status, clear = tmp_path / "status", tmp_path / "clear_refs"
+    status.write_text("Name:\tpython\nVmPeak:\t  999999 kB\nVmHWM:\t  204800 kB\nVmRSS:\t  102400 kB\n")
+    clear.write_text("")
+    monkeypatch.setattr(module, "STATUS", status)
+    monkeypatch.setattr(module, "CLEAR_REFS", clear)
+    assert peak_memory_mib(CPU) == 200
+    assert reset_peak_memory(CPU)
+    assert clear.read_text() == "5"
+
+
+def test_the_peak_of_this_process():
+    held = np.ones(32 * 2**20, dtype=np.uint8)
+    assert peak_memory_mib(CPU) > held.nbytes / 2**20
 
 
 def test_without_proc_the_peak_is_still_known(tmp_path, monkeypatch):
-    known = peak_memory_mib(CPU)
     monkeypatch.setattr(module, "STATUS", tmp_path / "none")
     monkeypatch.setattr(module, "CLEAR_REFS", tmp_path / "none" / "none")
-    assert peak_memory_mib(CPU) >= known * 0.9 and reset_peak_memory(CPU) is False
+    assert peak_memory_mib(CPU) > 10 and reset_peak_memory(CPU) is False
