@@ -119,6 +119,7 @@ def train(config: dict, context: Context, stage, folder: Path) -> int:
     if world.main:
         for path in stage.export(folder, state["step"]):
             say(f"wrote {path}")
+    world.wait()  # torchrun ends the others when one process leaves
     if over or not stopping:
         return 0
     say(f"stopped at step {state['step']}; the same command goes on from there", world.main)
