@@ -34,7 +34,7 @@ from utils.config import dump_config, load_config
 from utils.device import select_device, select_dtype
 from utils.errors import UserError, run_command
 from utils.log import say
-from utils.signals import StopSignal
+from utils.signals import StopSignal, ignore_signals
 
 VALIDATION_BATCHES = 8
 
@@ -116,6 +116,8 @@ def train(config: dict, context: Context, stage, folder: Path) -> int:
                 save(folder, state, stage, context, settings.keep)
             if over or stopping:
                 break
+    if stopping:
+        ignore_signals()  # torchrun sends its own to whoever leaves last; the exit code stays ours
     if world.main:
         for path in stage.export(folder, state["step"]):
             say(f"wrote {path}")

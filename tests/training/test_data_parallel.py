@@ -48,6 +48,5 @@ def test_a_signal_to_one_process_stops_all(launch, tmp_path):
     printed = process.communicate(timeout=60)[0]
     step = load_latest(tmp_path / "checkpoints")[0]["step"]
     assert process.returncode != 0 and f"stopped at step {step};" in printed
-    # torchrun may end the other one by its own signal in the moment between the two exits
-    assert printed.count("exitcode  : 143") + printed.count("exitcode  : -15") == 2, printed
+    assert printed.count("exitcode  : 143") == 2, printed
     assert (tmp_path / "generator.safetensors").exists()
