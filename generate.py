@@ -1,8 +1,10 @@
 """Generate images of any size, block by block, by seed.
 
     python generate.py --output FOLDER [--checkpoint FILE] generate.height=512 generate.width=2048 generate.seed=1
+    python generate.py --output FOLDER --config configs/edit/panorama.yaml
 
-Writes FOLDER/seed-N.png. The checkpoint is a generator.safetensors or inverter.safetensors of train.py.
+Writes FOLDER/seed-N.png. The checkpoint is a generator.safetensors or inverter.safetensors of train.py, or what
+import_infinitygan.py wrote.
 """
 
 from __future__ import annotations
@@ -12,20 +14,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
-from inversion.blocks import block_edge, count_blocks
-from inversion.canvas import Closing, PngWriter, StripAssembler, to_eight_bit
-from inversion.generation import GeneratedLatents
-from inversion.passes import Decoder
-from models.geometry import Region
+from inversion.generation import GeneratedStructure, LocalField, generated_style, panorama_noise
+from inversion.scenes import Scene
+from inversion.tool import Tool, progress
 from models.noise import NoiseField
-from models.weights import SHIPPED, load_generator
+from models.weights import SHIPPED
 from utils.config import load_config
-from utils.device import select_device, select_dtype, use_exact_float32
-from utils.errors import run_command
-from utils.files import atomic_path
-from utils.log import say
+from utils.errors import UserError, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,32 +32,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as generate.width=2048")
     arguments = parser.parse_intermixed_args(argv)
     config = load_config(arguments.config, arguments.overrides, sections=("generate", "infer"))
-    device = select_device(config.infer.device)
-    use_exact_float32()
-    generator, _ = load_generator(arguments.checkpoint)
-    decoder = Decoder(generator, device, select_dtype(config.infer.dtype, device))
+    tool = Tool.load(arguments.checkpoint, config.infer, encoders=False)
+    if config.generate.panorama and config.generate.width % tool.cell:
+        raise UserError(
+            f"generate.width: {config.generate.width}; a panorama takes a multiple of {tool.cell} pixels, a latent cell"
+        )
     for seed in range(config.generate.seed, config.generate.seed + config.generate.count):
-        path = arguments.output / f"seed-{seed}.png"
-        generate(decoder, config, seed, path)
-        say(f"wrote {path}")
+        generate(tool, config.generate, seed, arguments.output)
     return 0
 
 
-def generate(decoder: Decoder, config: dict, seed: int, path: Path) -> None:
-    """Write the image of a seed."""
-    size = config.generate.height, config.generate.width
-    options = config.infer
-    edge = block_edge(options.block, options.memory_mib, size, decoder.generator.texture, decoder.dtype)
-    latents = GeneratedLatents(decoder.generator, decoder.cells(*size), seed, decoder.device)
-    noise = NoiseField(seed, decoder.device) if config.generate.noise == "field" else None
-    strips = StripAssembler(size[1], "uint8")
-    canvas = Region.at(0, 0, *size)
-    blocks = decoder.decode(latents.read, latents.z_g, canvas, edge, noise)
-    with atomic_path(path) as temporary, Closing(PngWriter(temporary, *size)) as (writer,):
-        for region, pixels in tqdm(blocks, total=count_blocks(canvas, edge), desc=path.stem, unit="block", leave=False):
-            strip = strips.add(region, to_eight_bit(pixels))
-            if strip is not None:
-                writer.write(strip)
+def generate(tool: Tool, options: dict, seed: int, output: Path) -> None:
+    """Write the image of a seed, and its latents where they are asked for."""
+    scene, name = make_scene(tool, options, seed), f"seed-{seed}"
+    if options.save_latents:
+        parts = ((region, scene.read(region)) for region in tool.cell_blocks(scene.size))
+        with progress(f"{name}: latents", tool.count_cell_blocks(scene.size)) as bar:
+            tool.store(output / "latents" / f"{name}.safetensors", parts, scene.size, scene.style, seed, bar.update)
+    tool.draw_png(scene, output / f"{name}.png")
+
+
+def make_scene(tool: Tool, options: dict, seed: int) -> Scene:
+    """The image of a seed, not drawn yet."""
+    size, style = (options.height, options.width), generated_style(tool.generator, seed)
+    period = options.width // tool.cell if options.panorama else None
+    local = LocalField(tool.generator.structure.local_dim, seed, tool.device, period)
+    structure = GeneratedStructure(tool.generator, tool.decoder.cells(*size), local, style)
+    noise = None
+    if options.noise == "field":
+        noise = NoiseField(seed, tool.device)
+        if options.panorama:
+            noise = panorama_noise(tool.generator, seed, options.width, tool.device)
+    return Scene(size, structure.read, style, noise)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import torch
 
@@ -55,6 +56,13 @@ def blocks(region: Region, edge: int) -> Iterator[Region]:
     for rows in partition(region.rows, edge):
         for cols in partition(region.cols, edge):
             yield Region(rows, cols)
+
+
+def batched(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of at most `size` consecutive items."""
+    items = iter(items)
+    while group := list(islice(items, size)):
+        yield group
 
 
 def count_blocks(region: Region, edge: int) -> int:

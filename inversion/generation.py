@@ -1,44 +1,75 @@
-"""Structure latents of generated images: any window of an unbounded canvas, as a function of the seed."""
+"""Generated images: any window of an unbounded canvas, as a function of the seed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from inversion.scenes import Style, structure_of, to_device
 from models.generator import Generator
 from models.geometry import Region
-from models.noise import gaussian_field
+from models.noise import NoiseField, gaussian_field
 
 GLOBAL_CHANNEL = -1  # of the field; the local latent has the channels from 0
 
 
+def generated_style(generator: Generator, seed: int) -> Tensor:
+    """The global latent [D] of a seed."""
+    channels = range(GLOBAL_CHANNEL, GLOBAL_CHANNEL + 1)
+    return gaussian_field(torch.tensor([seed]), channels, 0, 0, 1, generator.structure.global_dim)[0, 0, 0]
+
+
+def panorama_noise(generator: Generator, seed: int, width: int, device: torch.device) -> NoiseField:
+    """Noise that repeats after `width` pixels, a multiple of a latent cell."""
+    texture = generator.texture
+    return NoiseField(seed, device, [width // texture.spacing(layer) for layer in range(len(texture.layers))])
+
+
 @dataclass(frozen=True)
-class GeneratedLatents:
-    """The latents of one generated image whose structure cells are `cells`; windows are computed when they are read."""
+class LocalField:
+    """Local latents of an unbounded canvas, by seed; inside a mask those of another seed."""
+
+    channels: int
+    seed: int
+    device: torch.device
+    period: int | None = None  # cells after which the columns of a panorama repeat
+    mask: Callable[[Region], np.ndarray] | None = None  # region of cells -> bool [h, w]: where `mask_seed` holds
+    mask_seed: int = 0
+
+    def read(self, region: Region) -> Tensor:
+        """[C, h, w], standard normal."""
+        values = self._field(self.seed, region)
+        if self.mask is None:
+            return values
+        inside = torch.from_numpy(self.mask(region)).to(self.device)
+        return torch.where(inside, self._field(self.mask_seed, region), values)
+
+    def _field(self, seed: int, region: Region) -> Tensor:
+        seeds = torch.tensor([seed], device=self.device)
+        place = region.rows.first, region.cols.first, *region.shape
+        return gaussian_field(seeds, range(self.channels), *place, self.period)[0]
+
+
+@dataclass(frozen=True)
+class GeneratedStructure:
+    """The structure latents of a generated image whose cells are `cells`; windows are computed when they are read."""
 
     generator: Generator
     cells: Region
-    seed: int
-    device: torch.device
-
-    @property
-    def z_g(self) -> Tensor:
-        """The global latent [D]."""
-        channels = range(GLOBAL_CHANNEL, GLOBAL_CHANNEL + 1)
-        return gaussian_field(self._seeds(), channels, 0, 0, 1, self.generator.structure.global_dim)[0, 0, 0]
+    local: LocalField
+    style: Style
 
     @torch.inference_mode()
     def read(self, region: Region) -> Tensor:
         """Structure latents [C, h, w] of a region of cells, in float32."""
-        structure = self.generator.structure
-        local = region.input(structure.rule)
-        channels = range(structure.local_dim)
-        z_l = gaussian_field(self._seeds(), channels, local.rows.first, local.cols.first, *local.shape)
-        coordinates = structure.grid.of_canvas(local, self.cells.input(structure.rule), self.device)
-        z_l = z_l.contiguous(memory_format=torch.channels_last)
-        return structure(z_l, self.z_g[None], coordinates)[0]
-
-    def _seeds(self) -> Tensor:
-        return torch.tensor([self.seed], device=self.device)
+        structure, device = self.generator.structure, self.local.device
+        around = region.input(structure.rule)
+        canvas = self.cells.input(structure.rule)
+        coordinates = structure.grid.of_canvas(around, canvas, device, self.local.period)
+        z_l = self.local.read(around)[None].contiguous(memory_format=torch.channels_last)
+        synthesize = structure_of(self.generator, to_device(self.style, device))
+        return synthesize(z_l, coordinates, (around.rows.first, around.cols.first))[0]

@@ -6,18 +6,19 @@ the image than the window at hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from datasets.image import Image, thumbnail
-from inversion.blocks import blocks, pixels_per_cell
-from models.generator import Generator
+from inversion.blocks import batched, blocks, pixels_per_cell
+from inversion.scenes import Fusion, Scene, texture_of, to_device
+from models.generator import Generator, Noise, TextureSynthesizer
 from models.geometry import Region
-from models.noise import NoiseField
 from models.weights import Inverter
 
 
@@ -72,20 +73,42 @@ class Decoder:
     @torch.inference_mode()
     def decode(
         self,
-        read: Callable[[Region], Tensor],  # region of cells -> z_s [C, h, w]
-        z_g: Tensor,  # [D]
+        scene: Scene,
         image: Region,  # pixels to draw; the whole image or a window of it
         edge: int,  # of a block, pixels
-        noise: NoiseField | None,
+        batch: int = 1,  # blocks of one shape that are drawn at once
     ) -> Iterator[tuple[Region, np.ndarray]]:
         """These pixels in blocks, row by row: (region, pixels [h, w, 3] float32, nominally in [-1, 1])."""
         texture = self.generator.texture
-        folded = texture.fold(texture.mapping(z_g.to(self.device)[None])[0], self.dtype)
-        for region in blocks(image, edge):
-            cells = region.input(texture.rule)
-            drawn = folded(read(cells)[None].to(self.device), noise, (cells.rows.first, cells.cols.first))
-            rows, cols = region.slices_in(cells.output(texture.rule))
-            yield region, drawn[0, :, rows, cols].permute(1, 2, 0).cpu().numpy()
+        synthesize = texture_of(self.generator, to_device(scene.style, self.device), self.dtype)
+        plan = [(region, region.input(texture.rule)) for region in blocks(image, edge)]
+        for _, alike in groupby(plan, key=_shapes):
+            for group in batched(alike, 1 if isinstance(scene.style, Fusion) else batch):
+                cells = [cells for _, cells in group]
+                z_s = torch.stack([scene.read(region) for region in cells]).to(self.device)
+                noise = _noise_of_blocks(scene.noise, cells, texture)
+                drawn = synthesize(z_s, noise, (cells[0].rows.first, cells[0].cols.first))
+                for (region, around), pixels in zip(group, drawn, strict=True):
+                    rows, cols = region.slices_in(around.output(texture.rule))
+                    yield region, pixels[:, rows, cols].permute(1, 2, 0).cpu().numpy()
+
+
+def _shapes(item: tuple[Region, Region]) -> tuple[tuple[int, int], tuple[int, int]]:
+    region, cells = item
+    return region.shape, cells.shape
+
+
+def _noise_of_blocks(noise: Noise | None, cells: Sequence[Region], texture: TextureSynthesizer) -> Noise | None:
+    """The noise of several blocks at once, called with the position of the first one."""
+    if noise is None or len(cells) == 1:
+        return noise
+    shifts = [(c.rows.first - cells[0].rows.first, c.cols.first - cells[0].cols.first) for c in cells]
+
+    def stacked(layer: int, top: int, left: int, height: int, width: int) -> Tensor:
+        scale = pixels_per_cell(texture) // texture.spacing(layer)  # features of this layer along a cell
+        return torch.cat([noise(layer, top + scale * y, left + scale * x, height, width) for y, x in shifts])
+
+    return stacked
 
 
 def _tensor(pixels: np.ndarray, device: torch.device) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PATH_MEAN_STEP = 0.01  # of the running mean of path lengths
+
 
 def generator_logistic(fake_scores: Tensor) -> Tensor:
     """Non-saturating logistic loss of the generator (Goodfellow et al., NeurIPS 2014)."""
@@ -40,16 +42,26 @@ def path_lengths(images: Tensor, styles: Tensor, direction: Tensor) -> Tensor:
     return gradient.float().square().mean(dim=(1, 2)).add(1e-12).sqrt()
 
 
+def path_penalty(lengths: Tensor, mean: Tensor, batch_mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean squared distance of path lengths [B] from their running mean, and that mean after this batch.
+
+    `batch_mean`: of the lengths of all processes, if these are not all.
+    """
+    batch_mean = lengths.detach().mean() if batch_mean is None else batch_mean
+    mean = mean + PATH_MEAN_STEP * (batch_mean - mean)
+    return (lengths - mean).square().mean(), mean
+
+
 def diversity(z_l: Tensor, z_s: Tensor) -> Tensor:
     """Mode seeking (Mao et al., CVPR 2019) over pairs of consecutive samples that share all but their local latents.
 
     The angular distance of the local latents over that of the structure latents: the more the structures of a pair
     differ, the smaller. (InfinityGAN divides similarities, which rewards equal structures.)
     """
-    return (_angular_distance(z_l) / (_angular_distance(z_s) + 1e-2)).mean()
+    return (angular_distance(z_l) / (angular_distance(z_s) + 1e-2)).mean()
 
 
-def _angular_distance(x: Tensor) -> Tensor:
+def angular_distance(x: Tensor) -> Tensor:
     """Angle [B / 2] between the samples 2k and 2k + 1, as a share of pi."""
     pairs = x.float().flatten(1).unflatten(0, (-1, 2))  # [B / 2, 2, ...]
     cosine = F.cosine_similarity(pairs[:, 0], pairs[:, 1], dim=1)

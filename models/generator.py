@@ -43,11 +43,18 @@ class CoordinateGrid:
         )
         return torch.stack(planes, dim=1)
 
-    def of_canvas(self, region: Region, canvas: Region, device: torch.device | str = "cpu") -> Tensor:
-        """Coordinates [1, 3, h, w] of `region` on a canvas of local latents; the vertical one is 0 at its middle."""
+    def of_canvas(
+        self, region: Region, canvas: Region, device: torch.device | str = "cpu", period: int | None = None
+    ) -> Tensor:
+        """Coordinates [1, 3, h, w] of `region` on a canvas of local latents; the vertical one is 0 at its middle.
+
+        `period`: columns after which a panorama begins again, in place of the grid's own.
+        """
         rows = torch.arange(region.rows.first, region.rows.last + 1, device=device)
         cols = torch.arange(region.cols.first, region.cols.last + 1, device=device) - canvas.cols.first
         middle = (canvas.rows.first + canvas.rows.last) / 2
+        if period is not None:
+            cols = cols % period * ((self.horizontal_period - 1) / period)
         return self.channels((rows - middle)[None], cols[None].float())
 
     def of_patches(self, row_start: Tensor, col_start: Tensor, cells: int, jitter: Tensor) -> Tensor:
@@ -73,12 +80,15 @@ class StructureLayer(nn.Module):
         self.conv = ModulatedConv2d(channels + 3, channels, 2 * radius + 1, style_dim)
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor, coordinates: Tensor, z_g: Tensor) -> Tensor:
+    def beside_coordinates(self, x: Tensor, coordinates: Tensor) -> Tensor:
+        """The feature [B, C, h, w] and the middle of the coordinates [B or 1, 3, H, W], as [B, C + 3, h, w]."""
         margin = (coordinates.shape[-1] - x.shape[-1]) // 2
         height, width = x.shape[-2:]
         around = coordinates[..., margin : margin + height, margin : margin + width].to(x.dtype)
-        x = torch.cat([x, around.expand(len(x), -1, -1, -1)], dim=1)
-        return activate(self.conv(x, z_g), self.bias)
+        return torch.cat([x, around.expand(len(x), -1, -1, -1)], dim=1)
+
+    def forward(self, x: Tensor, coordinates: Tensor, z_g: Tensor) -> Tensor:
+        return activate(self.conv(self.beside_coordinates(x, coordinates), z_g), self.bias)
 
 
 class StructureSynthesizer(nn.Module):
@@ -145,13 +155,17 @@ class ToRGB(nn.Module):
         self.conv = ModulatedConv2d(inputs, 3, 1, style_dim, demodulate=False)
         self.bias = nn.Parameter(torch.zeros(3))
 
+    def colours(self, x: Tensor) -> Tensor:
+        """Everything after the convolution; colours are summed over the stages in float32."""
+        return x.float() + self.bias[:, None, None]
+
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        return self.conv(x, style).float() + self.bias[:, None, None]  # colours are summed over the stages in float32
+        return self.colours(self.conv(x, style))
 
     def fold(self, style: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """A function x -> forward for one fixed style [D]."""
         convolve = self.conv.fold(style, dtype)
-        return lambda x: convolve(x).float() + self.bias[:, None, None]
+        return lambda x: self.colours(convolve(x))
 
 
 class TextureSynthesizer(nn.Module):
@@ -179,12 +193,16 @@ class TextureSynthesizer(nn.Module):
         """Up-sampling stages: one latent cell covers 2^stages pixels."""
         return len(self.to_rgb)
 
+    def spacing(self, layer: int) -> int:
+        """Pixels between the features that a layer gives."""
+        return 2 ** (self.stages - 1 - layer // 2)
+
     @property
     def style_count(self) -> int:
         """Styles of an image: one for each layer and one for the last ToRGB."""
         return len(self.layers) + 1
 
-    def _rgb_style(self, stage: int) -> int:
+    def rgb_style(self, stage: int) -> int:
         """Which style a ToRGB takes; InfinityGAN's order, so that its public weights keep their meaning."""
         return min(2 * stage + 3, self.style_count - 1)
 
@@ -198,17 +216,25 @@ class TextureSynthesizer(nn.Module):
         """Image of all pixels that z_s draws; the first one is at `rule.output` of the latent's interval."""
         styles = w[:, None].expand(-1, self.style_count, -1) if w.dim() == 2 else w
         layers = [_with_style(layer, styles[:, i]) for i, layer in enumerate(self.layers)]
-        to_rgb = [_with_style(rgb, styles[:, self._rgb_style(k)]) for k, rgb in enumerate(self.to_rgb)]
-        return self._draw(z_s, layers, to_rgb, noise, origin)
+        to_rgb = [_with_style(rgb, styles[:, self.rgb_style(k)]) for k, rgb in enumerate(self.to_rgb)]
+        return self.draw(z_s, layers, to_rgb, noise, origin)
 
     def fold(self, w: Tensor, dtype: torch.dtype) -> FoldedTexture:
         """The synthesizer for one fixed style [D] (or [L + 1, D]), with plain convolution weights in `dtype`."""
         styles = w.expand(self.style_count, -1)
         layers = [layer.fold(styles[i], dtype) for i, layer in enumerate(self.layers)]
-        to_rgb = [rgb.fold(styles[self._rgb_style(k)], dtype) for k, rgb in enumerate(self.to_rgb)]
+        to_rgb = [rgb.fold(styles[self.rgb_style(k)], dtype) for k, rgb in enumerate(self.to_rgb)]
         return FoldedTexture(self, layers, to_rgb, dtype)
 
-    def _draw(self, x: Tensor, layers: list, to_rgb: list, noise: Noise | None, origin: tuple[int, int]) -> Tensor:
+    def draw(
+        self,
+        x: Tensor,  # [B, C, h, w]
+        layers: Sequence[Callable[[Tensor, Tensor | None], Tensor]],  # (feature, noise) -> feature
+        to_rgb: Sequence[Callable[[Tensor], Tensor]],  # feature -> colours
+        noise: Noise | None,
+        origin: tuple[int, int],  # absolute row and column of the first latent cell
+    ) -> Tensor:
+        """The image that these layers, whose styles are settled, draw from a structure latent."""
         region = Region.at(*origin, *x.shape[-2:])
         image, drawn = None, region
         for index, layer in enumerate(layers):
@@ -244,7 +270,7 @@ class FoldedTexture:
     def __call__(self, z_s: Tensor, noise: Noise | None, origin: tuple[int, int]) -> Tensor:
         """As `TextureSynthesizer.forward`, all samples in the folded style."""
         x = z_s.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        return self.synthesizer._draw(x, self.layers, self.to_rgb, noise, origin)
+        return self.synthesizer.draw(x, self.layers, self.to_rgb, noise, origin)
 
 
 class Generator(nn.Module):

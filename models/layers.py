@@ -128,7 +128,8 @@ class ModulatedConv2d(nn.Module):
         energy = (self.weight * self.gain).square().sum(dim=(2, 3))  # [O, I]
         return torch.rsqrt(scale.square() @ energy.T + EPSILON)
 
-    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x [B, I, H, W] -> [B, O, H', W'] by a weight [O, I, K, K] in which the style is already."""
         if not self.upsample:
             return F.conv2d(x, weight)
         # cropping by one is what padding=1 means for a transposed convolution
@@ -137,7 +138,7 @@ class ModulatedConv2d(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """x [B, I, H, W], style [B, D] -> [B, O, H', W']."""
         scale = self.modulation(style).float()
-        x = self._convolve(x * scale[:, :, None, None].to(x.dtype), self.weight * self.gain)
+        x = self.convolve(x * scale[:, :, None, None].to(x.dtype), self.weight * self.gain)
         if self.demodulate:
             x = x * self._demodulation(scale)[:, :, None, None].to(x.dtype)
         return x
@@ -149,7 +150,7 @@ class ModulatedConv2d(nn.Module):
         if self.demodulate:
             weight = weight * self._demodulation(scale).T[:, :, None, None]
         weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
-        return lambda x: self._convolve(x, weight)
+        return lambda x: self.convolve(x, weight)
 
 
 class ShiftedConv2d(EqualizedConv2d):

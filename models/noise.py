@@ -7,6 +7,7 @@ every block shape, device and order of computation, and nothing is stored. Negat
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,19 +30,21 @@ def gaussian_field(
     left: int,
     height: int,
     width: int,
+    period: int | None = None,  # columns after which the field repeats
 ) -> Tensor:
     """Standard normal values [B, C, height, width], float32, of each seed's field at rows top.. and columns left.. .
 
     Box-Muller over two 32-bit hashes of the counter (seed, channel, row, column); on the device of `seeds`.
     """
 
-    def counter(start: int, count: int) -> Tensor:
-        return torch.arange(start, start + count, dtype=torch.int64, device=seeds.device) & _MASK
+    def counter(start: int, count: int, period: int | None = None) -> Tensor:
+        values = torch.arange(start, start + count, dtype=torch.int64, device=seeds.device)
+        return (values if period is None else values % period) & _MASK
 
     key = _mix(_mix(seeds & _MASK) ^ (seeds >> 32 & _MASK))
     key = _mix(key[:, None] ^ counter(channels.start, len(channels)))  # [B, C]
     key = _mix(key[..., None] ^ counter(top, height))  # [B, C, height]
-    first = _mix(key[..., None] ^ counter(left, width))  # [B, C, height, width]
+    first = _mix(key[..., None] ^ counter(left, width, period))  # [B, C, height, width]
     second = _mix((first + _GOLDEN) & _MASK)
     # 24 bits each: exact in float32; +1 keeps the logarithm finite
     radius = torch.sqrt(-2.0 * torch.log(((first >> 8) + 1).float() * 2.0**-24))
@@ -55,8 +58,15 @@ class NoiseField:
     serves a batch of any size.
     """
 
-    def __init__(self, seeds: Tensor | int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        seeds: Tensor | int,
+        device: torch.device | str = "cpu",
+        periods: Sequence[int] | None = None,  # of each layer: columns after which a panorama begins again
+    ) -> None:
         self.seeds = torch.as_tensor(seeds, dtype=torch.int64, device=device).reshape(-1)
+        self.periods = periods
 
     def __call__(self, layer: int, top: int, left: int, height: int, width: int) -> Tensor:
-        return gaussian_field(self.seeds, range(layer, layer + 1), top, left, height, width)
+        period = None if self.periods is None else self.periods[layer]
+        return gaussian_field(self.seeds, range(layer, layer + 1), top, left, height, width, period)

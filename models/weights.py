@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from models import build_encoders, build_generator
 from models.encoder import GlobalEncoder, PatchEncoder
@@ -24,52 +26,103 @@ class Inverter:
     """The networks of an inverter file."""
 
     generator: Generator
-    encoder: PatchEncoder
-    global_encoder: GlobalEncoder
+    encoder: PatchEncoder | None  # None in a file of a generator alone
+    global_encoder: GlobalEncoder | None
     model: dict  # the `model` section that they were built from
     fingerprint: str  # of the weights
 
 
 def export(path: Path, model: dict, networks: dict[str, nn.Module], step: int) -> None:
     """Write networks, by name, with the `model` section that builds them."""
-    tensors = {
-        f"{name}.{key}": value.detach().cpu().contiguous()
-        for name, network in networks.items()
-        for key, value in network.state_dict().items()
-    }
-    metadata = {"format": FORMAT, "networks": " ".join(networks), "model": json.dumps(model), "step": str(step)}
-    save_weights(path, tensors, metadata)
+    export_states(path, model, {name: network.state_dict() for name, network in networks.items()}, step)
+
+
+def export_states(
+    path: Path,
+    model: dict,  # the section that builds the networks
+    states: Mapping[str, Mapping[str, Tensor]],  # state dicts by the networks' names
+    step: int,
+    values: Mapping[str, Tensor] | None = None,  # single tensors beside the networks, by name
+) -> None:
+    """Write state dicts of networks."""
+    tensors = {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
+    metadata = {"format": FORMAT, "networks": " ".join(states), "model": json.dumps(model), "step": str(step)}
+    save_weights(path, tensors | dict(values or {}), metadata)
 
 
 def load_generator(path: str | Path) -> tuple[Generator, dict]:
     """The generator of an exported file, in evaluation mode, and its `model` section. UserError if there is none."""
-    tensors, model, _ = _read(Path(path))
-    return _filled(Path(path), tensors, "generator", build_generator(model)), model
+    weights = read_weights(path)
+    return weights.fill("generator", build_generator(weights.model)), weights.model
 
 
-def load_inverter(path: str | Path) -> Inverter:
-    """All networks of an exported inverter, in evaluation mode. UserError if the file has not all of them."""
-    path = Path(path)
-    tensors, model, fingerprint = _read(path)
-    encoder, global_encoder = build_encoders(model)
-    return Inverter(
-        _filled(path, tensors, "generator", build_generator(model)),
-        _filled(path, tensors, "encoder", encoder),
-        _filled(path, tensors, "global_encoder", global_encoder),
-        model,
-        fingerprint,
-    )
+def load_inverter(path: str | Path, encoders: bool = True) -> Inverter:
+    """All networks of an exported inverter, in evaluation mode. UserError if the file has not all of them.
+
+    Where `encoders` is false, a file without them will do.
+    """
+    weights = read_weights(path)
+    encoder = global_encoder = None
+    if encoders or weights.has("encoder"):
+        encoder, global_encoder = build_encoders(weights.model)
+        weights.fill("encoder", encoder)
+        weights.fill("global_encoder", global_encoder)
+    generator = weights.fill("generator", build_generator(weights.model))
+    return Inverter(generator, encoder, global_encoder, weights.model, weights.fingerprint)
 
 
 def fill(path: str | Path, networks: dict[str, nn.Module]) -> None:
     """Load networks, by name, from an exported file. UserError if it lacks one or has another architecture."""
-    tensors, _, _ = _read(Path(path))
+    weights = read_weights(path)
     for name, network in networks.items():
-        _filled(Path(path), tensors, name, network).train()
+        weights.fill(name, network).train()
 
 
-def _read(path: Path) -> tuple[dict, dict, str]:
-    """Tensors, `model` section and fingerprint of an exported file."""
+@dataclass(frozen=True)
+class Weights:
+    """An exported file."""
+
+    path: Path
+    tensors: dict[str, Tensor]  # by the network's name, a point, and the name inside it
+    model: dict
+    fingerprint: str
+
+    def has(self, name: str) -> bool:
+        """Whether there is a network of this name."""
+        return any(key.startswith(f"{name}.") for key in self.tensors)
+
+    def fill(self, name: str, network: nn.Module) -> nn.Module:
+        """The network, in evaluation mode, with its tensors. UserError if there are none, or none of its shapes."""
+        own = {key.removeprefix(f"{name}."): value for key, value in self.tensors.items() if key.startswith(f"{name}.")}
+        if not own:
+            held = ", ".join(sorted({key.split(".")[0] for key in self.tensors}))
+            raise UserError(f"{self.path}: holds no {name}, only {held}")
+        expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        for key in sorted(expected.keys() | own.keys()):
+            given, needed = tuple(own[key].shape) if key in own else "nothing", expected.get(key, "nothing")
+            if given != needed:
+                raise UserError(f"{self.path}: another architecture: {name}.{key} has {given}, not {needed}")
+        network.load_state_dict(own)
+        return network.eval()
+
+    def value(self, name: str, default: float) -> Tensor:
+        """A single number beside the networks, as a scalar. UserError if it is none."""
+        value = self.tensors.get(name, torch.tensor(default))
+        if value.shape != () or not bool(torch.isfinite(value)):
+            raise UserError(f"{self.path}: {name} is not a single finite number")
+        return value.float()
+
+    def require_generator_of(self, model: dict) -> None:
+        """UserError unless the generator's part of a config's `model` section is that of the file."""
+        for key in ("stages", "local_dim", "global_dim", "structure", "texture"):
+            if model[key] != self.model[key]:
+                raise UserError(
+                    f"model.{key}: {model[key]}, but the generator {self.path} was trained with {self.model[key]}"
+                )
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Read an exported file. UserError where it is missing, damaged, or none of this program."""
     tensors, metadata = load_weights(path)
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path}: format {metadata.get('format')!r}; weights exported by train.py have {FORMAT!r}")
@@ -77,19 +130,4 @@ def _read(path: Path) -> tuple[dict, dict, str]:
         model = json.loads(metadata["model"])
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: its metadata describes no architecture (key 'model')") from error
-    return tensors, validate_section("model", model, str(path)), metadata["fingerprint"]
-
-
-def _filled(path: Path, tensors: dict, name: str, network: nn.Module) -> nn.Module:
-    """The network with its tensors of the file."""
-    own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-    if not own:
-        held = ", ".join(sorted({key.split(".")[0] for key in tensors}))
-        raise UserError(f"{path}: holds no {name}, only {held}")
-    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    for key in sorted(expected.keys() | own.keys()):
-        given, needed = tuple(own[key].shape) if key in own else "nothing", expected.get(key, "nothing")
-        if given != needed:
-            raise UserError(f"{path}: another architecture: {name}.{key} has {given}, not {needed}")
-    network.load_state_dict(own)
-    return network.eval()
+    return Weights(Path(path), tensors, validate_section("model", model, str(path)), metadata["fingerprint"])

@@ -21,12 +21,19 @@ from utils.schema import SCHEMA, flat_keys
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-LAUNCHED = [path for path in CONFIGS if path.name != "default.yaml"]
+EDITS = [path for path in CONFIGS if path.parent.name == "edit"]
+LAUNCHED = [path for path in CONFIGS if path.name != "default.yaml" and path not in EDITS]
 # What a section is called where it is not called by its name.
 GIVEN = {
     "datasets/__init__.py": {"config": "data"},
-    "generate.py": {"options": "infer"},
+    "fuse.py": {"options": "fuse"},
+    "generate.py": {"options": "generate"},
+    "inbetween.py": {"options": "inbetween"},
     "infer.py": {"options": "infer"},
+    "inversion/editing.py": {"options": "complete"},
+    "inversion/tool.py": {"options": "infer"},
+    "outpaint.py": {"options": "outpaint"},
+    "resample.py": {"options": "resample"},
     "train.py": {"settings": "train"},
     "training/generator.py": {"settings": "train", "parts": "generator"},
     "training/inverter.py": {"settings": "train"},
@@ -71,12 +78,25 @@ def test_its_networks_can_be_built(path):
     assert config.train.batch % 2 == config.train.batch % config.model.discriminator.minibatch_group == 0
 
 
+def commands_in_head(path, program):
+    """The commands, as words, that the comment at a config's head shows."""
+    head = re.match(r"(#.*\n)+", path.read_text()).group().replace("\n#", "\n").replace("\\\n", " ")
+    commands = [shlex.split(line) for line in head.splitlines() if program in line]
+    assert commands
+    return commands
+
+
+@pytest.mark.parametrize("path", EDITS, ids=name)
+def test_the_head_of_an_edit_shows_how_to_run_it(path):
+    for command in commands_in_head(path, "python "):
+        assert (ROOT / command[1]).is_file()
+        assert command[2:4] == ["--config", name(path)] and "--output" in command
+        load_config(path, [word for word in command if "=" in word])
+
+
 @pytest.mark.parametrize("path", LAUNCHED, ids=name)
 def test_its_head_shows_how_to_launch_it(path):
-    head = re.match(r"(#.*\n)+", path.read_text()).group().replace("\n#", "\n").replace("\\\n", " ")
-    commands = [shlex.split(line) for line in head.splitlines() if "train.py" in line]
-    assert commands
-    for command in commands:
+    for command in commands_in_head(path, "train.py"):
         arguments = command[command.index("train.py") + 1 :]
         assert arguments[:2] == ["--config", name(path)]
         config = load_config(path, arguments[2:])

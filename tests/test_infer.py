@@ -17,6 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 import generate
 import infer
+from inversion.inputs import unique_names
 from models.weights import export
 from tests.inversion.conftest import tiny_inverter
 from utils.errors import run_command
@@ -146,7 +147,7 @@ def test_inputs_inside_the_output_folder(run, photographs):
 
 def test_names_are_unique_whatever_the_files_are_called():
     files = [Path("in", name) for name in ("x.jpg", "x.png", "x.jpg.png", "y.png", "z/x.jpg")]
-    names = infer.unique_names(files, Path("in"))
+    names = unique_names(files, Path("in"))
     assert len(set(names.values())) == len(files)
     assert names[files[-1]].startswith("z/x")
 

@@ -19,7 +19,8 @@ PRODUCT = [path for path in FILES if path.parts[0] != "tests"]
 
 LONGEST = 60  # lines of a function
 LONGEST_LOOP = 100  # of the one training loop
-COMMANDS = ("train", "infer", "generate", "prepare_data")
+EDITORS = ("fuse", "outpaint", "inbetween", "resample")
+COMMANDS = ("train", "infer", "generate", *EDITORS, "prepare_data", "import_infinitygan")
 PRINTING = (*COMMANDS, "utils.log", "benchmarks", "scripts")
 
 # From bottom to top: who stands further down may be imported. Names of one line do not know each other.
@@ -28,8 +29,9 @@ HOUSE = (
     ("models.geometry",),
     ("models.layers", "models.noise"),
     ("models.generator", "models.encoder", "models.discriminator"),
+    ("models.fusion",),
     ("models",),
-    ("models.weights",),
+    ("models.weights", "models.infinitygan"),
     ("losses",),
     ("datasets",),
     ("inversion", "training"),

@@ -13,15 +13,14 @@ from losses.adversarial import (
     diversity,
     generator_logistic,
     path_lengths,
+    path_penalty,
     r1_penalty,
 )
 from models import build_discriminator, build_generator, patch_pixels
-from models.weights import export
+from models.weights import export, fill, read_weights
 from training.context import Context
 from training.draws import Purpose, draw_latents
 from training.optimization import Average, build_optimizer, schedule, update
-
-PATH_MEAN_STEP = 0.01  # of the moving average of path lengths
 
 
 class GeneratorStage:
@@ -57,7 +56,20 @@ class GeneratorStage:
         return {"train.patch_cells": self.cells}
 
     def load_files(self) -> None:
-        """A generator starts from random weights."""
+        """Load the weights that the run goes on from, if any are named. UserError for a file that is of no use.
+
+        Of train.generator also its moving averages, where it has them: `average` and `path_mean`.
+        """
+        if self.settings.generator is not None:
+            weights = read_weights(self.settings.generator)
+            weights.require_generator_of(self.model)
+            weights.fill("generator", self.generator).train()
+            averaged = weights.has("average")
+            weights.fill("average" if averaged else "generator", self.average.copy)
+            self.average.ramps_up = not averaged
+            self.path_mean = weights.value("path_mean", 0.0).to(self.context.device)
+        if self.settings.discriminator is not None:
+            fill(self.settings.discriminator, {"discriminator": self.discriminator})
 
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of both networks on real patches; returns the scalars to log."""
@@ -129,8 +141,7 @@ class GeneratorStage:
         lengths = path_lengths(images, styles, direction)
         mean = lengths.detach().mean()
         context.world.average([mean])
-        path_mean = self.path_mean + PATH_MEAN_STEP * (mean - self.path_mean)
-        penalty = (lengths - path_mean).square().mean()
+        penalty, path_mean = path_penalty(lengths, self.path_mean, mean)
         scalars = {"generator/path_length": mean, "generator/path_penalty": penalty.detach()}
         weight = self.losses.generator.path_length * self.losses.path_length_every
         self._update("generator", weight * penalty, scalars)

@@ -20,7 +20,7 @@ from models import build_discriminator, build_encoders, build_generator, patch_p
 from models.generator import Generator, TextureSynthesizer
 from models.geometry import Interval
 from models.noise import NoiseField
-from models.weights import export, fill, load_generator
+from models.weights import export, fill, read_weights
 from training.context import Context
 from training.draws import Latents, Purpose, draw_latents
 from training.optimization import Average, build_optimizer, schedule, update
@@ -66,11 +66,11 @@ class InverterStage:
         settings = self.settings
         if settings.generator is None:
             raise UserError("train.generator is not set: the inverter needs a generator run's generator.safetensors")
-        generator, model = load_generator(settings.generator)
-        _require_same(self.model, model, settings.generator)
-        self.generator.load_state_dict(generator.state_dict())
+        weights = read_weights(settings.generator)
+        weights.require_generator_of(self.model)
+        weights.fill("generator", self.generator)
         if self.trained.texture:
-            self.trained.texture.load_state_dict(generator.texture.state_dict())
+            self.trained.texture.load_state_dict(self.generator.texture.state_dict())
         if settings.encoders is not None:
             fill(settings.encoders, {"encoder": self.trained.patch, "global_encoder": self.trained.whole})
         if self.discriminator and settings.discriminator is not None:
@@ -255,10 +255,3 @@ def shrink(image: Tensor, size: int) -> Tensor:
     """Thumbnails [B, 3, size, size] of images [B, 3, H, W], by the area resampling that thumbnails of files have."""
     rows, cols = (torch.from_numpy(area_matrix(edge, size)).to(image) for edge in image.shape[-2:])
     return rows @ image @ cols.T
-
-
-def _require_same(config: dict, file: dict, path: str) -> None:
-    """UserError unless the generator's part of two `model` sections is equal."""
-    for key in ("stages", "local_dim", "global_dim", "structure", "texture"):
-        if config[key] != file[key]:
-            raise UserError(f"model.{key}: {config[key]}, but the generator {path} was trained with {file[key]}")

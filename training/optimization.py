@@ -69,6 +69,7 @@ class Average:
     def __init__(self, module: nn.Module, copy: nn.Module, half_life: float) -> None:
         """`copy` has the module's architecture; `half_life` is in images."""
         self.module, self.copy, self.half_life = module, copy.requires_grad_(False).eval(), half_life
+        self.ramps_up = True  # false where `copy` is an average already
         self.copy.load_state_dict(module.state_dict())
 
     @torch.no_grad()
@@ -77,7 +78,7 @@ class Average:
 
         Early on the half-life is a tenth of the images seen, or the first weights would linger (StyleGAN2-ADA).
         """
-        half_life = min(self.half_life, RAMP_UP * (step + 1) * images)
+        half_life = min(self.half_life, RAMP_UP * (step + 1) * images) if self.ramps_up else self.half_life
         keep = 0.5 ** (images / half_life)
         pairs = zip(self.copy.parameters(), self.module.parameters(), strict=True)
         for mean, value in pairs:

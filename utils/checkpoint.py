@@ -14,6 +14,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
@@ -31,6 +32,11 @@ CHUNK = 2**20
 # What the restricted unpickler takes back. Subclasses are left out: it refuses them, and so would lose the checkpoint.
 PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size)
 NESTED = (dict, OrderedDict, list, tuple, set)
+
+# How numpy 1 and 2 call what a number of theirs is pickled with. Ours stand in for it: they make nothing but numbers.
+NUMPY_SCALAR = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+NUMPY_TYPE = "numpy.dtype"
+NUMPY_NUMBER = re.compile("b1|f[248]|[iu][1248]")
 
 
 def save_checkpoint(folder: str | Path, step: int, state: dict, keep: int) -> Path:
@@ -103,7 +109,8 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def load_pretrained(path: str | Path) -> dict:
     """Weights by others: .safetensors, or what torch.save wrote, in which only tensors and plain values are accepted.
 
-    Returns the file's dict as it is. Raises UserError where the file is missing, damaged or would run code.
+    Returns the file's dict as it is, but for numbers of numpy, which become Python's. Raises UserError where the file
+    is missing, damaged or would run code.
     """
     path = Path(path)
     if path.suffix.lower() == ".safetensors":
@@ -115,7 +122,9 @@ def load_pretrained(path: str | Path) -> dict:
             _check_archive(path)
     except OSError as error:
         raise UserError(f"weights {path}: {error.strerror or error}") from error
-    return _load_restricted(path)
+    stand_ins = [(_NumpyType, NUMPY_TYPE), *((_numpy_number, name) for name in NUMPY_SCALAR)]
+    with torch.serialization.safe_globals(stand_ins):
+        return _load_restricted(path)
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:
@@ -225,6 +234,23 @@ def _load_restricted(path: Path) -> dict:
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds a {type(state).__name__}, not a dict of weights")
     return state
+
+
+class _NumpyType:
+    """Stands for numpy.dtype while a file by others is read; numbers only."""
+
+    def __init__(self, code: str, *_: bool) -> None:
+        if not NUMPY_NUMBER.fullmatch(code):
+            raise pickle.UnpicklingError(f"numpy type {code[:20]!r}")
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = {"<": "<", ">": ">"}.get(state[1], "=")
+
+
+def _numpy_number(kind: _NumpyType, data: bytes) -> bool | int | float:
+    """Stands for the function that makes a numpy number of its bytes."""
+    return np.frombuffer(data, kind.order + kind.code, count=1)[0].item()
 
 
 def _why_refused(error: Exception) -> str:

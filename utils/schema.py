@@ -119,6 +119,16 @@ class Block:
 
 
 @dataclass(frozen=True)
+class StyleSource:
+    """The seed of a generated style, the file of an image or of latents whose style is taken, or `own`."""
+
+    allowed = f"a seed (a whole number from 0 to {2**32 - 1}), the path of an image or latent file, or own"
+
+    def parse(self, value: Any) -> int | str:
+        return SEED.parse(value) if type(value) is int else FilePath().parse(value)
+
+
+@dataclass(frozen=True)
 class ListOf:
     """A list of `shortest` to `longest` items of one kind."""
 
@@ -248,6 +258,7 @@ INFER = {
     "device": Device(),
     "dtype": DTYPE,
     "block": Block(),
+    "batch": Integer(1),
     "memory_mib": Integer(1),
     "noise": NOISE,
     "seed": Optional(SEED),
@@ -255,7 +266,51 @@ INFER = {
     "max_pixels": Integer(1),
 }
 
-GENERATE = {"height": Integer(1), "width": Integer(1), "count": Integer(1), "seed": SEED, "noise": NOISE}
+GENERATE = {
+    "height": Integer(1),
+    "width": Integer(1),
+    "count": Integer(1),
+    "seed": SEED,
+    "noise": NOISE,
+    "panorama": Flag(),
+    "save_latents": Flag(),
+}
+
+FUSE = {
+    "styles": ListOf(StyleSource(), 1, 256),
+    "centres": Optional(ListOf(ListOf(SHARE, 2, 2), 1, 256)),
+    "mask": PATH,
+    "blur": Integer(0, 16384),
+    "modulation": Choice(("exact", "fast")),
+}
+
+COMPLETE = {
+    "steps": Integer(0),
+    "lr": Number(0, 1e3, above=True),
+    "fidelity": Number(0, 1e6),
+    "band": Integer(1, 64),
+    "fade": Integer(0, 64),
+    "noise": NOISE,
+}
+
+OUTPAINT = {
+    "height": Optional(Integer(1)),
+    "width": Optional(Integer(1)),
+    "top": Optional(Integer(0)),
+    "left": Optional(Integer(0)),
+    "seed": SEED,
+    "count": Integer(1),
+}
+
+INBETWEEN = {"height": Optional(Integer(1)), "width": Optional(Integer(1)), "seed": SEED, "count": Integer(1)}
+
+RESAMPLE = {
+    "what": Choice(("structure", "noise")),
+    "mask": PATH,
+    "region": Optional(ListOf(Integer(0), 4, 4)),
+    "seed": SEED,
+    "count": Integer(1),
+}
 
 SCHEMA = {
     "seed": SEED,
@@ -265,6 +320,11 @@ SCHEMA = {
     "losses": LOSSES,
     "infer": INFER,
     "generate": GENERATE,
+    "fuse": FUSE,
+    "complete": COMPLETE,
+    "outpaint": OUTPAINT,
+    "inbetween": INBETWEEN,
+    "resample": RESAMPLE,
 }
 
 

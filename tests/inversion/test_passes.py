@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.image import Image
-from inversion.generation import GeneratedLatents
+from inversion.generation import GeneratedStructure, LocalField, generated_style
 from inversion.passes import Decoder, Encoder
+from inversion.scenes import Scene
+from models.generator import TextureSynthesizer
 from models.geometry import Interval, Region
 from models.noise import NoiseField
 
@@ -42,15 +44,19 @@ def encode(inverter, image, edge):
     return region, assemble(region, encoder.encode(image, region, edge), inverter.model["local_dim"], last=False)
 
 
-def decode(inverter, cells, z_s, pixels, edge, seed):
+def scene_of(inverter, cells, z_s, size, seed):
     def read(region):
         rows, cols = region.slices_in(cells)
         return torch.from_numpy(z_s[:, rows, cols])
 
-    decoder = Decoder(inverter.generator, CPU, torch.float32)
     z_g = torch.linspace(-1, 1, inverter.model["global_dim"])
-    noise = None if seed is None else NoiseField(seed)
-    return assemble(pixels, decoder.decode(read, z_g, pixels, edge, noise), 3, last=True)
+    return Scene(size, read, z_g, None if seed is None else NoiseField(seed))
+
+
+def decode(inverter, cells, z_s, pixels, edge, seed):
+    decoder = Decoder(inverter.generator, CPU, torch.float32)
+    scene = scene_of(inverter, cells, z_s, pixels.shape, seed)
+    return assemble(pixels, decoder.decode(scene, pixels, edge), 3, last=True)
 
 
 @pytest.mark.parametrize("stages", [3, 4, 5])
@@ -131,14 +137,46 @@ def test_bfloat16_is_close_to_float32(inverters):
 def test_generated_blocks_equal_the_whole(inverters, height, width, edge, seed):
     generator = inverters().generator
     decoder = Decoder(generator, CPU, torch.float32)
-    latents = GeneratedLatents(generator, decoder.cells(height, width), seed, CPU)
-    region = Region.at(0, 0, height, width)
-    noise = NoiseField(seed)
+    local, style = LocalField(generator.structure.local_dim, seed, CPU), generated_style(generator, seed)
+    latents = GeneratedStructure(generator, decoder.cells(height, width), local, style)
+    scene, region = Scene((height, width), latents.read, style, NoiseField(seed)), Region.at(0, 0, height, width)
     whole, blocks = (
-        assemble(region, decoder.decode(latents.read, latents.z_g, region, size, noise), 3, last=True)
-        for size in (max(height, width), edge)
+        assemble(region, decoder.decode(scene, region, size), 3, last=True) for size in (max(height, width), edge)
     )
     assert abs(blocks - whole).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("stages", [3, 4, 5])
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_several_blocks_at_once_equal_one_after_the_other(inverters, stages, data):
+    """In the same order, whatever the sizes of the last ones of a row."""
+    height, width = (data.draw(st.integers(2**stages, 300), name) for name in ("height", "width"))
+    edge = data.draw(st.integers(max(height, width) // 5, 200), "edge")
+    seed = data.draw(st.none() | st.integers(0, 2**40), "seed")
+    batch = data.draw(st.just(3) | st.integers(2, 9), "batch")
+    inverter = inverters(stages)
+    decoder, image = Decoder(inverter.generator, CPU, torch.float32), Region.at(0, 0, height, width)
+    cells = decoder.cells(height, width)
+    z_s = np.random.default_rng(0).normal(size=(5, *cells.shape)).astype(np.float32)
+    top, left = data.draw(st.integers(0, height - 1), "top"), data.draw(st.integers(0, width - 1), "left")
+    window = data.draw(st.sampled_from([image, Region(Interval(top, height - 1), Interval(left, width - 1))]), "window")
+    scene = scene_of(inverter, cells, z_s, image.shape, seed)
+    one, several = (list(decoder.decode(scene, window, edge, size)) for size in (1, batch))
+    assert [region for region, _ in one] == [region for region, _ in several]
+    for (_, alone), (_, together) in zip(one, several, strict=True):
+        assert alone.shape == together.shape and abs(alone - together).max() <= TOLERANCE
+
+
+def test_blocks_of_one_shape_are_drawn_at_once(inverters, monkeypatch):
+    inverter = inverters()
+    decoder, drawn = Decoder(inverter.generator, CPU, torch.float32), []
+    draw = TextureSynthesizer.draw
+    monkeypatch.setattr(TextureSynthesizer, "draw", lambda *inputs: drawn.append(len(inputs[1])) or draw(*inputs))
+    cells = decoder.cells(32, 176)
+    scene = scene_of(inverter, cells, np.zeros((5, *cells.shape), np.float32), (32, 176), 0)
+    assert len(list(decoder.decode(scene, Region.at(0, 0, 32, 176), 32, 3))) == 6
+    assert drawn == [3, 2, 1]  # five whole blocks and a narrower one
 
 
 def test_the_global_latent_sees_the_whole_image(inverters):

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from losses.adversarial import (
     Adversarial,
     FeatureMatching,
+    angular_distance,
     coordinate,
     discriminator_logistic,
     diversity,
     generator_logistic,
     path_lengths,
+    path_penalty,
     r1_penalty,
 )
 
@@ -57,6 +59,41 @@ def test_path_lengths_of_a_constant_have_a_finite_gradient():
     images = (weight * styles).sum(dim=(1, 2))[:, None, None, None].expand(2, 3, 4, 4)
     path_lengths(images, styles, normal(2, 3, 4, 4, seed=1)).sum().backward()
     assert weight.grad.isfinite()
+
+
+@given(st.lists(st.floats(0, 9), min_size=1, max_size=6), st.floats(0, 9), st.none() | st.floats(0, 9))
+def test_path_penalty_follows_a_running_mean(lengths, mean, batch_mean):
+    """The mean goes a hundredth of the way first; where several processes share a batch, towards that of them all."""
+    towards = sum(lengths) / len(lengths) if batch_mean is None else batch_mean
+    expected_mean = 0.99 * mean + 0.01 * towards
+    expected = sum((length - expected_mean) ** 2 for length in lengths) / len(lengths)
+    given_mean = None if batch_mean is None else torch.tensor(batch_mean)
+    penalty, new_mean = path_penalty(torch.tensor(lengths), torch.tensor(mean), given_mean)
+    assert penalty.shape == new_mean.shape == ()
+    assert math.isclose(new_mean, expected_mean, rel_tol=1e-5, abs_tol=1e-6)
+    assert math.isclose(penalty, expected, rel_tol=1e-4, abs_tol=1e-5)
+
+
+def test_path_penalty_pulls_lengths_but_not_their_mean():
+    lengths = torch.tensor([1.0, 3.0, 8.0], requires_grad=True)
+    penalty, mean = path_penalty(lengths, torch.tensor(2.0))
+    penalty.backward()
+    assert not mean.requires_grad and torch.allclose(lengths.grad, 2 / 3 * (lengths.detach() - mean))
+
+
+def test_path_penalty_settles_on_constant_lengths():
+    mean = torch.tensor(0.0)
+    for _ in range(1000):
+        penalty, mean = path_penalty(torch.full((4,), 3.0), mean)
+    assert math.isclose(mean, 3, rel_tol=1e-3) and penalty < 1e-4
+
+
+@given(st.floats(0.1, 3.0), st.floats(0.1, 50))
+def test_angular_distance_is_a_share_of_pi(angle, scale):
+    """Of samples 2k and 2k + 1, whatever their lengths."""
+    turned = torch.tensor([math.cos(angle), math.sin(angle), 0.0]) * scale
+    x = torch.stack([torch.tensor([2.0, 0.0, 0.0]), turned, turned, -turned])[..., None]
+    assert torch.allclose(angular_distance(x), torch.tensor([angle / math.pi, 1.0]), atol=1e-3)
 
 
 @given(st.integers(1, 3), st.floats(0.05, 0.9), st.floats(1.05, 5))

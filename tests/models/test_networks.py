@@ -1,5 +1,7 @@
 """The networks: published sizes, geometry, and blocks that equal the whole."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -180,10 +182,38 @@ def test_coordinates_of_a_patch_are_those_of_its_place_on_the_canvas(row, col, c
     assert -1 <= GRID.label(torch.tensor([row])) <= 1
 
 
+@given(st.integers(1, 60), st.integers(-9, 9), st.integers(-100, 100), st.integers(-3, 3), st.integers(1, 40))
+def test_coordinates_of_a_panorama_repeat(period, start, left, turns, width):
+    """The angle is -pi at the canvas's first column and goes around once in a period; rows are as without one."""
+    canvas, region = Region.at(-3, start, 9, 4 * period), Region.at(-2, left, 5, width)
+    grid = GRID.of_canvas(region, canvas, period=period)
+    assert grid.shape == (1, 3, 5, width)
+    angle = math.pi * (2 * (torch.arange(left, left + width).double() - start) / period - 1)
+    expected = torch.stack([angle.cos(), angle.sin()])[:, None].expand(-1, 5, -1).float()
+    assert torch.allclose(grid[0, 1:], expected, atol=2e-5)
+    assert torch.equal(grid[:, 0], GRID.of_canvas(region, canvas)[:, 0])
+    later = Region.at(-2, left + turns * period, 5, width)
+    assert torch.equal(grid, GRID.of_canvas(later, canvas, period=period))
+
+
 def test_jitter_displaces_the_coordinates_of_each_sample():
     start, jitter = torch.tensor([2, 2]), torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
     patch = GRID.of_patches(start, start, 6, jitter)
     assert torch.allclose(patch[0, :, 1:, 1:], patch[1, :, :-1, :-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("stages", [3, 4, 5])
+def test_features_are_spaced_as_their_sizes_say(stages):
+    """A layer's features in an area, times the pixels between them, are the area's pixels."""
+    network, cells = texture_synthesizer(stages), Interval(0, 99)
+    area, interval = 2**stages * (cells.size - 1), cells
+    for index, layer in enumerate(network.layers):
+        taken, interval = interval, layer.rule.output(interval)
+        spacing = 2 * network.spacing(index) if index % 2 == 0 else network.spacing(index)
+        assert spacing == (network.spacing(index - 1) if index else 2**stages)
+        assert 0 <= spacing * (taken.size - 1) - network.spacing(index) * (interval.size - 1) <= 4 * 2**stages
+        assert network.spacing(index) * (interval.size - 1) <= area
+    assert network.spacing(index) == 1
 
 
 @pytest.mark.parametrize("stages", [3, 4])

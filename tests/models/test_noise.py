@@ -86,3 +86,20 @@ def test_rows_and_columns_differ():
 def test_one_seed_serves_any_batch():
     assert NoiseField(3)(0, 0, 0, 4, 5).shape == (1, 1, 4, 5)
     assert NoiseField(torch.tensor([3, 4]))(1, 0, 0, 4, 5).shape == (2, 1, 4, 5)
+
+
+@given(SEEDS, st.integers(1, 60), st.integers(-200, 200), st.integers(1, 90), st.integers(-3, 3))
+def test_a_period_repeats_the_columns_from_zero(seed, period, left, width, turns):
+    seeds = torch.tensor([seed])
+    field = gaussian_field(seeds, range(2), -1, left, 3, width, period)
+    assert torch.equal(field, gaussian_field(seeds, range(2), -1, left + turns * period, 3, width, period))
+    columns = torch.arange(left, left + width) % period
+    assert torch.equal(field, gaussian_field(seeds, range(2), -1, 0, 3, period)[..., columns])
+
+
+def test_each_layer_has_its_own_period():
+    noise, plain = NoiseField(3, periods=[4, 8, 6]), NoiseField(3)
+    for layer, period in enumerate((4, 8, 6)):
+        once = plain(layer, -2, 0, 5, period)
+        assert torch.equal(noise(layer, -2, -period, 5, 3 * period), once.repeat(1, 1, 1, 3))
+    assert noise.seeds.tolist() == [3] and not torch.equal(noise(0, 0, 0, 2, 4), noise(1, 0, 0, 2, 4))

@@ -55,7 +55,7 @@ def test_what_makes_the_state_unusable_is_refused(
     if "other" in str(overrides):
         assert run(f"train.output={tmp_path / 'other'}", "train.steps=1", "seed=9") == 0
     folder = finished(run, stage, stage_arguments[stage], tmp_path / "run")
-    arguments = stage_arguments["inverter"][1:] if stage == "generator" else stage_arguments[stage]
+    arguments = stage_arguments["inverter" if "train.stage=inverter" in overrides else stage]
     capsys.readouterr()
     filled = [override.replace("{tmp}", str(tmp_path)) for override in overrides]
     assert run(*arguments, *filled, f"train.output={folder}", "train.steps=3") == 2

@@ -1,0 +1,185 @@
+"""New structure that goes on from known structure: outpainting, inbetweening, resampling of a region.
+
+The local latents near the border of what is known are fitted so that the structure synthesizer gives the known
+structure there; beyond its reach they stay as they were drawn. With z0 the draw, the fit minimises
+
+    fidelity * sum over the band |SS(z_l) - z_s|^2 / mean z_s^2  +  |z_l - z0|^2,
+
+which for a linear synthesizer is a draw from the posterior (randomised maximum a posteriori; Bardsley et al., SIAM J.
+Sci. Comput. 2014): each seed gives another continuation. What the fit leaves fades out over some cells beyond the
+border. The fit runs over tiles of a fixed grid, whatever the blocks that are drawn later; its memory grows with the
+length of the border and not with the area.
+
+Letters: C channels, h/w latent cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inversion.blocks import blocks
+from inversion.generation import LocalField
+from inversion.pieces import Pieces
+from inversion.scenes import Style, structure_of, to_device
+from models.generator import Generator
+from models.geometry import Interval, Region
+
+TILE = 32  # cells along the edge of a tile
+BETAS = (0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How new structure is fitted to known structure."""
+
+    steps: int  # of Adam
+    lr: float
+    fidelity: float  # weight of the known structure against the draw
+    band: int  # cells of known structure beside the border that count
+    fade: int  # cells over which what the fit leaves fades out
+
+
+class Completion:
+    """The structure latents of a canvas of which only pieces are known."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        pieces: Pieces,
+        cells: Region,  # of the canvas
+        style: Style,
+        local: LocalField,
+        options: FitOptions,
+    ) -> None:
+        self.pieces, self.cells, self.local, self.options = pieces, cells, local, options
+        self.structure, self.device = generator.structure, local.device
+        self.generator = generator.to(self.device).requires_grad_(False)
+        self.style = to_device(style, self.device)
+        self.fitted: dict[Region, Tensor] = {}  # tiles of local latents [C, h, w]
+
+    def fit(self, report: Callable[[], object]) -> None:
+        """Fit the local latents; calls `report` after each step."""
+        targets = list(self._targets())
+        if not targets:
+            return
+        scale = sum(float((weight * known.square()).sum()) for _, known, weight in targets)
+        scale = max(scale / sum(float(weight.sum()) * len(known) for _, known, weight in targets), 1e-12)
+        starts = {tile: self.local.read(tile) for region, _, _ in targets for tile in self._tiles(region)}
+        self.fitted = {tile: nn.Parameter(start.clone()) for tile, start in starts.items()}
+        optimizer = torch.optim.Adam(self.fitted.values(), lr=self.options.lr, betas=BETAS)
+        synthesize = structure_of(self.generator, self.style)
+        for _ in range(self.options.steps):
+            for region, known, weight in targets:
+                error = (self._structure(synthesize, region) - known).square() * weight
+                (self.options.fidelity / scale * error.sum()).backward()
+            for tile, start in starts.items():
+                self.fitted[tile].grad += 2 * (self.fitted[tile].detach() - start)
+            optimizer.step()
+            optimizer.zero_grad()
+            report()
+        self.fitted = {tile: values.detach() for tile, values in self.fitted.items()}
+
+    @torch.inference_mode()
+    def read(self, region: Region) -> Tensor:
+        """Structure latents [C, h, w] of a region of the canvas: known ones as they are, new ones elsewhere."""
+        fade = self.options.fade
+        around = _grown(region, fade)
+        held = torch.from_numpy(self.pieces.held(around)).to(self.device)
+        inner = region.slices_in(around)
+        if bool(held[inner].all()):
+            return self.pieces.read(region)
+        synthesize = structure_of(self.generator, self.style)
+        if not bool(held.any()):
+            return self._structure(synthesize, region)
+        known, new = self.pieces.read(around).to(self.device), self._structure(synthesize, around)
+        left = (known - new) * held
+        return torch.where(held[inner], known[:, *inner], new[:, *inner] + _faded(left, held, fade))
+
+    def _targets(self) -> Iterator[tuple[Region, Tensor, Tensor]]:
+        """The cells that count, tile by tile: region, known latents [C, h, w], and 0 or 1 for each cell [h, w]."""
+        band = self.options.band
+        for region in _grid(self.cells):
+            around = _grown(region, band)
+            held = self.pieces.held(around)
+            unknown = ~held & _inside(around, self.cells)
+            near = cv2.dilate(unknown.astype(np.uint8), np.ones((2 * band + 1, 2 * band + 1), np.uint8)) > 0
+            counts = (near & held)[region.slices_in(around)] & _inside(region, self.cells)
+            if counts.any():
+                part = _bounds(counts, region)
+                weight = torch.from_numpy(counts[part.slices_in(region)]).to(self.device)
+                yield part, self.pieces.read(part).to(self.device), weight.float()
+
+    def _tiles(self, region: Region) -> list[Region]:
+        """The tiles of local latents that the structure of a region is made from."""
+        return list(_grid(region.input(self.structure.rule)))
+
+    def _structure(self, synthesize: Callable[..., Tensor], region: Region) -> Tensor:
+        """The structure latents [C, h, w] that the local latents, as they are now, give."""
+        around = region.input(self.structure.rule)
+        z_l = self.local.read(around)
+        for tile in self._tiles(region):
+            if tile in self.fitted:
+                common = Region(_common(tile.rows, around.rows), _common(tile.cols, around.cols))
+                z_l[:, *common.slices_in(around)] = self.fitted[tile][:, *common.slices_in(tile)]
+        canvas = self.cells.input(self.structure.rule)
+        coordinates = self.structure.grid.of_canvas(around, canvas, self.device)
+        z_l = z_l[None].contiguous(memory_format=torch.channels_last)
+        return synthesize(z_l, coordinates, (around.rows.first, around.cols.first))[0]
+
+
+def _faded(left: Tensor, held: Tensor, fade: int) -> Tensor:
+    """What is left [C, H, W] at held cells [H, W], carried to the cells [h, w] that are `fade` inside, and faded out.
+
+    The mean over held cells, weighted by 1 / distance^4, times a smooth step of the distance to the nearest one.
+    """
+    offsets = torch.arange(-fade, fade + 1, dtype=torch.float32, device=left.device)
+    distance = (offsets[:, None].square() + offsets.square()).sqrt()
+    weight = distance.clamp(min=1).pow(-4)
+    weight[fade, fade] = 0
+    values = F.conv2d(torch.cat([left, held[None].float()])[:, None], weight[None, None])[:, 0]
+    mean = values[:-1] / values[-1:].clamp(min=1e-12)
+    windows = held.unfold(0, 2 * fade + 1, 1).unfold(1, 2 * fade + 1, 1)  # [h, w, 2 fade + 1, 2 fade + 1]
+    nearest = torch.where(windows, distance, torch.inf).amin(dim=(2, 3))
+    share = (1 - nearest / (fade + 1)).clamp(min=0)
+    return mean * (share * share * (3 - 2 * share))
+
+
+def _grid(region: Region) -> Iterator[Region]:
+    """The tiles of the absolute grid that touch a region, whole."""
+    rows, cols = (
+        Interval(axis.first // TILE * TILE, axis.last // TILE * TILE + TILE - 1) for axis in (region.rows, region.cols)
+    )
+    return blocks(Region(rows, cols), TILE)
+
+
+def _bounds(mask: np.ndarray, region: Region) -> Region:
+    """The smallest region that holds what is true in a mask [h, w] of a region."""
+    rows, cols = (
+        Interval(axis.first + int(np.flatnonzero(hit)[0]), axis.first + int(np.flatnonzero(hit)[-1]))
+        for axis, hit in ((region.rows, mask.any(1)), (region.cols, mask.any(0)))
+    )
+    return Region(rows, cols)
+
+
+def _grown(region: Region, cells: int) -> Region:
+    return Region(*(Interval(axis.first - cells, axis.last + cells) for axis in (region.rows, region.cols)))
+
+
+def _common(one: Interval, other: Interval) -> Interval:
+    return Interval(max(one.first, other.first), min(one.last, other.last))
+
+
+def _inside(region: Region, canvas: Region) -> np.ndarray:
+    """Bool [h, w]: whether the cells of a region are those of the canvas."""
+    rows, cols = (
+        (np.arange(axis.first, axis.last + 1) >= bounds.first) & (np.arange(axis.first, axis.last + 1) <= bounds.last)
+        for axis, bounds in ((region.rows, canvas.rows), (region.cols, canvas.cols))
+    )
+    return rows[:, None] & cols

@@ -1,0 +1,74 @@
+"""The files that a command works on, one after the other; one that fails is named, and the others are done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from datasets.image import find_images
+from utils.errors import UserError
+from utils.log import complain
+
+
+def find_files(option: str, path: Path, search: Callable[[Path], list[Path]], kind: str) -> dict[Path, str]:
+    """The file that an option names, or what `search` finds in the folder, with the names of the results."""
+    if not path.is_dir():
+        if not path.exists():
+            raise UserError(f"{option} {path}: no such file or folder")
+        return {path: path.stem}
+    files = search(path)
+    if not files:
+        raise UserError(f"{option} {path}: no {kind} in this folder")
+    return unique_names(files, path)
+
+
+def find_photographs(folder: Path, output: Path) -> list[Path]:
+    """The images of a folder, without the results of an earlier run in an output folder inside it."""
+    if output.resolve() == folder.resolve():
+        raise UserError(f"--output {output}: is the input folder; results need a folder of their own")
+    files = find_images(folder)
+    if output.resolve().is_relative_to(folder.resolve()):
+        files = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
+    return files
+
+
+def find_latents(folder: Path) -> list[Path]:
+    """The latent files of a folder."""
+    return sorted(file for file in folder.rglob("*.safetensors") if not file.name.startswith("."))
+
+
+def unique_names(files: list[Path], folder: Path) -> dict[Path, str]:
+    """a/b.jpg -> a/b, but a/b.jpg and a/b.png keep their suffixes; in a hopeless case all files do."""
+    whole = [str(file.relative_to(folder)) for file in files]
+    stems = [str(Path(name).with_suffix("")) for name in whole]
+    count = Counter(stems)
+    names = [stem if count[stem] == 1 else name for stem, name in zip(stems, whole, strict=True)]
+    return dict(zip(files, names if len(set(names)) == len(names) else whole, strict=True))
+
+
+def make_folder(output: Path) -> None:
+    """Make the folder of the results. UserError if that is not possible."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {output}: {error.strerror}") from error
+
+
+@contextmanager
+def failures(path: Path, name: str, failed: dict[str, str]) -> Iterator[None]:
+    """Enters into `failed`, and names in one line, an image that cannot be done; other errors are ours and go on."""
+    try:
+        yield
+    except UserError as error:
+        failed[name] = str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+            raise
+        torch.cuda.empty_cache()
+        failed[name] = f"{path}: out of memory; smaller blocks need less (infer.block, infer.memory_mib)"
+    if name in failed:
+        complain(f"failed: {failed[name]}")

@@ -1,0 +1,87 @@
+"""What an image is drawn from: structure latents, style and noise, each a function of absolute position.
+
+Letters: B batch, C channels, D style, N styles, h/w features of any level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.fusion import StyleWeights, fuse_structure, fuse_texture
+from models.generator import Generator, Noise
+from models.geometry import Region
+from models.noise import NoiseField
+
+Read = Callable[[Region], Tensor]  # region of latent cells -> z_s [C, h, w]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A style that varies over space."""
+
+    z_g: Tensor  # global latents [N, D]
+    weights: StyleWeights
+    exact: bool = True  # False: InfinityGAN's approximation, one convolution for any number of styles
+
+
+Style = Tensor | Fusion  # a global latent [D], or several
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image that can be drawn by window."""
+
+    size: tuple[int, int]  # height, width, pixels
+    read: Read
+    style: Style
+    noise: Noise | None
+
+
+@dataclass(frozen=True)
+class MixedNoise:
+    """Two kinds of noise, mixed by the weights of a position; None is no noise.
+
+    Where a weight is 1 the values are those of that kind to the last bit.
+    """
+
+    weights: StyleWeights  # of the two
+    first: NoiseField | None
+    second: NoiseField | None
+    spacing: Callable[[int], int]  # layer -> pixels between its features
+
+    def __call__(self, layer: int, top: int, left: int, height: int, width: int) -> Tensor:
+        """[B, 1, height, width], as `models.noise.NoiseField`."""
+        weights = self.weights(Region.at(top, left, height, width), self.spacing(layer))
+        parts = [
+            kind(layer, top, left, height, width) * weights[k].to(kind.seeds.device)
+            for k, kind in enumerate((self.first, self.second))
+            if kind is not None
+        ]
+        return sum(parts)
+
+
+def structure_of(generator: Generator, style: Style) -> Callable[[Tensor, Tensor, tuple[int, int]], Tensor]:
+    """The structure synthesizer in a style: (z_l [B, C, h, w], coordinates, absolute origin of z_l) -> z_s."""
+    structure = generator.structure
+    if isinstance(style, Fusion):
+        return fuse_structure(structure, style.z_g, style.weights, 2**generator.texture.stages, style.exact)
+    return lambda z_l, coordinates, origin: structure(z_l, style[None], coordinates)
+
+
+def texture_of(generator: Generator, style: Style, dtype: torch.dtype) -> Callable[..., Tensor]:
+    """The texture synthesizer in a style: (z_s [B, C, h, w], noise, absolute origin of z_s) -> image [B, 3, H, W]."""
+    texture = generator.texture
+    if isinstance(style, Fusion):
+        return fuse_texture(texture, texture.mapping(style.z_g), style.weights, dtype, style.exact)
+    return texture.fold(texture.mapping(style[None])[0], dtype)
+
+
+def to_device(style: Style, device: torch.device) -> Style:
+    """The style with its global latents on a device."""
+    if isinstance(style, Fusion):
+        return Fusion(style.z_g.to(device), style.weights, style.exact)
+    return style.to(device)

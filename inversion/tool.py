@@ -1,0 +1,177 @@
+"""Networks ready for use: what every command that inverts, draws or edits images does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from datasets.image import Image, open_image
+from inversion.blocks import block_edge, blocks, count_blocks
+from inversion.canvas import Closing, PngWriter, StripAssembler, to_eight_bit
+from inversion.latents import Description, LatentStore
+from inversion.passes import Decoder, Encoder
+from inversion.scenes import Scene
+from models.generator import Generator, Noise
+from models.geometry import Region
+from models.noise import NoiseField
+from models.weights import load_inverter
+from utils.device import select_device, select_dtype, use_exact_float32
+from utils.errors import UserError
+from utils.files import atomic_path
+from utils.log import say
+
+
+@dataclass(frozen=True)
+class Tool:
+    """The networks of a checkpoint, and the `infer` options that they are used with."""
+
+    decoder: Decoder
+    encoder: Encoder | None  # a generator's checkpoint has none
+    weights: str  # fingerprint of the checkpoint
+    options: dict
+    checkpoint: Path
+
+    @staticmethod
+    def load(checkpoint: Path, options: dict, encoders: bool) -> Tool:
+        """Load the networks and check the options before anything is computed. `encoders`: they must be there."""
+        device = select_device(options.device)
+        dtype = select_dtype(options.dtype, device)
+        use_exact_float32()
+        networks = load_inverter(checkpoint, encoders)
+        encoder = Encoder(networks, device, dtype) if networks.encoder else None
+        tool = Tool(Decoder(networks.generator, device, dtype), encoder, networks.fingerprint, options, checkpoint)
+        tool.edge((1, 1))
+        return tool
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.decoder.device
+
+    @property
+    def generator(self) -> Generator:
+        """Structure and texture synthesizer."""
+        return self.decoder.generator
+
+    @property
+    def cell(self) -> int:
+        """Pixels along the edge of a latent cell."""
+        return 2**self.generator.texture.stages
+
+    def edge(self, size: tuple[int, int]) -> int:
+        """Edge of the blocks, in pixels, for an image of (height, width)."""
+        encoder = self.encoder.networks.encoder if self.encoder else None
+        options, texture = self.options, self.generator.texture
+        return block_edge(options.block, options.memory_mib, size, texture, self.decoder.dtype, encoder)
+
+    def cell_blocks(self, size: tuple[int, int]) -> list[Region]:
+        """The blocks of latent cells in which the latents of an image of (height, width) are written."""
+        return list(blocks(self.decoder.cells(*size), max(self.edge(size) // self.cell, 1)))
+
+    def open_photograph(self, path: Path) -> Image:
+        """An image file. ImageError if it cannot be used."""
+        image = open_image(path, self.options.max_pixels)
+        if image.transparent:
+            say(f"note: {path}: what is transparent counts as mid-grey")
+        return image
+
+    def encode_global(self, image: Image) -> Tensor:
+        """The global latent [D] of an image. UserError if the checkpoint has no encoder."""
+        return self._encoder.encode_global(image)
+
+    def encode(self, image: Image, path: Path, tick: Callable[[], object]) -> LatentStore:
+        """Encode an image into a latent file; `tick` is called after each block."""
+        size = image.height, image.width
+        parts = self._encoder.encode(image, self.decoder.cells(*size), self.edge(size))
+        return self.store(path, parts, size, self.encode_global(image), self.options.seed or 0, tick)
+
+    def store(
+        self,
+        path: Path,
+        parts: Iterable[tuple[Region, Tensor]],  # blocks of cells and their z_s [C, h, w]
+        size: tuple[int, int],  # height, width of the image
+        z_g: Tensor,  # [D]
+        seed: int,  # of its noise
+        tick: Callable[[], object],
+    ) -> LatentStore:
+        """Write all latents of an image into a latent file, block by block."""
+        cells = self.decoder.cells(*size)
+        description = Description(*size, (cells.rows.first, cells.cols.first), seed, self.weights)
+        shape = (self.generator.structure.local_dim, *cells.shape)
+        with atomic_path(path) as temporary:
+            store = LatentStore.create(temporary, description, shape, z_g)
+            for region, z_s in parts:
+                store.write(region, z_s)
+                tick()
+        return LatentStore.open(path)
+
+    def open_latents(self, path: Path) -> LatentStore:
+        """A latent file. UserError unless these weights encoded it, whole."""
+        store = LatentStore.open(path)
+        if store.description.weights != self.weights:
+            raise UserError(
+                f"{path}: encoded by the weights {store.description.weights}, but the checkpoint has {self.weights}"
+            )
+        size = store.description.height, store.description.width
+        if store.cells != self.decoder.cells(*size):
+            raise UserError(f"{path}: its latents do not cover an image of {size[0]} x {size[1]}")
+        return store
+
+    def noise(self, seed: int) -> Noise | None:
+        """The texture noise that `infer.noise` asks for; `infer.seed` goes before the given seed."""
+        seed = seed if self.options.seed is None else self.options.seed
+        return NoiseField(seed, self.device) if self.options.noise == "field" else None
+
+    def scene(self, store: LatentStore) -> Scene:
+        """The image of a latent file."""
+        size = store.description.height, store.description.width
+        return Scene(size, store.read, store.z_g, self.noise(store.description.seed))
+
+    def draw(self, scene: Scene, add: Callable, tick: Callable[[], object]) -> None:
+        """Draw a scene in blocks, row by row: `add` takes region and pixels [h, w, 3], `tick` is called after each."""
+        image = Region.at(0, 0, *scene.size)
+        for region, pixels in self.decoder.decode(scene, image, self.edge(scene.size), self.options.batch):
+            add(region, pixels)
+            tick()
+
+    def draw_png(self, scene: Scene, path: Path) -> None:
+        """Draw a scene into a PNG, with a progress bar."""
+        strips = StripAssembler(scene.size[1], "uint8")
+
+        def add(region: Region, pixels: np.ndarray) -> None:
+            strip = strips.add(region, to_eight_bit(pixels))
+            if strip is not None:
+                writer.write(strip)
+
+        with (
+            atomic_path(path) as temporary,
+            Closing(PngWriter(temporary, *scene.size)) as (writer,),
+            progress(path.stem, self.count_blocks(scene.size)) as bar,
+        ):
+            self.draw(scene, add, bar.update)
+        say(f"wrote {path}")
+
+    def count_blocks(self, size: tuple[int, int]) -> int:
+        """How many blocks an image of (height, width) is drawn in."""
+        return count_blocks(Region.at(0, 0, *size), self.edge(size))
+
+    def count_cell_blocks(self, size: tuple[int, int]) -> int:
+        """How many blocks the latents of an image of (height, width) are written in."""
+        return len(self.cell_blocks(size))
+
+    @property
+    def _encoder(self) -> Encoder:
+        if self.encoder is None:
+            raise UserError(f"{self.checkpoint}: holds no encoder, so it cannot invert photographs")
+        return self.encoder
+
+
+def progress(name: str, total: int, unit: str = "block") -> tqdm:
+    """A progress bar, for work that takes a while."""
+    return tqdm(total=total, desc=name, unit=unit, leave=False, disable=total < 8)
