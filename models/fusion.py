@@ -153,14 +153,15 @@ class FusedConv:
 
     def _exact(self, x: Tensor, after: Tensor) -> Tensor:
         present = [n for n, weights in enumerate(after) if bool((weights > 0).any())]
-        y = 0.0
-        for n in present:
-            y = y + self.conv.convolve(x, self._weight(self.scales[n])) * after[n].to(x.dtype)
+        weights = after[present]
+        maps = weights.to(x.dtype)
+        y = self.conv.convolve(x, self._weight(self.scales[present[0]])) * maps[0]
+        for n, share in zip(present[1:], maps[1:], strict=True):
+            y = torch.addcmul(y, self.conv.convolve(x, self._weight(self.scales[n])), share)
         if self.conv.demodulate:
-            weights = after[present]
             pairs = (weights[:, None] * weights).flatten(0, 1)  # [N * N, h', w']
-            energy = self.products[:, present][:, :, present].flatten(1) @ pairs.flatten(1)  # [O, h' w']
-            y = y * torch.rsqrt(energy + EPSILON).reshape(-1, *after.shape[1:]).to(x.dtype)
+            products = self.products[:, present][:, :, present].flatten(1)  # [O, N * N]
+            y = y * torch.rsqrt(_mix(products.T, pairs) + EPSILON).to(x.dtype)
         return y
 
     def _fast(self, x: Tensor, before: Tensor, after: Tensor) -> Tensor:
@@ -175,9 +176,9 @@ class FusedConv:
 
     def _demodulation(self, scale: Tensor) -> Tensor:
         """Factors [O, h, w] for the scales [I, h, w] of positions."""
-        return torch.rsqrt((self.energy @ scale.square().flatten(1)) + EPSILON).reshape(-1, *scale.shape[1:])
+        return torch.rsqrt(_mix(self.energy.T, scale.square()) + EPSILON)
 
 
-def _mix(scales: Tensor, weights: Tensor) -> Tensor:
-    """sum_n a_n(p) m_ni: scales [N, I], weights [N, h, w] -> [I, h, w]."""
-    return torch.einsum("ni,nhw->ihw", scales, weights)
+def _mix(values: Tensor, weights: Tensor) -> Tensor:
+    """sum_n a_n(p) v_ni: values [N, I], weights [N, h, w] -> [I, h, w], channels last in memory as the features are."""
+    return (weights.flatten(1).T @ values).unflatten(0, weights.shape[1:]).permute(2, 0, 1)

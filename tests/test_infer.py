@@ -1,4 +1,4 @@
-"""infer.py and generate.py as a user calls them: what they write, and the one line for each wrong input."""
+"""infer.py as a user calls it: what it writes, and the one line for each wrong input."""
 
 import csv
 import json
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +16,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 from skimage.metrics import peak_signal_noise_ratio
 
-import generate
 import infer
 from inversion.inputs import unique_names
 from models.weights import export
+from tests.conftest import lines, write_inverter
 from tests.inversion.conftest import tiny_inverter
-from utils.errors import run_command
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    write_inverter(path, tiny_inverter())
-    return path
-
-
-def write_inverter(path, inverter):
-    names = "generator", "encoder", "global_encoder"
-    export(path, inverter.model, {name: getattr(inverter, name) for name in names}, step=0)
 
 
 @pytest.fixture
@@ -46,20 +34,9 @@ def photographs(tmp_path):
 
 
 @pytest.fixture
-def run(checkpoint, tmp_path, capsys):
+def run(command):
     """Runs infer.py; returns the exit code, what it printed to stderr, and the output folder."""
-
-    def run(*arguments, output="output", given=checkpoint):
-        folder = tmp_path / output
-        arguments = ["--output", str(folder), "--checkpoint", str(given), "infer.device=cpu", *map(str, arguments)]
-        code = run_command(infer.main, arguments)
-        return code, capsys.readouterr().err, folder
-
-    return run
-
-
-def lines(text):
-    return [line for line in text.replace("\r", "\n").splitlines() if line.startswith(("error:", "failed:"))]
+    return partial(command, infer.main)
 
 
 def test_a_folder_of_photographs(run, photographs):
@@ -259,15 +236,3 @@ def test_latents_of_other_weights_are_refused(run, photographs, tmp_path):
     code, err, _ = run("--latents", first / "latents" / "a.safetensors", given=tmp_path / "changed.safetensors")
     assert code == 1
     assert "encoded by the weights" in lines(err)[0]
-
-
-def test_generate_is_a_function_of_the_seed_and_not_of_the_block(checkpoint, tmp_path):
-    pictures = []
-    for block, output in ((16, "one"), ("whole", "other")):
-        arguments = ["--output", str(tmp_path / output), "--checkpoint", str(checkpoint), "generate.height=45"]
-        arguments += ["generate.width=70", "generate.count=2", "generate.seed=3", f"infer.block={block}"]
-        assert run_command(generate.main, [*arguments, "infer.dtype=float32", "generate.noise=field"]) == 0
-        pictures.append([np.asarray(PIL.Image.open(tmp_path / output / f"seed-{seed}.png")) for seed in (3, 4)])
-    assert pictures[0][0].shape == (45, 70, 3)
-    assert abs(pictures[0][0].astype(int) - pictures[1][0]).max() <= 1  # a value between two may round either way
-    assert (pictures[0][0] != pictures[0][1]).any()
