@@ -203,16 +203,13 @@ def test_jitter_displaces_the_coordinates_of_each_sample():
 
 
 @pytest.mark.parametrize("stages", [3, 4, 5])
-def test_features_are_spaced_as_their_sizes_say(stages):
-    """A layer's features in an area, times the pixels between them, are the area's pixels."""
-    network, cells = texture_synthesizer(stages), Interval(0, 99)
-    area, interval = 2**stages * (cells.size - 1), cells
+def test_features_are_spaced_as_the_rules_say(stages):
+    """A latent that begins one cell later gives features that begin one cell later."""
+    network = texture_synthesizer(stages)
+    one, later = Interval(0, 99), Interval(1, 99)
     for index, layer in enumerate(network.layers):
-        taken, interval = interval, layer.rule.output(interval)
-        spacing = 2 * network.spacing(index) if index % 2 == 0 else network.spacing(index)
-        assert spacing == (network.spacing(index - 1) if index else 2**stages)
-        assert 0 <= spacing * (taken.size - 1) - network.spacing(index) * (interval.size - 1) <= 4 * 2**stages
-        assert network.spacing(index) * (interval.size - 1) <= area
+        one, later = layer.rule.output(one), layer.rule.output(later)
+        assert (later.first - one.first) * network.spacing(index) == 2**stages
     assert network.spacing(index) == 1
 
 
