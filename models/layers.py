@@ -95,7 +95,11 @@ class EqualizedConv2d(nn.Module):
         # sqrt 2 moves through the leaky ReLU into weights and bias: one pass over the feature instead of three
         gain = GAIN if self.activation else 1.0
         bias = None if self.bias is None else self.bias * gain
-        x = F.conv2d(x, self.weight * (self.gain * gain), bias, self.stride, self.padding, self.dilation)
+        stride = self.stride
+        if self.weight.shape[-1] == 1 and stride > 1:
+            # oneDNN's strided 1x1 convolution of few channels writes beyond its gradient's end in channels_last
+            x, stride = x[..., ::stride, ::stride], 1
+        x = F.conv2d(x, self.weight * (self.gain * gain), bias, stride, self.padding, self.dilation)
         return F.leaky_relu_(x, SLOPE) if self.activation else x
 
 

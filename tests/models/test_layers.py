@@ -170,3 +170,16 @@ def test_activation_and_normalisation():
     x, bias = normal(2, 3, 4, 5), normal(3)
     assert torch.allclose(activate(x, bias), lrelu(x + bias[None, :, None, None]))
     assert torch.allclose(pixel_norm(normal(4, 9)).square().mean(dim=1), torch.ones(4))
+
+
+def test_a_strided_1x1_convolution_of_few_channels_has_a_gradient():
+    """A strided 1x1 kernel of oneDNN (torch 2.13) corrupts memory here, which may kill the process."""
+    layer = EqualizedConv2d(4, 8, kernel=1, stride=2, activation=False, bias=False)
+    x = torch.randn(16, 4, 100, 100).contiguous(memory_format=torch.channels_last).requires_grad_(True)
+    for _ in range(5):
+        x.grad = None
+        layer(x).square().sum().backward()
+    weight = (layer.weight * layer.gain).detach()[..., 0, 0]
+    expected = torch.zeros(16, 4, 100, 100)
+    expected[..., ::2, ::2] = 2 * torch.einsum("oi,oj,bjhw->bihw", weight, weight, x.detach()[..., ::2, ::2])
+    torch.testing.assert_close(x.grad, expected)
