@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inversion.editing import SUFFIX, edit_files, parse, size_of
+from inversion.editing import KINDS, SUFFIX, edit_files, parse, size_of
 from inversion.generation import GeneratedStructure, LocalField, generated_style
+from inversion.inputs import begin
 from inversion.latents import LatentStore
 from inversion.masks import style_labels
 from inversion.scenes import Fusion, Scene
@@ -37,17 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = {"help": "an image, a folder of images, or a latent file; without it, images are generated"}
     arguments, config = parse(__doc__, argv, ("fuse", "generate", "infer"), inputs)
     tool = Tool.load(arguments.checkpoint, config.infer, encoders=False)
-    check(config, generated=arguments.input is None)
+    check(tool, config, generated=arguments.input is None)
     styles = {item: style_of(tool, item) for item in config.fuse.styles if item != OWN}
     if arguments.input:
+        if arguments.input.resolve() == (arguments.output / f"{arguments.input.stem}.png").resolve():
+            raise UserError(f"--output {arguments.output}: holds the input, which the result would overwrite")
         work = partial(fuse, tool, config, styles, arguments.output)
         return edit_files(tool, arguments.input, arguments.output, work)
+    begin(arguments.output, KINDS)
     for seed in range(config.generate.seed, config.generate.seed + config.generate.count):
         tool.draw_png(generated_scene(tool, config, styles, seed), arguments.output / f"seed-{seed}.png")
     return 0
 
 
-def check(config: dict, generated: bool) -> None:
+def check(tool: Tool, config: dict, generated: bool) -> None:
     """UserError for options that do not fit together."""
     options = config.fuse
     if generated and OWN in options.styles:
@@ -58,6 +62,8 @@ def check(config: dict, generated: bool) -> None:
         raise UserError("fuse.centres and fuse.mask are both set; allowed: one of them")
     if options.centres is not None and len(options.centres) != len(options.styles):
         raise UserError(f"fuse.centres: {len(options.centres)} centres for {len(options.styles)} styles (fuse.styles)")
+    if options.mask is not None:
+        style_labels(Path(options.mask), len(options.styles), (1, 1), tool.options.max_pixels)
 
 
 def style_of(tool: Tool, item: int | str) -> Tensor:

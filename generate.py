@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inversion.generation import GeneratedStructure, LocalField, generated_style, panorama_noise
+from inversion.inputs import begin
 from inversion.scenes import Scene
 from inversion.tool import Tool, progress
 from models.noise import NoiseField
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"generate.width: {config.generate.width}; a panorama takes a multiple of {tool.cell} pixels, a latent cell"
         )
+    begin(arguments.output, ["latents"])
     for seed in range(config.generate.seed, config.generate.seed + config.generate.count):
         generate(tool, config.generate, seed, arguments.output)
     return 0

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from inversion.editing import complete, mixed_noise, new_noise, parse, size_of, source
-from inversion.inputs import make_folder
+from inversion.editing import KINDS, SUFFIX, complete, mixed_noise, new_noise, parse, size_of, source
+from inversion.inputs import begin
 from inversion.latents import LatentStore
 from inversion.masks import inverse, rectangles
 from inversion.pieces import PlacedPhotographs, place
@@ -23,7 +23,6 @@ from inversion.stylemaps import Passage
 from inversion.tool import Tool
 from models.geometry import Interval
 from utils.errors import UserError, run_command
-from utils.signals import exit_on_terminate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,8 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = {"required": True, "nargs": 2, "metavar": ("LEFT", "RIGHT"), "help": "images or latent files"}
     arguments, config = parse(__doc__, argv, ("inbetween", "complete", "infer"), inputs)
     tool = Tool.load(arguments.checkpoint, config.infer, encoders=False)
-    exit_on_terminate()
-    make_folder(arguments.output)
+    if any(path.suffix != SUFFIX for path in arguments.input):
+        tool.require_encoder()
+    begin(arguments.output, KINDS)
     names = [path.stem for path in arguments.input]
     if names[0] == names[1]:
         names = [f"{names[0]}-left", f"{names[1]}-right"]
@@ -73,12 +73,12 @@ def find_canvas(
     """Height and width of the canvas of two photographs, in pixels. UserError where they do not fit."""
     highest, right = max(edge for edge, _ in sizes), sizes[1][1]
     both = sizes[0][1] + right
+    least = right + -(-(sizes[0][1] + cell) // cell) * cell
     height = highest if height is None else height
-    width = right - (right - both * 3 // 2) // cell * cell if width is None else width
+    width = max(least, right - (right - both * 3 // 2) // cell * cell) if width is None else width
     if height < highest:
         raise UserError(f"inbetween.height: {height} px, but a photograph has {highest}; allowed: from there on")
     if width < both + cell or (width - right) % cell:
-        least = right + -(-(sizes[0][1] + cell) // cell) * cell
         raise UserError(f"inbetween.width: {width}; allowed: {least} px, or more by a multiple of {cell}")
     return height, width
 

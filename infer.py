@@ -18,15 +18,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from inversion.inputs import failures, find_files, find_latents, find_photographs, make_folder
-from inversion.outputs import PictureWriter, Record, clean, write_figures
+from inversion.inputs import begin, failures, find_files, find_latents, find_photographs
+from inversion.outputs import KINDS, PictureWriter, Record, write_figures
 from inversion.tool import Tool, progress
 from models.weights import SHIPPED
 from utils.config import load_config
 from utils.device import peak_memory_mib, reset_peak_memory
 from utils.errors import run_command
 from utils.log import say
-from utils.signals import exit_on_terminate
 
 FIGURES_EVERY = 10.0  # seconds between updates of metrics.csv and summary.json
 
@@ -55,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def process(files: dict[Path, str], work: Callable[[Path, str, Path], Record], output: Path, settings: dict) -> int:
     """Do one file after the other, naming in one line each that fails; the command's exit code."""
-    exit_on_terminate()
-    make_folder(output)
-    clean(output)
+    begin(output, KINDS)
     records, failed, written = [], {}, time.monotonic()
     try:
         for path, name in tqdm(files.items(), desc="images", unit="image", disable=len(files) == 1):

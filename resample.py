@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from inversion.editing import complete, draw_stored, edit_files, mixed_noise, new_noise, parse, size_of
+from inversion.editing import KINDS, complete, draw_stored, edit_files, mixed_noise, new_noise, parse, size_of
 from inversion.generation import GeneratedStructure, LocalField, generated_style
+from inversion.inputs import begin
 from inversion.latents import LatentStore
 from inversion.masks import at_cells, mask_image, rectangles
 from inversion.pieces import MaskedLatents
@@ -35,11 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     tool = Tool.load(arguments.checkpoint, config.infer, encoders=False)
     if (config.resample.mask is None) == (config.resample.region is None):
         raise UserError("resample.mask, resample.region: one of them says where the image is made anew")
+    if config.resample.mask is not None:
+        mask_of(tool, config.resample, (1, 1))
     if arguments.input:
         work = partial(resample, tool, config, arguments.output)
         return edit_files(tool, arguments.input, arguments.output, work)
     if config.generate.panorama:
         raise UserError("generate.panorama: true; only generate.py closes images, resample.py does not")
+    begin(arguments.output, KINDS)
     for seed in range(config.generate.seed, config.generate.seed + config.generate.count):
         regenerate(tool, config, arguments.output, seed)
     return 0

@@ -3,10 +3,11 @@
 The local latents near the border of what is known are fitted so that the structure synthesizer gives the known
 structure there; beyond its reach they stay as they were drawn. With z0 the draw, the fit minimises
 
-    fidelity * sum over the band |SS(z_l) - z_s|^2 / mean z_s^2  +  |z_l - z0|^2,
+    fidelity * sum over the band |SS(z_l, z_g) - z_s|^2 / mean z_s^2  +  |z_l - z0|^2  +  |z_g - z_g0|^2,
 
 which for a linear synthesizer is a draw from the posterior (randomised maximum a posteriori; Bardsley et al., SIAM J.
-Sci. Comput. 2014): each seed gives another continuation. What the fit leaves fades out over some cells beyond the
+Sci. Comput. 2014): each seed gives another continuation. The global latent moves along, for the structure only, since
+that of a photograph is an estimate and colours show it. What the fit leaves fades out over some cells beyond the
 border. The fit runs over tiles of a fixed grid, whatever the blocks that are drawn later; its memory grows with the
 length of the border and not with the area.
 
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from inversion.blocks import blocks
 from inversion.generation import LocalField
 from inversion.pieces import Pieces
-from inversion.scenes import Style, structure_of, to_device
+from inversion.scenes import Style, global_latents, structure_of, to_device, with_latents
 from models.generator import Generator
 from models.geometry import Interval, Region
 
@@ -40,7 +41,8 @@ class FitOptions:
     """How new structure is fitted to known structure."""
 
     steps: int  # of Adam
-    lr: float
+    lr: float  # of local latents
+    style_lr: float  # of the global latent of the structure; 0 leaves it as it is
     fidelity: float  # weight of the known structure against the draw
     band: int  # cells of known structure beside the border that count
     fade: int  # cells over which what the fit leaves fades out
@@ -73,18 +75,23 @@ class Completion:
         scale = max(scale / sum(float(weight.sum()) * len(known) for _, known, weight in targets), 1e-12)
         starts = {tile: self.local.read(tile) for region, _, _ in targets for tile in self._tiles(region)}
         self.fitted = {tile: nn.Parameter(start.clone()) for tile, start in starts.items()}
-        optimizer = torch.optim.Adam(self.fitted.values(), lr=self.options.lr, betas=BETAS)
-        synthesize = structure_of(self.generator, self.style)
+        first = global_latents(self.style)
+        z_g = nn.Parameter(first.clone())
+        self.style = with_latents(self.style, z_g)
+        groups = [{"params": list(self.fitted.values()), "lr": self.options.lr}]
+        groups += [{"params": [z_g], "lr": self.options.style_lr}]
+        optimizer = torch.optim.Adam(groups, betas=BETAS)
         for _ in range(self.options.steps):
             for region, known, weight in targets:
-                error = (self._structure(synthesize, region) - known).square() * weight
+                error = (self._structure(region) - known).square() * weight
                 (self.options.fidelity / scale * error.sum()).backward()
-            for tile, start in starts.items():
-                self.fitted[tile].grad += 2 * (self.fitted[tile].detach() - start)
+            for values, start in [(z_g, first), *((self.fitted[tile], start) for tile, start in starts.items())]:
+                values.grad += 2 * (values.detach() - start)
             optimizer.step()
             optimizer.zero_grad()
             report()
         self.fitted = {tile: values.detach() for tile, values in self.fitted.items()}
+        self.style = with_latents(self.style, z_g.detach())
 
     @torch.inference_mode()
     def read(self, region: Region) -> Tensor:
@@ -94,11 +101,10 @@ class Completion:
         held = torch.from_numpy(self.pieces.held(around)).to(self.device)
         inner = region.slices_in(around)
         if bool(held[inner].all()):
-            return self.pieces.read(region)
-        synthesize = structure_of(self.generator, self.style)
+            return self.pieces.read(region).to(self.device)
         if not bool(held.any()):
-            return self._structure(synthesize, region)
-        known, new = self.pieces.read(around).to(self.device), self._structure(synthesize, around)
+            return self._structure(region)
+        known, new = self.pieces.read(around).to(self.device), self._structure(around)
         left = (known - new) * held
         return torch.where(held[inner], known[:, *inner], new[:, *inner] + _faded(left, held, fade))
 
@@ -120,8 +126,8 @@ class Completion:
         """The tiles of local latents that the structure of a region is made from."""
         return list(_grid(region.input(self.structure.rule)))
 
-    def _structure(self, synthesize: Callable[..., Tensor], region: Region) -> Tensor:
-        """The structure latents [C, h, w] that the local latents, as they are now, give."""
+    def _structure(self, region: Region) -> Tensor:
+        """The structure latents [C, h, w] that the latents, as they are now, give."""
         around = region.input(self.structure.rule)
         z_l = self.local.read(around)
         for tile in self._tiles(region):
@@ -131,7 +137,7 @@ class Completion:
         canvas = self.cells.input(self.structure.rule)
         coordinates = self.structure.grid.of_canvas(around, canvas, self.device)
         z_l = z_l[None].contiguous(memory_format=torch.channels_last)
-        return synthesize(z_l, coordinates, (around.rows.first, around.cols.first))[0]
+        return structure_of(self.generator, self.style)(z_l, coordinates, (around.rows.first, around.cols.first))[0]
 
 
 def _faded(left: Tensor, held: Tensor, fade: int) -> Tensor:
@@ -145,9 +151,10 @@ def _faded(left: Tensor, held: Tensor, fade: int) -> Tensor:
     weight[fade, fade] = 0
     values = F.conv2d(torch.cat([left, held[None].float()])[:, None], weight[None, None])[:, 0]
     mean = values[:-1] / values[-1:].clamp(min=1e-12)
-    windows = held.unfold(0, 2 * fade + 1, 1).unfold(1, 2 * fade + 1, 1)  # [h, w, 2 fade + 1, 2 fade + 1]
-    nearest = torch.where(windows, distance, torch.inf).amin(dim=(2, 3))
-    share = (1 - nearest / (fade + 1)).clamp(min=0)
+    free = (~held).cpu().numpy().astype(np.uint8)
+    nearest = torch.from_numpy(cv2.distanceTransform(free, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)).to(left.device)
+    height, width = mean.shape[1:]
+    share = (1 - nearest[fade : fade + height, fade : fade + width] / (fade + 1)).clamp(min=0)
     return mean * (share * share * (3 - 2 * share))
 
 

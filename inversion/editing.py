@@ -11,7 +11,7 @@ from easydict import EasyDict
 
 from inversion.completion import Completion, FitOptions
 from inversion.generation import LocalField
-from inversion.inputs import failures, find_files, find_photographs, make_folder
+from inversion.inputs import begin, failures, find_files, find_photographs, memory_errors
 from inversion.latents import LatentStore
 from inversion.pieces import Pieces
 from inversion.scenes import MixedNoise, Scene, Style
@@ -23,9 +23,9 @@ from models.noise import NoiseField
 from models.weights import SHIPPED
 from utils.config import load_config
 from utils.log import say
-from utils.signals import exit_on_terminate
 
 SUFFIX = ".safetensors"  # of latent files
+KINDS = ("inversions", "latents")  # folders of results, beside the pictures
 
 
 def parse(
@@ -52,11 +52,19 @@ def source(tool: Tool, path: Path, name: str, output: Path) -> LatentStore:
 
 
 def edit_files(tool: Tool, inputs: Path, output: Path, work: Callable[[LatentStore, str], None]) -> int:
-    """Edit an image or latent file, or each image of a folder, by `work` (latents, name); the command's exit code."""
-    exit_on_terminate()
+    """Edit an image or latent file, or each image of a folder, by `work` (latents, name); the command's exit code.
+
+    UserError for what is wrong with a single file; in a folder, the others are done.
+    """
     search = partial(find_photographs, output=output)
     files = find_files("--input", inputs, search, "JPEG, PNG, WebP, TIFF or BMP image")
-    make_folder(output)
+    if any(path.suffix != SUFFIX for path in files):
+        tool.require_encoder()
+    begin(output, KINDS)
+    if not inputs.is_dir():
+        with memory_errors(inputs):
+            work(source(tool, inputs, inputs.stem, output), inputs.stem)
+        return 0
     failed: dict[str, str] = {}
     for path, name in files.items():
         with failures(path, name, failed):
@@ -89,7 +97,9 @@ def complete(
     name: str,
 ) -> Completion:
     """The structure latents of a canvas that go on from known pieces, fitted with a progress bar."""
-    fit = FitOptions(options.steps, options.lr, options.fidelity, options.band, options.fade)
+    fit = FitOptions(
+        options.steps, options.lr, options.style_lr, options.fidelity, options.band, options.fade
+    )
     local = LocalField(tool.generator.structure.local_dim, seed, tool.device)
     completion = Completion(tool.generator, pieces, tool.decoder.cells(*size), style, local, fit)
     with progress(f"{name}: fit", options.steps, "step") as bar:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import torch
 
 from datasets.image import find_images
 from utils.errors import UserError
+from utils.files import remove_stale
 from utils.log import complain
+from utils.signals import exit_on_terminate
 
 
 def find_files(option: str, path: Path, search: Callable[[Path], list[Path]], kind: str) -> dict[Path, str]:
@@ -50,25 +53,40 @@ def unique_names(files: list[Path], folder: Path) -> dict[Path, str]:
     return dict(zip(files, names if len(set(names)) == len(names) else whole, strict=True))
 
 
-def make_folder(output: Path) -> None:
-    """Make the folder of the results. UserError if that is not possible."""
+def begin(output: Path, kinds: Sequence[str] = ()) -> None:
+    """Make the folder of the results, clear away what a killed run left there, and let SIGTERM end this one cleanly.
+
+    `kinds`: folders below it that are searched, too. UserError if the folder cannot be made.
+    """
+    exit_on_terminate()
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror}") from error
+    remove_stale(output)
+    for kind in kinds:
+        for where, _, _ in os.walk(output / kind):
+            remove_stale(where)
 
 
 @contextmanager
 def failures(path: Path, name: str, failed: dict[str, str]) -> Iterator[None]:
     """Enters into `failed`, and names in one line, an image that cannot be done; other errors are ours and go on."""
     try:
-        yield
+        with memory_errors(path):
+            yield
     except UserError as error:
         failed[name] = str(error)
+        complain(f"failed: {failed[name]}")
+
+
+@contextmanager
+def memory_errors(path: Path) -> Iterator[None]:
+    """Turns a lack of memory into a UserError that names the image."""
+    try:
+        yield
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
             raise
         torch.cuda.empty_cache()
-        failed[name] = f"{path}: out of memory; smaller blocks need less (infer.block, infer.memory_mib)"
-    if name in failed:
-        complain(f"failed: {failed[name]}")
+        raise UserError(f"{path}: out of memory; smaller blocks need less (infer.block, infer.memory_mib)") from error

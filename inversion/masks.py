@@ -72,7 +72,10 @@ def _pixels(path: Path, max_pixels: int) -> np.ndarray:
 
 
 def _stretched(labels: np.ndarray, size: tuple[int, int]) -> Label:
-    """The labels of an image, stretched to (height, width) by taking the nearest."""
-    return lambda rows, cols: labels[
-        np.ix_(rows * labels.shape[0] // size[0], cols * labels.shape[1] // size[1])
-    ]
+    """The labels of an image, stretched to (height, width): each pixel takes the one that its centre lies in."""
+
+    def stretched(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+        found = ((2 * p + 1) * n // (2 * edge) for p, n, edge in zip((rows, cols), labels.shape, size, strict=True))
+        return labels[np.ix_(*found)]
+
+    return stretched

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,7 +16,7 @@ from datasets.image import Image
 from inversion.canvas import Closing, NpyWriter, PngWriter, RowWriter, StripAssembler, compare, to_eight_bit
 from inversion.metrics import ImageMetrics
 from models.geometry import Region
-from utils.files import atomic_path, remove_stale
+from utils.files import atomic_path
 
 KINDS = ("reconstruction", "comparison", "latents", "float")  # folders of results
 
@@ -94,13 +93,6 @@ class PictureWriter:
     def metrics(self) -> dict[str, float | None]:
         """psnr and ssim, when all blocks have come."""
         return self._metrics.result() if self._metrics else {"psnr": None, "ssim": None}
-
-
-def clean(folder: Path) -> None:
-    """Remove the temporary files that a killed run left among its results."""
-    for kind in KINDS:
-        for where, _, _ in os.walk(folder / kind):
-            remove_stale(where)
 
 
 def write_figures(folder: Path, records: list[Record], failed: dict[str, str], settings: dict) -> None:

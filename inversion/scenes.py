@@ -80,8 +80,16 @@ def texture_of(generator: Generator, style: Style, dtype: torch.dtype) -> Callab
     return texture.fold(texture.mapping(style[None])[0], dtype)
 
 
+def global_latents(style: Style) -> Tensor:
+    """The global latents of a style, [D] or [N, D]."""
+    return style.z_g if isinstance(style, Fusion) else style
+
+
+def with_latents(style: Style, z_g: Tensor) -> Style:
+    """The style with other global latents."""
+    return Fusion(z_g, style.weights, style.exact) if isinstance(style, Fusion) else z_g
+
+
 def to_device(style: Style, device: torch.device) -> Style:
     """The style with its global latents on a device."""
-    if isinstance(style, Fusion):
-        return Fusion(style.z_g.to(device), style.weights, style.exact)
-    return style.to(device)
+    return with_latents(style, global_latents(style).to(device))

@@ -81,6 +81,11 @@ class Tool:
             say(f"note: {path}: what is transparent counts as mid-grey")
         return image
 
+    def require_encoder(self) -> None:
+        """UserError if the checkpoint has no encoder."""
+        if self.encoder is None:
+            raise UserError(f"{self.checkpoint}: holds no encoder, so it cannot invert photographs")
+
     def encode_global(self, image: Image) -> Tensor:
         """The global latent [D] of an image. UserError if the checkpoint has no encoder."""
         return self._encoder.encode_global(image)
@@ -167,8 +172,7 @@ class Tool:
 
     @property
     def _encoder(self) -> Encoder:
-        if self.encoder is None:
-            raise UserError(f"{self.checkpoint}: holds no encoder, so it cannot invert photographs")
+        self.require_encoder()
         return self.encoder
 
 

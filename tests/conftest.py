@@ -4,6 +4,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from models.weights import export
+from tests.inversion.conftest import tiny_inverter
+from utils.errors import run_command
+
 # A busy core is no failure.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
@@ -29,3 +33,34 @@ def torchvision():
         library = None
     yield torchvision
     del library  # the schemas live as long as their library
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """The file of a tiny inverter."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    write_inverter(path, tiny_inverter())
+    return path
+
+
+def write_inverter(path, inverter):
+    names = "generator", "encoder", "global_encoder"
+    export(path, inverter.model, {name: getattr(inverter, name) for name in names}, step=0)
+
+
+@pytest.fixture
+def command(checkpoint, tmp_path, capsys):
+    """Runs the `main` of a command; returns the exit code, what it printed to stderr, and the output folder."""
+
+    def run(main, *arguments, output="output", given=checkpoint):
+        folder = tmp_path / output
+        arguments = ["--output", str(folder), "--checkpoint", str(given), "infer.device=cpu", *map(str, arguments)]
+        code = run_command(main, arguments)
+        return code, capsys.readouterr().err, folder
+
+    return run
+
+
+def lines(text):
+    """The lines of stderr that name an error."""
+    return [line for line in text.replace("\r", "\n").splitlines() if line.startswith(("error:", "failed:"))]

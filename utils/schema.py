@@ -287,6 +287,7 @@ FUSE = {
 COMPLETE = {
     "steps": Integer(0),
     "lr": Number(0, 1e3, above=True),
+    "style_lr": Number(0, 1e3),
     "fidelity": Number(0, 1e6),
     "band": Integer(1, 64),
     "fade": Integer(0, 64),

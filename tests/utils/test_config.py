@@ -112,6 +112,22 @@ def test_missing_base_and_wrong_base(tmp_path):
         ("infer.block=half", ["'half' given"]),
         ("infer.device=tpu", ["auto | cpu | cuda | cuda:N"]),
         ("data.flip=1", ["true or false"]),
+        ("fuse.styles=[]", ["a list of 1 to 256 items"]),
+        ("fuse.styles=3", ["fuse.styles: 3 given", "a list of 1 to 256 items"]),
+        ("fuse.styles=[-1]", ["a seed (a whole number from 0 to", "or own"]),
+        ("fuse.styles=[1.5]", ["[1.5] given"]),
+        ("fuse.styles=[true]", ["[True] given"]),
+        ("fuse.styles=[' ']", ["the path of an image or latent file"]),
+        ("fuse.stiles=[1]", ["the nearest valid key is 'fuse.styles'"]),
+        ("fuse.centres=[[0, 0.5, 1]]", ["null | a list of 1 to 256 items", "a list of 2 items"]),
+        ("fuse.centres=[[0, 1.5]]", ["a number x with 0 <= x <= 1"]),
+        ("fuse.modulation=exactly", ["exact | fast", "did you mean 'exact'"]),
+        ("complete.fidelity=-1", ["complete.fidelity"]),
+        ("complete.band=0", ["from 1 to 64"]),
+        ("outpaint.top=-8", ["outpaint.top: -8 given"]),
+        ("resample.what=structures", ["structure | noise", "did you mean 'structure'"]),
+        ("resample.region=[0, 0, 5]", ["null | a list of 4 items"]),
+        ("resample.region=[0, 0, 5, -5]", ["a whole number from 0"]),
         ("data.train=''", ["a path"]),
         ("data.train=", ["'' given", "null | a path"]),
         ("seed=-1", ["seed: -1 given"]),
@@ -200,6 +216,18 @@ def test_values_with_several_types():
     config = load_config(None, ["infer.block=64", "train.minutes=2", "train.optimizer.lr=2E-4", "infer.noise=none"])
     assert (config.infer.block, config.train.minutes, config.train.optimizer.lr) == (64, 2.0, 2e-4)
     assert config.infer.noise == "none" and load_config(None, ["infer.block=whole"]).infer.block == "whole"
+
+
+def test_styles_are_seeds_or_files():
+    config = load_config(None, ["fuse.styles=[own, 3, a/b.png, '7']", "fuse.centres=[[0, 1]]", "fuse.mask=a: b.png"])
+    assert config.fuse.styles == ["own", 3, "a/b.png", "7"]
+    assert config.fuse.centres == [[0.0, 1.0]] and config.fuse.mask == "a: b.png"
+    assert load_config(None, ["fuse.mask=null"]).fuse.mask is None
+
+
+def test_styles_may_start_at_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert load_config(None, ["fuse.styles=[~/a.png]"]).fuse.styles == ["/home/someone/a.png"]
 
 
 def test_dump_reads_back_the_same(tmp_path):
