@@ -18,10 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inversion.editing import KINDS, SUFFIX, edit_files, parse, size_of
+from inversion.editing import KINDS, SUFFIX, Source, edit_files, parse
 from inversion.generation import GeneratedStructure, LocalField, generated_style
 from inversion.inputs import begin
-from inversion.latents import LatentStore
 from inversion.masks import style_labels
 from inversion.scenes import Fusion, Scene
 from inversion.stylemaps import SoftMap, nearest_centre
@@ -87,11 +86,13 @@ def fusion(tool: Tool, options: dict, z_g: Sequence[Tensor], size: tuple[int, in
     return Fusion(torch.stack(list(z_g)), weights, options.modulation == "exact")
 
 
-def fuse(tool: Tool, config: dict, styles: dict, output: Path, store: LatentStore, name: str) -> None:
+def fuse(tool: Tool, config: dict, styles: dict, output: Path, source: Source) -> None:
     """Draw a photograph's structure in several styles."""
+    store = source.latents()
     z_g = [store.z_g if item == OWN else styles[item] for item in config.fuse.styles]
-    style = fusion(tool, config.fuse, z_g, size_of(store))
-    tool.draw_png(Scene(size_of(store), store.read, style, tool.noise(store.description.seed)), output / f"{name}.png")
+    style = fusion(tool, config.fuse, z_g, source.size)
+    scene = Scene(source.size, store.read, style, tool.noise(store.description.seed))
+    tool.draw_png(scene, output / f"{source.name}.png")
 
 
 def generated_scene(tool: Tool, config: dict, styles: dict, seed: int) -> Scene:

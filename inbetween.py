@@ -13,11 +13,18 @@ from pathlib import Path
 
 import torch
 
-from inversion.editing import KINDS, SUFFIX, complete, mixed_noise, new_noise, parse, size_of, source
+from inversion.editing import (
+    KINDS,
+    SUFFIX,
+    Placement,
+    Source,
+    canvas_noise,
+    complete,
+    open_source,
+    parse,
+    place_all,
+)
 from inversion.inputs import begin
-from inversion.latents import LatentStore
-from inversion.masks import inverse, rectangles
-from inversion.pieces import PlacedPhotographs, place
 from inversion.scenes import Fusion, Scene
 from inversion.stylemaps import Passage
 from inversion.tool import Tool
@@ -36,35 +43,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [path.stem for path in arguments.input]
     if names[0] == names[1]:
         names = [f"{names[0]}-left", f"{names[1]}-right"]
-    stores = [source(tool, path, name, arguments.output) for path, name in zip(arguments.input, names, strict=True)]
-    inbetween(tool, config, arguments.output, stores, "-".join(names))
+    left, right = (
+        open_source(tool, path, name, arguments.output) for path, name in zip(arguments.input, names, strict=True)
+    )
+    inbetween(tool, config, arguments.output, left, right)
     return 0
 
 
-def inbetween(tool: Tool, config: dict, output: Path, stores: Sequence[LatentStore], name: str) -> None:
+def inbetween(tool: Tool, config: dict, output: Path, left: Source, right: Source) -> None:
     """Write the canvases of two photographs, one for each seed."""
-    options, sizes = config.inbetween, [size_of(store) for store in stores]
-    canvas = find_canvas(tool.cell, sizes, options.height, options.width)
-    tops = [(canvas[0] - height) // 2 // tool.cell * tool.cell for height, _ in sizes]
-    lefts = [0, canvas[1] - sizes[1][1]]
-    cells = tool.decoder.cells(*canvas)
-    pieces = PlacedPhotographs([
-        place(store, top // tool.cell, left // tool.cell, canvas, cells, tool.cell)
-        for store, top, left in zip(stores, tops, lefts, strict=True)
-    ])  # fmt: skip
-    weights = Passage(Interval(sizes[0][1] - 1, lefts[1]))
-    style = Fusion(torch.stack([store.z_g for store in stores]), weights)
-    ramp = tool.cell
-    new = inverse(rectangles([
-        (top - ramp, left - ramp, top + height + ramp, left + width + ramp)
-        for top, left, (height, width) in zip(tops, lefts, sizes, strict=True)
-    ]))  # fmt: skip
+    options = config.inbetween
+    canvas = find_canvas(tool.cell, [left.size, right.size], options.height, options.width)
+    tops = [(canvas[0] - source.size[0]) // 2 // tool.cell * tool.cell for source in (left, right)]
+    start = canvas[1] - right.size[1]
+    placements = [Placement(left.latents(), tops[0], 0), Placement(right.latents(), tops[1], start)]
+    passage = Passage(Interval(left.size[1] - 1, start))
+    style = Fusion(torch.stack([placement.store.z_g for placement in placements]), passage)
+    ramp = min(tool.cell, (start - left.size[1]) // 2)
     for seed in range(options.seed, options.seed + options.count):
-        title = f"{name}-seed-{seed}"
-        completion = complete(tool, config.complete, pieces, canvas, style, seed, title)
-        old = tool.noise(stores[0].description.seed)
-        noise = mixed_noise(tool, new, canvas, ramp, old, new_noise(tool, config.complete, seed))
-        tool.draw_png(Scene(canvas, completion.read, style, noise), output / f"{title}.png")
+        name = f"{left.name}-{right.name}-seed-{seed}"
+        pieces = place_all(tool, placements, canvas)
+        completion = complete(tool, config.complete, pieces, canvas, style, seed, name)
+        noise = canvas_noise(tool, config.complete, placements, canvas, seed, ramp)
+        tool.draw_png(Scene(canvas, completion.read, style, noise), output / f"{name}.png")
 
 
 def find_canvas(

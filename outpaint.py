@@ -13,10 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from inversion.editing import complete, draw_stored, edit_files, mixed_noise, new_noise, parse, size_of
-from inversion.latents import LatentStore
-from inversion.masks import inverse, rectangles
-from inversion.pieces import PlacedPhotographs, place
+from inversion.editing import Placement, Source, canvas_noise, complete, draw_stored, edit_files, parse, place_all
 from inversion.scenes import Scene
 from inversion.tool import Tool
 from utils.errors import UserError, run_command
@@ -30,39 +27,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     return edit_files(tool, arguments.input, arguments.output, partial(outpaint, tool, config, arguments.output))
 
 
-def outpaint(tool: Tool, config: dict, output: Path, store: LatentStore, name: str) -> None:
+def outpaint(tool: Tool, config: dict, output: Path, source: Source) -> None:
     """Write the canvases of a photograph, one for each seed."""
-    options, size = config.outpaint, size_of(store)
-    top, height = along(tool.cell, size[0], "height", options.height, "top", options.top)
-    left, width = along(tool.cell, size[1], "width", options.width, "left", options.left)
-    canvas, cells = (height, width), tool.decoder.cells(height, width)
-    pieces = PlacedPhotographs([place(store, top // tool.cell, left // tool.cell, canvas, cells, tool.cell)])
-    ramp = tool.cell  # grain sets in over two latent cells beyond the photograph
-    new = inverse(rectangles([(top - ramp, left - ramp, top + size[0] + ramp, left + size[1] + ramp)]))
+    options = config.outpaint
+    top, height = along(source, tool.cell, 0, "height", options.height, "top", options.top)
+    left, width = along(source, tool.cell, 1, "width", options.width, "left", options.left)
+    canvas, store = (height, width), source.latents()
+    placement = Placement(store, top, left)
     for seed in range(options.seed, options.seed + options.count):
-        title = f"{name}-seed-{seed}"
-        completion = complete(tool, config.complete, pieces, canvas, store.z_g, seed, title)
-        old = tool.noise(store.description.seed)
-        noise = mixed_noise(tool, new, canvas, ramp, old, new_noise(tool, config.complete, seed))
-        draw_stored(tool, completion, Scene(canvas, completion.read, store.z_g, noise), seed, output, title)
+        name = f"{source.name}-seed-{seed}"
+        pieces = place_all(tool, [placement], canvas)
+        completion = complete(tool, config.complete, pieces, canvas, store.z_g, seed, name)
+        noise = canvas_noise(tool, config.complete, [placement], canvas, seed, ramp=tool.cell)
+        draw_stored(tool, completion, Scene(canvas, completion.read, store.z_g, noise), seed, output, name)
 
 
 def along(
+    source: Source,
     cell: int,  # pixels
-    edge: int,  # of the photograph along this axis, pixels
-    axis: str,  # height | width
-    canvas: int | None,  # the same of the canvas
-    name: str,  # top | left
+    axis: int,
+    length: str,  # height | width
+    canvas: int | None,  # edge of the canvas along this axis, pixels
+    start: str,  # top | left
     offset: int | None,  # of the photograph on the canvas, pixels
 ) -> tuple[int, int]:
     """(offset, edge of the canvas) along one axis. UserError where the photograph does not fit."""
+    edge = source.size[axis]
     canvas = 2 * edge if canvas is None else canvas
     if canvas < edge:
-        raise UserError(f"outpaint.{axis}: {canvas} px, but the photograph has {edge}; allowed: from there on")
+        raise UserError(f"outpaint.{length}: {canvas} px, but {source.name} has {edge}; allowed: from there on")
     offset = (canvas - edge) // 2 // cell * cell if offset is None else offset
     if offset % cell or offset + edge > canvas:
         raise UserError(
-            f"outpaint.{name}: {offset}; allowed: multiples of {cell} px (a latent cell) from 0 to {canvas - edge}"
+            f"outpaint.{start}: {offset}; allowed for {source.name}: multiples of {cell} px (a latent cell) from 0 to"
+            f" {canvas - edge}"
         )
     return offset, canvas
 

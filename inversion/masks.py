@@ -32,25 +32,26 @@ def style_labels(path: Path, count: int, size: tuple[int, int], max_pixels: int)
 
 
 def mask_image(path: Path, size: tuple[int, int], max_pixels: int) -> Label:
-    """1 where an image is white, 0 where it is black."""
-    return _stretched((_pixels(path, max_pixels).mean(2) >= WHITE).astype(np.int64), size)
+    """1 where an image is white, 0 where it is black. UserError if it is black everywhere."""
+    white = _pixels(path, max_pixels).mean(2) >= WHITE
+    if not white.any():
+        raise UserError(f"{path}: black everywhere; a mask is white where the image is made anew")
+    return _stretched(white.astype(np.int64), size)
 
 
 def rectangles(boxes: Sequence[tuple[int, int, int, int]]) -> Label:
-    """1 inside one of these (first row, first column, row after the last, column after the last)."""
+    """k + 1 inside box k, (first row, first column, row after the last, column after the last); 0 in none of them.
+
+    Where boxes overlap, the first one counts.
+    """
 
     def label(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-        inside = np.zeros((len(rows), len(cols)), bool)
-        for top, left, bottom, right in boxes:
-            inside |= ((rows >= top) & (rows < bottom))[:, None] & ((cols >= left) & (cols < right))
-        return inside.astype(np.int64)
+        labels = np.zeros((len(rows), len(cols)), np.int64)
+        for k, (top, left, bottom, right) in reversed(list(enumerate(boxes))):
+            labels[np.ix_((rows >= top) & (rows < bottom), (cols >= left) & (cols < right))] = k + 1
+        return labels
 
     return label
-
-
-def inverse(label: Label) -> Label:
-    """A mask's complement."""
-    return lambda rows, cols: 1 - label(rows, cols)
 
 
 def at_cells(label: Label, canvas: Region, cell: int) -> Callable[[Region], np.ndarray]:

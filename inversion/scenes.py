@@ -5,7 +5,7 @@ Letters: B batch, C channels, D style, N styles, h/w features of any level.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 from models.fusion import StyleWeights, fuse_structure, fuse_texture
 from models.generator import Generator, Noise
 from models.geometry import Region
-from models.noise import NoiseField
 
 Read = Callable[[Region], Tensor]  # region of latent cells -> z_s [C, h, w]
 
@@ -42,26 +41,40 @@ class Scene:
 
 
 @dataclass(frozen=True)
+class MovedNoise:
+    """Noise whose origin lies elsewhere on the canvas."""
+
+    noise: Noise
+    top: int  # pixels, a multiple of a latent cell
+    left: int
+    spacing: Callable[[int], int]  # layer -> pixels between its features
+
+    def __call__(self, layer: int, top: int, left: int, height: int, width: int) -> Tensor:
+        """[B, 1, height, width], as `models.noise.NoiseField`."""
+        spacing = self.spacing(layer)
+        return self.noise(layer, top - self.top // spacing, left - self.left // spacing, height, width)
+
+
+@dataclass(frozen=True)
 class MixedNoise:
-    """Two kinds of noise, mixed by the weights of a position; None is no noise.
+    """Several kinds of noise, mixed by the weights of a position; None is no noise, but not for all of them.
 
     Where a weight is 1 the values are those of that kind to the last bit.
     """
 
-    weights: StyleWeights  # of the two
-    first: NoiseField | None
-    second: NoiseField | None
+    weights: StyleWeights  # of the kinds
+    kinds: Sequence[Noise | None]
     spacing: Callable[[int], int]  # layer -> pixels between its features
 
     def __call__(self, layer: int, top: int, left: int, height: int, width: int) -> Tensor:
         """[B, 1, height, width], as `models.noise.NoiseField`."""
         weights = self.weights(Region.at(top, left, height, width), self.spacing(layer))
-        parts = [
-            kind(layer, top, left, height, width) * weights[k].to(kind.seeds.device)
-            for k, kind in enumerate((self.first, self.second))
-            if kind is not None
-        ]
-        return sum(parts)
+        mixed = 0.0
+        for kind, share in zip(self.kinds, weights, strict=True):
+            if kind is not None:
+                values = kind(layer, top, left, height, width)
+                mixed = mixed + values * share.to(values.device)
+        return mixed
 
 
 def structure_of(generator: Generator, style: Style) -> Callable[[Tensor, Tensor, tuple[int, int]], Tensor]:

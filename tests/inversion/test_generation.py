@@ -92,7 +92,7 @@ def test_local_latents_of_a_panorama_repeat(seed, period, turns, top, left, heig
 
 def mixed_noise(generator, weights, first, second):
     kinds = [None if seed is None else NoiseField(seed) for seed in (first, second)]
-    return MixedNoise(weights, *kinds, generator.texture.spacing)
+    return MixedNoise(weights, kinds, generator.texture.spacing)
 
 
 @given(

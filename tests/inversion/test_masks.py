@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets.image import ImageError
-from inversion.masks import at_cells, inverse, mask_image, rectangles, style_labels
+from inversion.masks import at_cells, mask_image, rectangles, style_labels
 from models.geometry import Region
 from utils.errors import UserError
 
@@ -38,6 +38,7 @@ def test_equally_bright_colours_have_labels_of_their_own(tmp_path):
 def test_an_image_of_another_size_is_stretched(tmp_path_factory, rows, cols, down, right):
     """A whole number of times larger, each pixel becomes a rectangle; drawn smaller again, it is as before."""
     values = np.random.default_rng(rows * cols).integers(0, 2, (rows, cols))
+    values[0, 0] = 1  # a mask is not black everywhere
     path = save(tmp_path_factory.getbasetemp() / "stretched.png", 255 * values)
     height, width = rows * down, cols * right
     large = values.repeat(down, 0).repeat(right, 1)
@@ -98,11 +99,10 @@ def test_rectangles_end_before_their_last_row_and_column():
     assert grid(label, 5, 7).tolist() == [
         [0, 0, 0, 0, 0, 0, 0],
         [0, 0, 1, 1, 1, 0, 0],
-        [0, 0, 1, 1, 1, 1, 0],
-        [0, 0, 0, 0, 1, 1, 0],
+        [0, 0, 1, 1, 1, 2, 0],
+        [0, 0, 0, 0, 2, 2, 0],
         [0, 0, 0, 0, 0, 0, 0],
     ]
-    assert (grid(inverse(label), 5, 7) == 1 - grid(label, 5, 7)).all()
 
 
 def test_cells_are_asked_by_their_centres():
