@@ -1,7 +1,7 @@
 """Invert photographs of any size, or decode saved latents again.
 
     python infer.py --input FILE_OR_FOLDER --output FOLDER [--checkpoint FILE] [--config FILE] [key=value ...]
-    python infer.py --latents FILE_OR_FOLDER --output FOLDER infer.seed=7
+    python infer.py --latents FILE_OR_FOLDER --output FOLDER infer.seed=7 infer.region=0,0,256,256
 
 Writes reconstruction/, comparison/, latents/, metrics.csv and summary.json into the output folder; see the README.
 Exit code: 0 all done; 1 some images failed, the others are done; 2 the command itself was wrong.
@@ -21,10 +21,11 @@ from tqdm import tqdm
 from inversion.inputs import begin, failures, find_files, find_latents, find_photographs
 from inversion.outputs import KINDS, PictureWriter, Record, write_figures
 from inversion.tool import Tool, progress
+from models.geometry import Region
 from models.weights import SHIPPED
 from utils.config import load_config
 from utils.device import peak_memory_mib, reset_peak_memory
-from utils.errors import run_command
+from utils.errors import UserError, run_command
 from utils.log import say
 
 FIGURES_EVERY = 10.0  # seconds between updates of metrics.csv and summary.json
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as infer.block=256")
     arguments = parser.parse_intermixed_args(argv)
     options = load_config(arguments.config, arguments.overrides, sections=("infer",)).infer
+    if options.region is not None and arguments.latents is None:
+        raise UserError("infer.region: regions are drawn from saved latents; invert once, then give --latents")
     tool = Tool.load(arguments.checkpoint, options, encoders=arguments.input is not None)
     if arguments.latents:
         files = find_files("--latents", arguments.latents, find_latents, ".safetensors file")
@@ -85,14 +88,27 @@ def invert_file(tool: Tool, path: Path, name: str, output: Path) -> Record:
 
 
 def decode_file(tool: Tool, path: Path, name: str, output: Path) -> Record:
-    """Draw the image of saved latents; its row of the table."""
+    """Draw the image of saved latents, or a region of it; its row of the table."""
     reset_peak_memory(tool.device)
     started = time.perf_counter()
     scene = tool.scene(tool.open_latents(path))
-    writer = PictureWriter(output, name, scene.size, None, tool.options.save_float)
-    with progress(name, tool.count_blocks(scene.size)) as bar, writer:
-        tool.draw(scene, writer.add, bar.update)
+    window = region_of(tool.options.region, scene.size, path)
+    if tool.options.region is not None:
+        name = f"{name}-{'-'.join(map(str, tool.options.region))}"
+    writer = PictureWriter(output, name, window.shape, None, tool.options.save_float)
+    with progress(name, tool.count_blocks(window.shape)) as bar, writer:
+        tool.draw(scene, writer.add, bar.update, window)
     return make_record(tool, name, writer, started)
+
+
+def region_of(box: list[int] | None, size: tuple[int, int], path: Path) -> Region:
+    """The pixels to draw of an image of (height, width). UserError where the region is not inside it."""
+    if box is None:
+        return Region.at(0, 0, *size)
+    top, left, bottom, right = box
+    if bottom > size[0] or right > size[1]:
+        raise UserError(f"infer.region: {box}, but {path} is of an image of {size[0]} x {size[1]}")
+    return Region.at(top, left, bottom - top, right - left)
 
 
 def make_record(tool: Tool, name: str, writer: PictureWriter, started: float) -> Record:

@@ -55,7 +55,7 @@ def mask_of(tool: Tool, options: dict, size: tuple[int, int], name: str) -> Labe
     if options.mask is not None:
         return mask_image(Path(options.mask), size, tool.options.max_pixels)
     top, left, bottom, right = options.region
-    if not (top < bottom <= size[0] and left < right <= size[1]):
+    if bottom > size[0] or right > size[1]:
         raise UserError(
             f"resample.region: {options.region} in {name} of {size[0]} x {size[1]}; allowed: [first row, first column,"
             " row after the last, column after the last] inside the image"

@@ -73,7 +73,7 @@ class PlacedPhotographs:
             common = _common(region, photograph.held)
             if common:
                 rows, cols = common.slices_in(region)
-                inside = _moved(common, -photograph.top, -photograph.left)
+                inside = common.moved(-photograph.top, -photograph.left)
                 values[:, rows, cols] = photograph.store.read(inside)
         return values
 
@@ -110,7 +110,3 @@ def _common(one: Region, other: Region) -> Region | None:
         for a, b in ((one.rows, other.rows), (one.cols, other.cols))
     )
     return Region(rows, cols) if rows.size > 0 and cols.size > 0 else None
-
-
-def _moved(region: Region, down: int, right: int) -> Region:
-    return Region.at(region.rows.first + down, region.cols.first + right, *region.shape)

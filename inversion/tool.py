@@ -138,11 +138,17 @@ class Tool:
         size = store.description.height, store.description.width
         return Scene(size, store.read, store.z_g, self.noise(store.description.seed))
 
-    def draw(self, scene: Scene, add: Callable, tick: Callable[[], object]) -> None:
-        """Draw a scene in blocks, row by row: `add` takes region and pixels [h, w, 3], `tick` is called after each."""
-        image = Region.at(0, 0, *scene.size)
-        for region, pixels in self.decoder.decode(scene, image, self.edge(scene.size), self.options.batch):
-            add(region, pixels)
+    def draw(
+        self, scene: Scene, add: Callable, tick: Callable[[], object], window: Region | None = None
+    ) -> None:
+        """Draw a scene, or a window of it, in blocks, row by row.
+
+        `add` takes the region of a block, in the window's own rows and columns, and its pixels [h, w, 3] float32;
+        `tick` is called after each.
+        """
+        window = Region.at(0, 0, *scene.size) if window is None else window
+        for region, pixels in self.decoder.decode(scene, window, self.edge(window.shape), self.options.batch):
+            add(region.moved(-window.rows.first, -window.cols.first), pixels)
             tick()
 
     def draw_png(self, scene: Scene, path: Path) -> None:

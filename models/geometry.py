@@ -179,6 +179,10 @@ class Region:
         """The largest region that `rule` gives from this one."""
         return Region(rule.output(self.rows), rule.output(self.cols))
 
+    def moved(self, down: int, right: int) -> Region:
+        """The region that many rows further down and columns further right."""
+        return Region.at(self.rows.first + down, self.cols.first + right, *self.shape)
+
     def slices_in(self, outer: Region) -> tuple[slice, slice]:
         """Index of this region in the last two dimensions of an array that holds `outer`."""
         return self.rows.slice_in(outer.rows), self.cols.slice_in(outer.cols)

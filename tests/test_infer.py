@@ -122,6 +122,22 @@ def test_inputs_inside_the_output_folder(run, photographs):
     assert (output / "reconstruction" / "a.png").exists()
 
 
+@pytest.mark.parametrize("region", [(0, 0, 5, 61), (13, 20, 31, 47), (36, 60, 37, 61)])
+@pytest.mark.parametrize("block", ["whole", 8])
+def test_a_region_is_that_of_the_whole(run, photographs, region, block):
+    options = ["infer.save_float=true", "infer.dtype=float32", "infer.noise=field"]
+    _, _, whole = run("--input", photographs / "a.png", *options)
+    pixels = np.load(whole / "float" / "a.npy")
+    top, left, bottom, right = region
+    text = f"{top},{left},{bottom},{right}"
+    code, _, output = run("--latents", whole / "latents" / "a.safetensors", f"infer.region={text}",
+                          f"infer.block={block}", *options, output="region")  # fmt: skip
+    assert code == 0
+    drawn = np.load(output / "float" / f"a-{text.replace(',', '-')}.npy")
+    assert drawn.shape == (bottom - top, right - left, 3)
+    assert abs(drawn - pixels[top:bottom, left:right]).max() <= 1e-5
+
+
 def test_names_are_unique_whatever_the_files_are_called():
     files = [Path("in", name) for name in ("x.jpg", "x.png", "x.jpg.png", "y.png", "z/x.jpg")]
     names = unique_names(files, Path("in"))
@@ -202,6 +218,9 @@ def test_bad_images_are_named_and_the_others_are_done(run, photographs):
         (["--input", "{images}", "infer.block=0"], "infer.block"),
         (["--input", "{images}", "infer.blok=8"], "infer.block"),
         (["--input", "{images}", "infer.seed=x"], "infer.seed"),
+        (["--input", "{images}", "infer.region=0,0,8,8"], "give --latents"),
+        (["--latents", "{images}", "infer.region=0,0,8"], "four whole numbers"),
+        (["--latents", "{images}", "infer.region=[0,8,8,8]"], "four whole numbers"),
         (["--input", "{images}", "model.stages=3"], "model"),
         (["--input", "{images}", "--config", "{tmp}/typo.yaml"], "typo.yaml"),
         (["--input", "{images}", "infer.device=cuda:99"], "cuda:99"),

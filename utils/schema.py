@@ -119,6 +119,21 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Rectangle:
+    """[first row, first column, row after the last, column after the last] in pixels, also as text without brackets."""
+
+    allowed = "first row, first column, row after the last, column after the last: four whole numbers from 0 on"
+
+    def parse(self, value: Any) -> list[int]:
+        if type(value) is str:
+            value = [int(word) for word in value.split(",")]
+        top, left, bottom, right = ListOf(Integer(0), 4, 4).parse(value)
+        if top >= bottom or left >= right:
+            raise ValueError
+        return [top, left, bottom, right]
+
+
+@dataclass(frozen=True)
 class StyleSource:
     """The seed of a generated style, the file of an image or of latents whose style is taken, or `own`."""
 
@@ -262,6 +277,7 @@ INFER = {
     "memory_mib": Integer(1),
     "noise": NOISE,
     "seed": Optional(SEED),
+    "region": Optional(Rectangle()),
     "save_float": Flag(),
     "max_pixels": Integer(1),
 }
@@ -308,7 +324,7 @@ INBETWEEN = {"height": Optional(Integer(1)), "width": Optional(Integer(1)), "see
 RESAMPLE = {
     "what": Choice(("structure", "noise")),
     "mask": PATH,
-    "region": Optional(ListOf(Integer(0), 4, 4)),
+    "region": Optional(Rectangle()),
     "seed": SEED,
     "count": Integer(1),
 }
