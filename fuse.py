@@ -4,29 +4,30 @@
     python fuse.py --output FOLDER fuse.styles=[1,2] fuse.centres=[[0.2,0.5],[0.8,0.5]]
     python fuse.py --output FOLDER --input PHOTO_OR_FOLDER_OR_LATENTS fuse.styles=[own,3,OTHER_PHOTO] fuse.mask=MASK.png
 
-Without --input, structure and texture of the image seed-N.png are generated in the mixed styles; with it, the
-structure stays that of the photograph. Writes NAME.png.
+Without --input, structure and texture of a seed's image are generated in the mixed styles; with it, the
+structure stays that of the photograph. Writes seed-N-fused.png or NAME-fused.png.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from inversion.editing import KINDS, SUFFIX, Source, edit_files, parse
 from inversion.generation import GeneratedStructure, LocalField, generated_style
+from inversion.grain import field
 from inversion.inputs import begin
-from inversion.masks import style_labels
+from inversion.masks import read_labels, stretched
 from inversion.scenes import Fusion, Scene
 from inversion.stylemaps import SoftMap, nearest_centre
 from inversion.tool import Tool
 from models.geometry import Region
-from models.noise import NoiseField
 from utils.errors import UserError, run_command
 
 OWN = "own"  # the style of the input
@@ -37,20 +38,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = {"help": "an image, a folder of images, or a latent file; without it, images are generated"}
     arguments, config = parse(__doc__, argv, ("fuse", "generate", "infer"), inputs)
     tool = Tool.load(arguments.checkpoint, config.infer, encoders=False)
-    check(tool, config, generated=arguments.input is None)
+    check(config, generated=arguments.input is None)
+    labels = None
+    if config.fuse.mask is not None:
+        labels = read_labels(Path(config.fuse.mask), len(config.fuse.styles), config.infer.max_pixels)
     styles = {item: style_of(tool, item) for item in config.fuse.styles if item != OWN}
+    blend = partial(fusion, config.fuse, labels)
     if arguments.input:
-        if arguments.input.resolve() == (arguments.output / f"{arguments.input.stem}.png").resolve():
-            raise UserError(f"--output {arguments.output}: holds the input, which the result would overwrite")
-        work = partial(fuse, tool, config, styles, arguments.output)
+        work = partial(fuse, tool, config.fuse.styles, styles, blend, arguments.output)
         return edit_files(tool, arguments.input, arguments.output, work)
     begin(arguments.output, KINDS)
     for seed in range(config.generate.seed, config.generate.seed + config.generate.count):
-        tool.draw_png(generated_scene(tool, config, styles, seed), arguments.output / f"seed-{seed}.png")
+        style = blend([styles[item] for item in config.fuse.styles], (config.generate.height, config.generate.width))
+        tool.draw_png(generated_scene(tool, config.generate, style, seed), arguments.output / f"seed-{seed}-fused.png")
     return 0
 
 
-def check(tool: Tool, config: dict, generated: bool) -> None:
+def check(config: dict, generated: bool) -> None:
     """UserError for options that do not fit together."""
     options = config.fuse
     if generated and OWN in options.styles:
@@ -61,8 +65,6 @@ def check(tool: Tool, config: dict, generated: bool) -> None:
         raise UserError("fuse.centres and fuse.mask are both set; allowed: one of them")
     if options.centres is not None and len(options.centres) != len(options.styles):
         raise UserError(f"fuse.centres: {len(options.centres)} centres for {len(options.styles)} styles (fuse.styles)")
-    if options.mask is not None:
-        style_labels(Path(options.mask), len(options.styles), (1, 1), tool.options.max_pixels)
 
 
 def style_of(tool: Tool, item: int | str) -> Tensor:
@@ -74,11 +76,11 @@ def style_of(tool: Tool, item: int | str) -> Tensor:
     return tool.encode_global(tool.open_photograph(Path(item)))
 
 
-def fusion(tool: Tool, options: dict, z_g: Sequence[Tensor], size: tuple[int, int]) -> Fusion:
-    """Styles [D] with their map on a canvas of (height, width)."""
+def fusion(options: dict, labels: np.ndarray | None, z_g: Sequence[Tensor], size: tuple[int, int]) -> Fusion:
+    """Styles [D] with their map on a canvas of (height, width); `labels` [H, W] of a mask, if there is one."""
     count = len(z_g)
-    if options.mask:
-        label = style_labels(Path(options.mask), count, size, tool.options.max_pixels)
+    if labels is not None:
+        label = stretched(labels, size)
     else:
         shares = options.centres or [(0.5, (k + 0.5) / count) for k in range(count)]
         label = nearest_centre([(size[0] * down, size[1] * right) for down, right in shares])
@@ -86,23 +88,27 @@ def fusion(tool: Tool, options: dict, z_g: Sequence[Tensor], size: tuple[int, in
     return Fusion(torch.stack(list(z_g)), weights, options.modulation == "exact")
 
 
-def fuse(tool: Tool, config: dict, styles: dict, output: Path, source: Source) -> None:
+def fuse(
+    tool: Tool,
+    items: Sequence[int | str],  # fuse.styles
+    styles: dict[int | str, Tensor],  # global latents [D] of all items but OWN
+    blend: Callable[[Sequence[Tensor], tuple[int, int]], Fusion],
+    output: Path,
+    source: Source,
+) -> None:
     """Draw a photograph's structure in several styles."""
     store = source.latents()
-    z_g = [store.z_g if item == OWN else styles[item] for item in config.fuse.styles]
-    style = fusion(tool, config.fuse, z_g, source.size)
-    scene = Scene(source.size, store.read, style, tool.noise(store.description.seed))
-    tool.draw_png(scene, output / f"{source.name}.png")
+    style = blend([store.z_g if item == OWN else styles[item] for item in items], source.size)
+    scene = Scene(source.size, store.read, style, tool.scene(store).noise)
+    tool.draw_png(scene, output / f"{source.name}-fused.png")
 
 
-def generated_scene(tool: Tool, config: dict, styles: dict, seed: int) -> Scene:
+def generated_scene(tool: Tool, options: dict, style: Fusion, seed: int) -> Scene:
     """The image that a seed gives in several styles."""
-    size = config.generate.height, config.generate.width
-    style = fusion(tool, config.fuse, [styles[item] for item in config.fuse.styles], size)
+    size = options.height, options.width
     local = LocalField(tool.generator.structure.local_dim, seed, tool.device)
     structure = GeneratedStructure(tool.generator, tool.decoder.cells(*size), local, style)
-    noise = NoiseField(seed, tool.device) if config.generate.noise == "field" else None
-    return Scene(size, structure.read, style, noise)
+    return Scene(size, structure.read, style, tool.noise(field(seed) if options.noise == "field" else None, size))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from inversion.generation import GeneratedStructure, LocalField, generated_style, panorama_noise
-from inversion.inputs import begin
+from inversion.generation import GeneratedStructure, LocalField, generated_style
+from inversion.grain import Grain, field
+from inversion.inputs import begin, refuse_unread
 from inversion.scenes import Scene
 from inversion.tool import Tool, progress
-from models.noise import NoiseField
 from models.weights import SHIPPED
 from utils.config import load_config
 from utils.errors import UserError, run_command
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as generate.width=2048")
     arguments = parser.parse_intermixed_args(argv)
     config = load_config(arguments.config, arguments.overrides, sections=("generate", "infer"))
+    refuse_unread(config.infer)
     tool = Tool.load(arguments.checkpoint, config.infer, encoders=False)
     if config.generate.panorama and config.generate.width % tool.cell:
         raise UserError(
@@ -49,9 +50,17 @@ def generate(tool: Tool, options: dict, seed: int, output: Path) -> None:
     scene, name = make_scene(tool, options, seed), f"seed-{seed}"
     if options.save_latents:
         parts = ((region, scene.read(region)) for region in tool.cell_blocks(scene.size))
+        path = output / "latents" / f"{name}.safetensors"
         with progress(f"{name}: latents", tool.count_cell_blocks(scene.size)) as bar:
-            tool.store(output / "latents" / f"{name}.safetensors", parts, scene.size, scene.style, seed, bar.update)
+            tool.store(path, parts, scene.size, scene.style, seed, grain_of(options, seed), bar.update)
     tool.draw_png(scene, output / f"{name}.png")
+
+
+def grain_of(options: dict, seed: int) -> Grain:
+    """The texture noise of the image of a seed."""
+    if options.noise == "none":
+        return None
+    return field(seed, options.width if options.panorama else None)
 
 
 def make_scene(tool: Tool, options: dict, seed: int) -> Scene:
@@ -60,12 +69,7 @@ def make_scene(tool: Tool, options: dict, seed: int) -> Scene:
     period = options.width // tool.cell if options.panorama else None
     local = LocalField(tool.generator.structure.local_dim, seed, tool.device, period)
     structure = GeneratedStructure(tool.generator, tool.decoder.cells(*size), local, style)
-    noise = None
-    if options.noise == "field":
-        noise = NoiseField(seed, tool.device)
-        if options.panorama:
-            noise = panorama_noise(tool.generator, seed, options.width, tool.device)
-    return Scene(size, structure.read, style, noise)
+    return Scene(size, structure.read, style, tool.noise(grain_of(options, seed), size))
 
 
 if __name__ == "__main__":

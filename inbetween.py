@@ -18,7 +18,7 @@ from inversion.editing import (
     SUFFIX,
     Placement,
     Source,
-    canvas_noise,
+    canvas_grain,
     complete,
     open_source,
     parse,
@@ -64,7 +64,7 @@ def inbetween(tool: Tool, config: dict, output: Path, left: Source, right: Sourc
         name = f"{left.name}-{right.name}-seed-{seed}"
         pieces = place_all(tool, placements, canvas)
         completion = complete(tool, config.complete, pieces, canvas, style, seed, name)
-        noise = canvas_noise(tool, config.complete, placements, canvas, seed, ramp)
+        noise = tool.noise(canvas_grain(tool, config.complete, placements, seed, ramp), canvas)
         tool.draw_png(Scene(canvas, completion.read, style, noise), output / f"{name}.png")
 
 
@@ -78,7 +78,7 @@ def find_canvas(
     height = highest if height is None else height
     width = max(least, right - (right - both * 3 // 2) // cell * cell) if width is None else width
     if height < highest:
-        raise UserError(f"inbetween.height: {height} px, but a photograph has {highest}; allowed: from there on")
+        raise UserError(f"inbetween.height: {height} px, but a photograph has {highest}; allowed: {highest} or more")
     if width < both + cell or (width - right) % cell:
         raise UserError(f"inbetween.width: {width}; allowed: {least} px, or more by a multiple of {cell}")
     return height, width

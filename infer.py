@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         search = partial(find_photographs, output=arguments.output)
         files = find_files("--input", arguments.input, search, "JPEG, PNG, WebP, TIFF or BMP image")
+        if arguments.input.suffix == ".safetensors":
+            raise UserError(f"--input {arguments.input}: latents are given as --latents")
     settings = {"checkpoint": str(arguments.checkpoint), "weights": tool.weights, "infer": dict(options)}
     return process(files, partial(decode_file if arguments.latents else invert_file, tool), arguments.output, settings)
 

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from inversion.editing import Placement, Source, canvas_noise, complete, draw_stored, edit_files, parse, place_all
-from inversion.scenes import Scene
+from inversion.editing import Placement, Source, canvas_grain, complete, draw_stored, edit_files, parse, place_all
 from inversion.tool import Tool
 from utils.errors import UserError, run_command
 
@@ -38,8 +37,8 @@ def outpaint(tool: Tool, config: dict, output: Path, source: Source) -> None:
         name = f"{source.name}-seed-{seed}"
         pieces = place_all(tool, [placement], canvas)
         completion = complete(tool, config.complete, pieces, canvas, store.z_g, seed, name)
-        noise = canvas_noise(tool, config.complete, [placement], canvas, seed, ramp=tool.cell)
-        draw_stored(tool, completion, Scene(canvas, completion.read, store.z_g, noise), seed, output, name)
+        grain = canvas_grain(tool, config.complete, [placement], seed, ramp=tool.cell)
+        draw_stored(tool, completion, canvas, store.z_g, grain, seed, output / f"{name}.png")
 
 
 def along(
@@ -55,7 +54,7 @@ def along(
     edge = source.size[axis]
     canvas = 2 * edge if canvas is None else canvas
     if canvas < edge:
-        raise UserError(f"outpaint.{length}: {canvas} px, but {source.name} has {edge}; allowed: from there on")
+        raise UserError(f"outpaint.{length}: {canvas} px, but {source.name} has {edge}; allowed: {edge} or more")
     offset = (canvas - edge) // 2 // cell * cell if offset is None else offset
     if offset % cell or offset + edge > canvas:
         raise UserError(

@@ -1,9 +1,9 @@
 """How visible the border of a photograph is on the larger canvas that outpaint.py draws around it.
 
-    python -m benchmarks.outpainting FOLDER [--count 20] [key=value ...]
+    python -m benchmarks.outpainting FOLDER [--count 20] [complete.noise=none ...]
 
 The mean absolute difference of neighbouring pixels across the border, over that everywhere else in the result: 1 is no
-more of an edge than elsewhere. Beside it the same across the border of the photographs laid on the canvas of another.
+more of an edge than elsewhere. Beside it the same for the photograph laid on its canvas shifted by half the width.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from utils.config import load_config
 from utils.errors import UserError, run_command
 from utils.log import say
 
-MAX_PIXELS = 2**24
 OUTPAINT = Path(__file__).parents[1] / "outpaint.py"
 
 
@@ -34,18 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="photographs")
     parser.add_argument("--count", type=int, default=20, help="of the photographs")
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="inverter to measure")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="options of outpaint.py")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="`complete` and `infer` options")
     arguments = parser.parse_intermixed_args(argv)
-    load_config(None, arguments.overrides, sections=("complete", "infer"))  # a mistake shows before any work
+    max_pixels = load_config(None, arguments.overrides, sections=("complete", "infer")).infer.max_pixels
     files = find_images(arguments.folder)
     if not files or arguments.count < 1:
         raise UserError(f"{arguments.folder}: no photographs to measure")
-    files = files[:: max(len(files) // arguments.count, 1)][: arguments.count]
+    files = [files[k] for k in np.unique(np.linspace(0, len(files) - 1, arguments.count).astype(int))]
     cell = 2 ** load_generator(arguments.checkpoint)[1]["stages"]
     ratios, laid = [], []
     with tempfile.TemporaryDirectory() as folder:
         for path in files:
-            image = open_image(path, MAX_PIXELS)
+            image = open_image(path, max_pixels)
             photograph = image.window(0, 0, image.height, image.width).astype(np.float32)
             box = in_the_middle(photograph, cell)
             canvas = outpaint(path, box, Path(folder), arguments.checkpoint, arguments.overrides)

@@ -5,11 +5,11 @@ structure there; beyond its reach they stay as they were drawn. With z0 the draw
 
     fidelity * sum over the band |SS(z_l, z_g) - z_s|^2 / mean z_s^2  +  |z_l - z0|^2  +  |z_g - z_g0|^2,
 
-which for a linear synthesizer is a draw from the posterior (randomised maximum a posteriori; Bardsley et al., SIAM J.
-Sci. Comput. 2014): each seed gives another continuation. The global latent moves along, for the structure only, since
-that of a photograph is an estimate and colours show it. What the fit leaves fades out over some cells beyond the
-border. The fit runs over tiles of a fixed grid, whatever the blocks that are drawn later; its memory grows with the
-length of the border and not with the area.
+in the manner of randomised maximum a posteriori (Bardsley et al., SIAM J. Sci. Comput. 2014; they also perturb the
+data): each seed gives another continuation. The global latent moves along, for the structure only, since that of a
+photograph is an estimate and colours show it. What the fit leaves fades out over some cells beyond the border. The fit
+runs over tiles of a fixed grid, whatever the blocks that are drawn later; its memory grows with the border's length and
+not with the area.
 
 Letters: C channels, h/w latent cells.
 """
@@ -25,15 +25,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inversion.blocks import blocks
 from inversion.generation import LocalField
 from inversion.pieces import Pieces
 from inversion.scenes import Style, global_latents, structure_of, to_device, with_latents
+from inversion.tiles import Tiled, grid
 from models.generator import Generator
 from models.geometry import Interval, Region
+from utils.errors import UserError
 
-TILE = 32  # cells along the edge of a tile
 BETAS = (0.9, 0.99)
+DIVERGED = 2.0  # times the error at the start
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,10 @@ class Completion:
         self.generator = generator.to(self.device).requires_grad_(False)
         self.style = to_device(style, self.device)
         self.fitted: dict[Region, Tensor] = {}  # tiles of local latents [C, h, w]
+        self._tiled = Tiled(self._complete)
 
     def fit(self, report: Callable[[], object]) -> None:
-        """Fit the local latents; calls `report` after each step."""
+        """Fit the local latents; calls `report` after each step. UserError if the fit diverges."""
         targets = list(self._targets())
         if not targets:
             return
@@ -81,23 +83,32 @@ class Completion:
         groups = [{"params": list(self.fitted.values()), "lr": self.options.lr}]
         groups += [{"params": [z_g], "lr": self.options.style_lr}]
         optimizer = torch.optim.Adam(groups, betas=BETAS)
+        errors = []
         for _ in range(self.options.steps):
+            errors.append(0.0)
             for region, known, weight in targets:
-                error = (self._structure(region) - known).square() * weight
-                (self.options.fidelity / scale * error.sum()).backward()
+                error = ((self._structure(region) - known).square() * weight).sum() / scale
+                (self.options.fidelity * error).backward()
+                errors[-1] += float(error.detach())
             for values, start in [(z_g, first), *((self.fitted[tile], start) for tile, start in starts.items())]:
                 values.grad += 2 * (values.detach() - start)
             optimizer.step()
             optimizer.zero_grad()
             report()
+        if errors and not errors[-1] <= DIVERGED * errors[0]:
+            raise UserError(f"the fit diverged, from {errors[0]:.3g} to {errors[-1]:.3g}; lower complete.lr may help")
         self.fitted = {tile: values.detach() for tile, values in self.fitted.items()}
         self.style = with_latents(self.style, z_g.detach())
+        self._tiled = Tiled(self._complete)
 
-    @torch.inference_mode()
     def read(self, region: Region) -> Tensor:
         """Structure latents [C, h, w] of a region of the canvas: known ones as they are, new ones elsewhere."""
+        return self._tiled.read(region)
+
+    @torch.inference_mode()
+    def _complete(self, region: Region) -> Tensor:
         fade = self.options.fade
-        around = _grown(region, fade)
+        around = region.grown(fade)
         held = torch.from_numpy(self.pieces.held(around)).to(self.device)
         inner = region.slices_in(around)
         if bool(held[inner].all()):
@@ -111,8 +122,8 @@ class Completion:
     def _targets(self) -> Iterator[tuple[Region, Tensor, Tensor]]:
         """The cells that count, tile by tile: region, known latents [C, h, w], and 0 or 1 for each cell [h, w]."""
         band = self.options.band
-        for region in _grid(self.cells):
-            around = _grown(region, band)
+        for region in grid(self.cells):
+            around = region.grown(band)
             held = self.pieces.held(around)
             unknown = ~held & _inside(around, self.cells)
             near = cv2.dilate(unknown.astype(np.uint8), np.ones((2 * band + 1, 2 * band + 1), np.uint8)) > 0
@@ -124,7 +135,7 @@ class Completion:
 
     def _tiles(self, region: Region) -> list[Region]:
         """The tiles of local latents that the structure of a region is made from."""
-        return list(_grid(region.input(self.structure.rule)))
+        return list(grid(region.input(self.structure.rule)))
 
     def _structure(self, region: Region) -> Tensor:
         """The structure latents [C, h, w] that the latents, as they are now, give."""
@@ -132,7 +143,7 @@ class Completion:
         z_l = self.local.read(around)
         for tile in self._tiles(region):
             if tile in self.fitted:
-                common = Region(_common(tile.rows, around.rows), _common(tile.cols, around.cols))
+                common = tile.common(around)
                 z_l[:, *common.slices_in(around)] = self.fitted[tile][:, *common.slices_in(tile)]
         canvas = self.cells.input(self.structure.rule)
         coordinates = self.structure.grid.of_canvas(around, canvas, self.device)
@@ -158,14 +169,6 @@ def _faded(left: Tensor, held: Tensor, fade: int) -> Tensor:
     return mean * (share * share * (3 - 2 * share))
 
 
-def _grid(region: Region) -> Iterator[Region]:
-    """The tiles of the absolute grid that touch a region, whole."""
-    rows, cols = (
-        Interval(axis.first // TILE * TILE, axis.last // TILE * TILE + TILE - 1) for axis in (region.rows, region.cols)
-    )
-    return blocks(Region(rows, cols), TILE)
-
-
 def _bounds(mask: np.ndarray, region: Region) -> Region:
     """The smallest region that holds what is true in a mask [h, w] of a region."""
     rows, cols = (
@@ -173,14 +176,6 @@ def _bounds(mask: np.ndarray, region: Region) -> Region:
         for axis, hit in ((region.rows, mask.any(1)), (region.cols, mask.any(0)))
     )
     return Region(rows, cols)
-
-
-def _grown(region: Region, cells: int) -> Region:
-    return Region(*(Interval(axis.first - cells, axis.last + cells) for axis in (region.rows, region.cols)))
-
-
-def _common(one: Interval, other: Interval) -> Interval:
-    return Interval(max(one.first, other.first), min(one.last, other.last))
 
 
 def _inside(region: Region, canvas: Region) -> np.ndarray:

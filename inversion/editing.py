@@ -9,21 +9,19 @@ from functools import partial
 from pathlib import Path
 
 from easydict import EasyDict
+from torch import Tensor
 
 from inversion.completion import Completion, FitOptions
 from inversion.generation import LocalField
-from inversion.inputs import begin, failures, find_files, find_photographs, memory_errors
+from inversion.grain import Grain, field, mixed, moved
+from inversion.inputs import begin, failures, find_files, find_photographs, memory_errors, refuse_unread
 from inversion.latents import LatentStore
-from inversion.masks import rectangles
 from inversion.pieces import Pieces, PlacedPhotographs, place
-from inversion.scenes import MixedNoise, MovedNoise, Scene, Style
-from inversion.stylemaps import Label, SoftMap
+from inversion.scenes import Scene, Style
 from inversion.tool import Tool, progress
-from models.generator import Noise
-from models.geometry import Region
-from models.noise import NoiseField
 from models.weights import SHIPPED
 from utils.config import load_config
+from utils.files import remove_stale
 from utils.log import say
 
 SUFFIX = ".safetensors"  # of latent files
@@ -41,7 +39,9 @@ def parse(
     parser.add_argument("--config", help=f"YAML file with options of {', '.join(sections)}")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"single options, as {sections[0]}.seed=1")
     arguments = parser.parse_intermixed_args(argv)
-    return arguments, load_config(arguments.config, arguments.overrides, sections)
+    config = load_config(arguments.config, arguments.overrides, sections)
+    refuse_unread(config.infer)
+    return arguments, config
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ def edit_files(tool: Tool, inputs: Path, output: Path, work: Callable[[Source], 
     if any(path.suffix != SUFFIX for path in files):
         tool.require_encoder()
     begin(output, KINDS)
+    for folder in {(output / name).parent for name in files.values()}:
+        remove_stale(folder)
     if not inputs.is_dir():
         with memory_errors(inputs):
             work(open_source(tool, inputs, inputs.stem, output))
@@ -106,33 +108,21 @@ def place_all(tool: Tool, placements: Sequence[Placement], size: tuple[int, int]
     return PlacedPhotographs([place(p.store, p.top // cell, p.left // cell, size, cells, cell) for p in placements])
 
 
-def canvas_noise(
+def canvas_grain(
     tool: Tool,
     options: dict,  # the `complete` section
     placements: Sequence[Placement],
-    size: tuple[int, int],
     seed: int,
     ramp: int,  # pixels
-) -> Noise | None:
+) -> Grain:
     """Texture noise of a canvas: a photograph's own inside, from 2 * ramp pixels beside it on that of what is new."""
-    spacing = tool.generator.texture.spacing
-    kinds, boxes = [new_noise(tool, options, seed)], []
+    kinds, boxes = [new_grain(options, seed)], []
     for placement in placements:
-        description = placement.store.description
-        own = tool.noise(description.seed)
-        kinds.append(own and MovedNoise(own, placement.top, placement.left, spacing))
-        bottom, right = placement.top + description.height, placement.left + description.width
+        size = placement.store.description.height, placement.store.description.width
+        kinds.append(moved(tool.grain(placement.store), (placement.top, placement.left), size))
+        bottom, right = placement.top + size[0], placement.left + size[1]
         boxes.append((placement.top - ramp, placement.left - ramp, bottom + ramp, right + ramp))
-    return mixed_noise(tool, rectangles(boxes), size, ramp, kinds)
-
-
-def mixed_noise(
-    tool: Tool, label: Label, size: tuple[int, int], blur: int, kinds: Sequence[Noise | None]
-) -> Noise | None:
-    """The kind of noise that the label of a position names, over `blur` pixels to each side of where it changes."""
-    if all(kind is None for kind in kinds):
-        return None
-    return MixedNoise(SoftMap(label, len(kinds), Region.at(0, 0, *size), blur), kinds, tool.generator.texture.spacing)
+    return mixed(kinds, ramp, boxes)
 
 
 def complete(
@@ -153,14 +143,17 @@ def complete(
     return completion
 
 
-def new_noise(tool: Tool, options: dict, seed: int) -> NoiseField | None:
+def new_grain(options: dict, seed: int) -> Grain:
     """The texture noise that `complete.noise` asks for."""
-    return NoiseField(seed, tool.device) if options.noise == "field" else None
+    return field(seed) if options.noise == "field" else None
 
 
-def draw_stored(tool: Tool, completion: Completion, scene: Scene, seed: int, output: Path, name: str) -> None:
-    """Write the completed latents of a scene of one style into latents/, and draw the image from them."""
-    parts = ((region, completion.read(region)) for region in tool.cell_blocks(scene.size))
-    with progress(f"{name}: latents", tool.count_cell_blocks(scene.size)) as bar:
-        store = tool.store(output / "latents" / f"{name}{SUFFIX}", parts, scene.size, scene.style, seed, bar.update)
-    tool.draw_png(Scene(scene.size, store.read, scene.style, scene.noise), output / f"{name}.png")
+def draw_stored(
+    tool: Tool, completion: Completion, size: tuple[int, int], z_g: Tensor, grain: Grain, seed: int, path: Path
+) -> None:
+    """Write a completed image of (height, width) in one style [D] as a PNG, and its latents beside it in latents/."""
+    parts = ((region, completion.read(region)) for region in tool.cell_blocks(size))
+    latents = path.parent / "latents" / f"{path.stem}{SUFFIX}"
+    with progress(f"{path.stem}: latents", tool.count_cell_blocks(size)) as bar:
+        store = tool.store(latents, parts, size, z_g, seed, grain, bar.update)
+    tool.draw_png(Scene(size, store.read, z_g, tool.noise(grain, size)), path)

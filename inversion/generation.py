@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from inversion.scenes import Style, structure_of, to_device
+from inversion.tiles import Tiled
 from models.generator import Generator
 from models.geometry import Region
-from models.noise import NoiseField, gaussian_field
+from models.noise import gaussian_field
 
 GLOBAL_CHANNEL = -1  # of the field; the local latent has the channels from 0
 
@@ -21,12 +22,6 @@ def generated_style(generator: Generator, seed: int) -> Tensor:
     """The global latent [D] of a seed."""
     channels = range(GLOBAL_CHANNEL, GLOBAL_CHANNEL + 1)
     return gaussian_field(torch.tensor([seed]), channels, 0, 0, 1, generator.structure.global_dim)[0, 0, 0]
-
-
-def panorama_noise(generator: Generator, seed: int, width: int, device: torch.device) -> NoiseField:
-    """Noise that repeats after `width` pixels, a multiple of a latent cell."""
-    texture = generator.texture
-    return NoiseField(seed, device, [width // texture.spacing(layer) for layer in range(len(texture.layers))])
 
 
 @dataclass(frozen=True)
@@ -54,18 +49,15 @@ class LocalField:
         return gaussian_field(seeds, range(self.channels), *place, self.period)[0]
 
 
-@dataclass(frozen=True)
 class GeneratedStructure:
-    """The structure latents of a generated image whose cells are `cells`; windows are computed when they are read."""
+    """The structure latents of a generated image whose cells are `cells`; they are computed when they are read."""
 
-    generator: Generator
-    cells: Region
-    local: LocalField
-    style: Style
+    def __init__(self, generator: Generator, cells: Region, local: LocalField, style: Style) -> None:
+        self.generator, self.cells, self.local, self.style = generator, cells, local, style
+        self.read = Tiled(self._synthesize).read  # region of cells -> structure latents [C, h, w], float32
 
     @torch.inference_mode()
-    def read(self, region: Region) -> Tensor:
-        """Structure latents [C, h, w] of a region of cells, in float32."""
+    def _synthesize(self, region: Region) -> Tensor:
         structure, device = self.generator.structure, self.local.device
         around = region.input(structure.rule)
         canvas = self.cells.input(structure.rule)

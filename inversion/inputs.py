@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from datasets.image import find_images
-from utils.errors import UserError
+from utils.errors import UserError, out_of_memory
 from utils.files import remove_stale
 from utils.log import complain
 from utils.signals import exit_on_terminate
@@ -69,6 +69,13 @@ def begin(output: Path, kinds: Sequence[str] = ()) -> None:
             remove_stale(where)
 
 
+def refuse_unread(options: dict) -> None:
+    """UserError if an `infer` option is set that only infer.py reads."""
+    for key in ("region", "save_float"):
+        if options[key]:
+            raise UserError(f"infer.{key}: {options[key]}; only infer.py reads it")
+
+
 @contextmanager
 def failures(path: Path, name: str, failed: dict[str, str]) -> Iterator[None]:
     """Enters into `failed`, and names in one line, an image that cannot be done; other errors are ours and go on."""
@@ -86,7 +93,7 @@ def memory_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+        if not out_of_memory(error):
             raise
         torch.cuda.empty_cache()
         raise UserError(f"{path}: out of memory; smaller blocks need less (infer.block, infer.memory_mib)") from error

@@ -19,6 +19,8 @@ from torch import Tensor
 from models.geometry import Region
 from utils.errors import UserError
 
+LONGEST_HEADER = 2**24  # bytes
+
 
 @dataclass(frozen=True)
 class Description:
@@ -27,8 +29,9 @@ class Description:
     height: int  # of the image, pixels
     width: int
     origin: tuple[int, int]  # absolute row and column of the first latent cell
-    seed: int  # of the noise field
+    seed: int  # of the noise field, where noise is asked for
     weights: str  # fingerprint of the networks that encoded them
+    grain: dict | None = None  # the noise that the image is drawn with, as `inversion.grain` has it
 
     def metadata(self) -> dict[str, str]:
         """As safetensors metadata."""
@@ -37,6 +40,7 @@ class Description:
             "image_size": f"{self.height} {self.width}",
             "latent_origin": f"{self.origin[0]} {self.origin[1]}",
             "noise_seed": str(self.seed),
+            "noise": json.dumps(self.grain),
             "weights_fingerprint": self.weights,
         }
 
@@ -47,7 +51,8 @@ class Description:
         top, left = map(int, metadata["latent_origin"].split())
         if height < 1 or width < 1:
             raise ValueError(f"image size {height} x {width}")
-        return Description(height, width, (top, left), int(metadata["noise_seed"]), metadata["weights_fingerprint"])
+        seed, weights = int(metadata["noise_seed"]), metadata["weights_fingerprint"]
+        return Description(height, width, (top, left), seed, weights, json.loads(metadata.get("noise", "null")))
 
 
 class LatentStore:
@@ -92,7 +97,7 @@ class LatentStore:
             with open(path, "rb") as file:
                 size = path.stat().st_size
                 (length,) = struct.unpack("<Q", file.read(8))
-                if length > min(size, 2**20):
+                if length > min(size, LONGEST_HEADER):
                     raise ValueError("header too long")
                 header = json.loads(file.read(length))
                 description = Description.parse(header["__metadata__"])

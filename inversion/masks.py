@@ -5,38 +5,53 @@ A `Label` takes pixel rows [h] and columns [w] and gives whole numbers [h, w]; a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 
 from datasets.image import open_image
 from inversion.stylemaps import Label
 from models.geometry import Region
 from utils.errors import UserError
 
+STRIP = 256  # rows
 WHITE = 128  # mean of the colours from which on a pixel of a mask is inside
 
 
-def style_labels(path: Path, count: int, size: tuple[int, int], max_pixels: int) -> Label:
-    """Labels 0 .. count - 1 of an image's colours, from dark to bright. UserError unless it has `count` colours."""
-    pixels = _pixels(path, max_pixels).astype(np.int64)
-    codes = (pixels.sum(2) << 24) | (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]
-    colours, labels = np.unique(codes, return_inverse=True)
+def read_labels(path: Path, count: int, max_pixels: int) -> np.ndarray:
+    """Labels 0 .. count - 1, uint8 [H, W], of an image's colours, from dark to bright. UserError for other counts."""
+    codes = [_codes(rows) for rows in _strips(path, max_pixels)]
+    colours = np.unique(np.concatenate([np.unique(strip) for strip in codes]))
     if len(colours) != count:
         raise UserError(
-            f"fuse.mask {path}: {len(colours)} colours for {count} styles (fuse.styles); allowed: an image without"
-            " smooth edges or compression losses, with one flat colour for each style"
+            f"fuse.mask {path}: colours: {len(colours)}, styles (fuse.styles): {count}; allowed: an image with one flat"
+            " colour for each style, without smooth edges or compression losses"
         )
-    return _stretched(labels.reshape(codes.shape), size)
+    return np.concatenate([np.searchsorted(colours, strip).astype(np.uint8) for strip in codes])
 
 
-def mask_image(path: Path, size: tuple[int, int], max_pixels: int) -> Label:
-    """1 where an image is white, 0 where it is black. UserError if it is black everywhere."""
-    white = _pixels(path, max_pixels).mean(2) >= WHITE
+def read_mask(path: Path, max_pixels: int) -> np.ndarray:
+    """Bool [H, W]: where an image is white. UserError if that is nowhere."""
+    white = np.concatenate([rows.mean(2) >= WHITE for rows in _strips(path, max_pixels)])
     if not white.any():
-        raise UserError(f"{path}: black everywhere; a mask is white where the image is made anew")
-    return _stretched(white.astype(np.int64), size)
+        raise UserError(f"{path}: white nowhere; a mask is white (mean colour {WHITE} of 255 or more) where it applies")
+    return white
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """A mask, bool [H, W], as a PNG of one bit a pixel."""
+    file = io.BytesIO()
+    PIL.Image.fromarray(mask).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def decode_mask(data: bytes) -> np.ndarray:
+    """What `encode_mask` encoded. OSError if it is no PNG."""
+    with PIL.Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        return np.asarray(image.convert("1"))
 
 
 def rectangles(boxes: Sequence[tuple[int, int, int, int]]) -> Label:
@@ -67,16 +82,24 @@ def at_cells(label: Label, canvas: Region, cell: int) -> Callable[[Region], np.n
     return mask
 
 
-def _pixels(path: Path, max_pixels: int) -> np.ndarray:
-    image = open_image(path, max_pixels)
-    return image.window(0, 0, image.height, image.width)
-
-
-def _stretched(labels: np.ndarray, size: tuple[int, int]) -> Label:
+def stretched(labels: np.ndarray, size: tuple[int, int]) -> Label:
     """The labels of an image, stretched to (height, width): each pixel takes the one that its centre lies in."""
 
-    def stretched(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    def label(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
         found = ((2 * p + 1) * n // (2 * edge) for p, n, edge in zip((rows, cols), labels.shape, size, strict=True))
-        return labels[np.ix_(*found)]
+        return labels[np.ix_(*found)].astype(np.int64)
 
-    return stretched
+    return label
+
+
+def _strips(path: Path, max_pixels: int) -> Iterator[np.ndarray]:
+    """The rows of an image, a few at a time: uint8 [n, W, 3]."""
+    image = open_image(path, max_pixels)
+    for top in range(0, image.height, STRIP):
+        yield image.window(top, 0, min(STRIP, image.height - top), image.width)
+
+
+def _codes(rows: np.ndarray) -> np.ndarray:
+    """A number for each colour, int32, that grows with its brightness."""
+    red, green, blue = np.moveaxis(rows.astype(np.int32), 2, 0)
+    return (red + green + blue) << 16 | red << 8 | green  # blue follows from the sum

@@ -81,7 +81,7 @@ class Decoder:
         """These pixels in blocks, row by row: (region, pixels [h, w, 3] float32, nominally in [-1, 1])."""
         texture = self.generator.texture
         synthesize = texture_of(self.generator, to_device(scene.style, self.device), self.dtype)
-        plan = [(region, region.input(texture.rule)) for region in blocks(image, edge)]
+        plan = ((region, region.input(texture.rule)) for region in blocks(image, edge))
         for _, alike in groupby(plan, key=_shapes):
             for group in batched(alike, 1 if isinstance(scene.style, Fusion) else batch):
                 cells = [cells for _, cells in group]

@@ -61,7 +61,7 @@ class PlacedPhotographs:
         """As `Pieces`."""
         mask = np.zeros(region.shape, bool)
         for photograph in self.photographs:
-            common = _common(region, photograph.held)
+            common = region.common(photograph.held)
             if common:
                 mask[common.slices_in(region)] = True
         return mask
@@ -70,7 +70,7 @@ class PlacedPhotographs:
         """As `Pieces`."""
         values = torch.zeros(self.photographs[0].store.channels, *region.shape)
         for photograph in self.photographs:
-            common = _common(region, photograph.held)
+            common = region.common(photograph.held)
             if common:
                 rows, cols = common.slices_in(region)
                 inside = common.moved(-photograph.top, -photograph.left)
@@ -88,7 +88,7 @@ class MaskedLatents:
     def held(self, region: Region) -> np.ndarray:
         """As `Pieces`."""
         mask = np.zeros(region.shape, bool)
-        common = _common(region, self.store.cells)
+        common = region.common(self.store.cells)
         if common:
             mask[common.slices_in(region)] = ~self.mask(common)
         return mask
@@ -96,17 +96,8 @@ class MaskedLatents:
     def read(self, region: Region) -> Tensor:
         """As `Pieces`."""
         values = torch.zeros(self.store.channels, *region.shape)
-        common = _common(region, self.store.cells)
+        common = region.common(self.store.cells)
         if common:
             rows, cols = common.slices_in(region)
             values[:, rows, cols] = self.store.read(common) * torch.from_numpy(~self.mask(common))
         return values
-
-
-def _common(one: Region, other: Region) -> Region | None:
-    """The cells that two regions share; None if they share none."""
-    rows, cols = (
-        Interval(max(a.first, b.first), min(a.last, b.last))
-        for a, b in ((one.rows, other.rows), (one.cols, other.cols))
-    )
-    return Region(rows, cols) if rows.size > 0 and cols.size > 0 else None

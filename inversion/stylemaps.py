@@ -27,8 +27,13 @@ def nearest_centre(centres: Sequence[tuple[float, float]]) -> Label:
         return np.trunc((positions - centre).astype(np.float32), dtype=np.float64)
 
     def label(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-        distances = [offset(rows, top)[:, None] ** 2 + offset(cols, left)[None] ** 2 for top, left in centres]
-        return np.argmin(distances, axis=0)
+        nearest = np.full((len(rows), len(cols)), np.inf)
+        labels = np.zeros(nearest.shape, np.int64)
+        for k, (top, left) in enumerate(centres):
+            distance = offset(rows, top)[:, None] ** 2 + offset(cols, left)[None] ** 2
+            labels[distance < nearest] = k
+            np.minimum(nearest, distance, out=nearest)
+        return labels
 
     return label
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from tqdm import tqdm
 from datasets.image import Image, open_image
 from inversion.blocks import block_edge, blocks, count_blocks
 from inversion.canvas import Closing, PngWriter, StripAssembler, to_eight_bit
+from inversion.grain import Grain, field, noise_of
 from inversion.latents import Description, LatentStore
 from inversion.passes import Decoder, Encoder
 from inversion.scenes import Scene
 from models.generator import Generator, Noise
 from models.geometry import Region
-from models.noise import NoiseField
 from models.weights import load_inverter
 from utils.device import select_device, select_dtype, use_exact_float32
 from utils.errors import UserError
@@ -68,11 +68,12 @@ class Tool:
         """Edge of the blocks, in pixels, for an image of (height, width)."""
         encoder = self.encoder.networks.encoder if self.encoder else None
         options, texture = self.options, self.generator.texture
-        return block_edge(options.block, options.memory_mib, size, texture, self.decoder.dtype, encoder)
+        budget = options.memory_mib // options.batch
+        return block_edge(options.block, budget, size, texture, self.decoder.dtype, encoder)
 
-    def cell_blocks(self, size: tuple[int, int]) -> list[Region]:
+    def cell_blocks(self, size: tuple[int, int]) -> Iterator[Region]:
         """The blocks of latent cells in which the latents of an image of (height, width) are written."""
-        return list(blocks(self.decoder.cells(*size), max(self.edge(size) // self.cell, 1)))
+        return blocks(self.decoder.cells(*size), max(self.edge(size) // self.cell, 1))
 
     def open_photograph(self, path: Path) -> Image:
         """An image file. ImageError if it cannot be used."""
@@ -94,7 +95,9 @@ class Tool:
         """Encode an image into a latent file; `tick` is called after each block."""
         size = image.height, image.width
         parts = self._encoder.encode(image, self.decoder.cells(*size), self.edge(size))
-        return self.store(path, parts, size, self.encode_global(image), self.options.seed or 0, tick)
+        seed = self.options.seed or 0
+        grain = field(seed) if self.options.noise == "field" else None
+        return self.store(path, parts, size, self.encode_global(image), seed, grain, tick)
 
     def store(
         self,
@@ -102,12 +105,13 @@ class Tool:
         parts: Iterable[tuple[Region, Tensor]],  # blocks of cells and their z_s [C, h, w]
         size: tuple[int, int],  # height, width of the image
         z_g: Tensor,  # [D]
-        seed: int,  # of its noise
+        seed: int,  # of its noise, where noise is asked for
+        grain: Grain,  # that it is drawn with
         tick: Callable[[], object],
     ) -> LatentStore:
         """Write all latents of an image into a latent file, block by block."""
         cells = self.decoder.cells(*size)
-        description = Description(*size, (cells.rows.first, cells.cols.first), seed, self.weights)
+        description = Description(*size, (cells.rows.first, cells.cols.first), seed, self.weights, grain)
         shape = (self.generator.structure.local_dim, *cells.shape)
         with atomic_path(path) as temporary:
             store = LatentStore.create(temporary, description, shape, z_g)
@@ -128,15 +132,23 @@ class Tool:
             raise UserError(f"{path}: its latents do not cover an image of {size[0]} x {size[1]}")
         return store
 
-    def noise(self, seed: int) -> Noise | None:
-        """The texture noise that `infer.noise` asks for; `infer.seed` goes before the given seed."""
-        seed = seed if self.options.seed is None else self.options.seed
-        return NoiseField(seed, self.device) if self.options.noise == "field" else None
+    def grain(self, store: LatentStore) -> Grain:
+        """The noise of a latent file's image: that which `infer.noise` asks for, else that which the file names."""
+        seed = store.description.seed if self.options.seed is None else self.options.seed
+        return {"field": field(seed), "none": None, None: store.description.grain}[self.options.noise]
+
+    def noise(self, grain: Grain, size: tuple[int, int]) -> Noise | None:
+        """The noise that a grain of an image of (height, width) stands for."""
+        return noise_of(grain, size, self.generator.texture, self.device)
 
     def scene(self, store: LatentStore) -> Scene:
-        """The image of a latent file."""
+        """The image of a latent file. UserError if its grain cannot be read."""
         size = store.description.height, store.description.width
-        return Scene(size, store.read, store.z_g, self.noise(store.description.seed))
+        try:
+            noise = self.noise(self.grain(store), size)
+        except ValueError as error:
+            raise UserError(f"{store.path}: not a latent file of this program ({error})") from error
+        return Scene(size, store.read, store.z_g, noise)
 
     def draw(
         self, scene: Scene, add: Callable, tick: Callable[[], object], window: Region | None = None
@@ -174,7 +186,7 @@ class Tool:
 
     def count_cell_blocks(self, size: tuple[int, int]) -> int:
         """How many blocks the latents of an image of (height, width) are written in."""
-        return len(self.cell_blocks(size))
+        return count_blocks(self.decoder.cells(*size), max(self.edge(size) // self.cell, 1))
 
     @property
     def _encoder(self) -> Encoder:
@@ -184,4 +196,4 @@ class Tool:
 
 def progress(name: str, total: int, unit: str = "block") -> tqdm:
     """A progress bar, for work that takes a while."""
-    return tqdm(total=total, desc=name, unit=unit, leave=False, disable=total < 8)
+    return tqdm(total=total, desc=name, unit=unit, leave=False, disable=total < 8 or None)  # None: but on a terminal

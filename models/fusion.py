@@ -6,9 +6,8 @@ The mixture at a position p is sum_n a_n(p) style_n, with weights a_n(p) >= 0 th
 each input channel i is scaled by m_i(p) = sum_n a_n(p) m_ni. Two ways to convolve with such a style:
 
 - exact: each output position is what the ordinary layer, with the style of that position, gives there. Modulation and
-  demodulation are both exact: y(p) = d(p) sum_n a_n(p) (W m_n * x)(p), where the demodulation follows from the products
-  G_o[n, k] = sum_i |W_oi|^2 m_ni m_ki as d_o(p) = 1 / sqrt(sum_nk a_n(p) a_k(p) G_o[n, k] + 1e-8). That costs one
-  convolution for each style that occurs in the block, and two features of memory.
+  demodulation are both exact: y(p) = d(p) sum_n a_n(p) (W m_n * x)(p), with d_o(p) = 1 / sqrt(sum_i |W_oi|^2 m_i(p)^2
+  + 1e-8). That costs one convolution for each style that occurs in the block, and three features of memory.
 - fast: InfinityGAN's approximation (supplement of Lin et al., ICLR 2022) with one convolution for any number of
   styles: the input is scaled by the style of its own position, the output demodulated by that of its own; up-sampling
   layers interpolate the demodulation.
@@ -140,7 +139,6 @@ class FusedConv:
         self.conv, self.dtype, self.exact = conv, dtype, exact
         self.scales = conv.modulation(styles).float()  # [N, I]
         self.energy = (conv.weight * conv.gain).square().sum(dim=(2, 3))  # [O, I]
-        self.products = torch.einsum("oi,ni,ki->onk", self.energy, self.scales, self.scales)  # G [O, N, N]
 
     def __call__(self, x: Tensor, before: Tensor, after: Tensor) -> Tensor:
         """x [B, I, h, w] and the weights [N, h, w] of its positions, [N, h', w'] of the output's -> [B, O, h', w']."""
@@ -153,15 +151,12 @@ class FusedConv:
 
     def _exact(self, x: Tensor, after: Tensor) -> Tensor:
         present = [n for n, weights in enumerate(after) if bool((weights > 0).any())]
-        weights = after[present]
-        maps = weights.to(x.dtype)
+        maps = after[present].to(x.dtype)
         y = self.conv.convolve(x, self._weight(self.scales[present[0]])) * maps[0]
         for n, share in zip(present[1:], maps[1:], strict=True):
             y = torch.addcmul(y, self.conv.convolve(x, self._weight(self.scales[n])), share)
         if self.conv.demodulate:
-            pairs = (weights[:, None] * weights).flatten(0, 1)  # [N * N, h', w']
-            products = self.products[:, present][:, :, present].flatten(1)  # [O, N * N]
-            y = y * torch.rsqrt(_mix(products.T, pairs) + EPSILON).to(x.dtype)
+            y = y * self._demodulation(_mix(self.scales, after)).to(x.dtype)
         return y
 
     def _fast(self, x: Tensor, before: Tensor, after: Tensor) -> Tensor:

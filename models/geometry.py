@@ -179,6 +179,18 @@ class Region:
         """The largest region that `rule` gives from this one."""
         return Region(rule.output(self.rows), rule.output(self.cols))
 
+    def common(self, other: Region) -> Region | None:
+        """What two regions share; None if that is nothing."""
+        rows, cols = (
+            Interval(max(a.first, b.first), min(a.last, b.last))
+            for a, b in ((self.rows, other.rows), (self.cols, other.cols))
+        )
+        return Region(rows, cols) if rows.size > 0 and cols.size > 0 else None
+
+    def grown(self, margin: int) -> Region:
+        """The region and `margin` rows and columns around it."""
+        return Region(*(Interval(axis.first - margin, axis.last + margin) for axis in (self.rows, self.cols)))
+
     def moved(self, down: int, right: int) -> Region:
         """The region that many rows further down and columns further right."""
         return Region.at(self.rows.first + down, self.cols.first + right, *self.shape)

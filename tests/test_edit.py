@@ -161,16 +161,16 @@ def test_fused_blocks_equal_the_whole(edit, photographs, tmp_path, modulation, g
     where = where.format(mask=two_colours(tmp_path / "mask.png", 4, 7))
     source = GENERATED if generated else ["--input", photographs / "b.jpg", "infer.noise=field"]
     arguments = [*source, where, f"fuse.styles={styles}", "fuse.blur=9", f"fuse.modulation={modulation}"]
-    assert same_in_blocks(edit, fuse.main, "seed-4" if generated else "b", *arguments).shape[1] == 70
+    assert same_in_blocks(edit, fuse.main, "seed-4-fused" if generated else "b-fused", *arguments).shape[1] == 70
 
 
 def test_one_style_is_no_fusion(edit, invert, photographs):
     generated = edit(generate.main, *GENERATED, output="generated")
     fused = edit(fuse.main, *GENERATED, "fuse.styles=[4]")
-    assert abs(np.load(generated / "seed-4.npy") - np.load(fused / "seed-4.npy")).max() <= TOLERANCE
+    assert abs(np.load(generated / "seed-4.npy") - np.load(fused / "seed-4-fused.npy")).max() <= TOLERANCE
     path = photographs / "a.png"
     fused = edit(fuse.main, "--input", path, "fuse.styles=[own]")
-    assert abs(invert(path) - np.load(fused / "a.npy")).max() <= TOLERANCE
+    assert abs(invert(path) - np.load(fused / "a-fused.npy")).max() <= TOLERANCE
 
 
 HALVES = {
@@ -187,7 +187,7 @@ def test_each_style_has_its_place(edit, tmp_path, modulation, size, where):
     options = [f"generate.height={size[0]}", f"generate.width={size[1]}", f"fuse.modulation={modulation}"]
     where, blur = where.format(mask=two_colours(tmp_path / "mask.png", 1, 2)), 4
     both, *alone = (
-        np.load(edit(fuse.main, *options, f"fuse.styles={styles}", *more, output=styles) / "seed-0.npy")
+        np.load(edit(fuse.main, *options, f"fuse.styles={styles}", *more, output=styles) / "seed-0-fused.npy")
         for styles, more in (("[1,2]", [where, f"fuse.blur={blur}"]), ("[1]", []), ("[2]", []))
     )
     generator = tiny_inverter().generator
@@ -203,7 +203,7 @@ def test_each_style_has_its_place(edit, tmp_path, modulation, size, where):
 def test_the_own_style_has_its_place(edit, invert, photographs, tmp_path):
     path, mask = photographs / "a.png", two_colours(tmp_path / "mask.png", 1, 2)
     output = edit(fuse.main, "--input", path, f"fuse.mask={mask}", "fuse.styles=[own,1]", "fuse.blur=2")
-    difference = abs(np.load(output / "a.npy") - invert(path))
+    difference = abs(np.load(output / "a-fused.npy") - invert(path))
     inside = ~reached((64, 83), texture_rule(), CELL, box((-np.inf, 41 - 2, np.inf, np.inf)))
     assert inside.sum() > 64 * 10 and difference[inside].max() <= TOLERANCE
     assert (difference[:, 50:] > 1e-3).mean() > 0.9
@@ -213,18 +213,18 @@ def test_styles_of_files(edit, photographs):
     """An image, its latent file, and the input itself give the same style."""
     stored = edit(fuse.main, "--input", photographs / "b.jpg", "fuse.styles=[1]", output="first") / "inversions"
     fused = [
-        np.load(edit(fuse.main, "--input", photographs / "b.jpg", f"fuse.styles=[7,{style}]", output=name) / "b.npy")
-        for style, name in ((photographs / "b.jpg", "image"), (stored / "b.safetensors", "file"), ("own", "own"))
+        np.load(edit(fuse.main, "--input", photographs / "b.jpg", f"fuse.styles=[7,{style}]", output=n) / "b-fused.npy")
+        for style, n in ((photographs / "b.jpg", "image"), (stored / "b.safetensors", "file"), ("own", "own"))
     ]
     assert (fused[0] == fused[1]).all() and (fused[0] == fused[2]).all()
     again = edit(fuse.main, "--input", stored / "b.safetensors", "fuse.styles=[7,own]", output="again")
-    assert (np.load(again / "b.npy") == fused[0]).all()
+    assert (np.load(again / "b-fused.npy") == fused[0]).all()
 
 
 def test_fused_images_are_functions_of_their_seed(edit):
     output = edit(fuse.main, "generate.height=20", "generate.width=30", "generate.count=2", "fuse.styles=[1,2]")
-    assert pictures(output) == ["seed-0", "seed-1"]
-    assert abs(np.load(output / "seed-0.npy") - np.load(output / "seed-1.npy")).max() > 0.01
+    assert pictures(output) == ["seed-0-fused", "seed-1-fused"]
+    assert abs(np.load(output / "seed-0-fused.npy") - np.load(output / "seed-1-fused.npy")).max() > 0.01
 
 
 PLACES = {
@@ -300,7 +300,7 @@ def test_a_photograph_its_latents_and_its_folder_are_outpainted_alike(edit, phot
 @pytest.mark.parametrize(
     ("main", "arguments", "done"),
     [
-        (fuse.main, ["fuse.styles=[own,1]"], ["a", "b"]),
+        (fuse.main, ["fuse.styles=[own,1]"], ["a-fused", "b-fused"]),
         (outpaint.main, ["outpaint.width=90"], ["a-seed-0", "b-seed-0"]),
         (resample.main, ["resample.region=[8,8,30,30]"], ["a-resampled-1", "b-resampled-1"]),
     ],
@@ -482,10 +482,11 @@ WRONG = [
     (*FUSE, ["fuse.styles=[1]", "fuse.centres=[[0.5,1.5]]"], "fuse.centres"),
     (*FUSE, ["fuse.styles=[1]", "fuse.centres=[[0.5,0.5]]", "fuse.mask={mask}"], "both set"),
     (*FUSE, ["fuse.mask={tmp}/none.png"], "none.png"),
-    (*FUSE, ["fuse.mask={mask}"], "2 colours for 4 styles"),
-    (*FUSE, ["--input", "{a}", "fuse.styles=[1,2,3]", "fuse.mask={mask}"], "2 colours for 3 styles"),
+    (*FUSE, ["fuse.mask={mask}"], "colours: 2, styles (fuse.styles): 4"),
+    (*FUSE, ["--input", "{a}", "fuse.styles=[1,2,3]", "fuse.mask={mask}"], "colours: 2, styles (fuse.styles): 3"),
     (*FUSE, ["--input", "{a}", "fuse.mask={tmp}/none.png"], "none.png"),
-    (*FUSE, ["--input", "{a}", "--output", "{folder}"], "holds the input"),
+    (*FUSE, ["infer.region=0,0,8,8"], "only infer.py reads it"),
+    (*FUSE, ["infer.save_float=true"], "only infer.py reads it"),
     (*FUSE, ["--input", "{folder}", "--output", "{folder}"], "is the input folder"),
     (*FUSE, ["--input", "{folder}", "fuse.mask={tmp}/none.png"], "none.png"),
     (*FUSE, ["generate.panorama=true"], "generate.panorama"),
@@ -514,12 +515,12 @@ WRONG = [
     (*INBETWEEN_AB, ["--output", "{a}"], "a.png"),
     (resample.main, [], [], "one of them"),
     (*RESAMPLE, ["resample.mask={mask}"], "one of them"),
-    (*RESAMPLE, ["--input", "{a}", "resample.region=[0,0,65,20]"], "in a of 64 x 83"),
+    (*RESAMPLE, ["--input", "{a}", "resample.region=[0,0,65,20]"], "but a has 64 x 83 pixels"),
     (*RESAMPLE, ["--input", "{a}", "resample.region=[2,2,8,8]"], "no latent cell of a has its centre"),
     (*RESAMPLE, ["resample.region=[2,2,8,8]"], "no latent cell of seed-0 has its centre"),
     (*RESAMPLE, ["--input", "{a}", "resample.what=noise", "complete.noise=none"], "nothing would change"),
-    (*RESAMPLE, ["resample.region=null", "resample.mask={black}"], "black everywhere"),
-    (*RESAMPLE, ["generate.height=16"], "in seed-0 of 16 x 512"),
+    (*RESAMPLE, ["resample.region=null", "resample.mask={black}"], "white nowhere"),
+    (*RESAMPLE, ["generate.height=16"], "but seed-0 has 16 x 512 pixels"),
     (*RESAMPLE, ["resample.region=[0,0,0,20]"], "resample.region"),
     (*RESAMPLE, ["resample.region=null", "resample.mask={tmp}/none.png"], "none.png"),
     (*RESAMPLE, ["--input", "{a}", "resample.region=null", "resample.mask={tmp}/none.png"], "none.png"),

@@ -77,13 +77,19 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper with lists on one line."""
+    """SafeDumper with lists on one line, and line breaks of any kind escaped."""
 
     def represent_list(self, data: list) -> yaml.SequenceNode:
         return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
 
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        escaped = '"' if data.splitlines() not in ([data], []) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=escaped)
+
+
 _Dumper.add_representer(list, _Dumper.represent_list)
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _parse_yaml(text: str, where: str) -> Any:

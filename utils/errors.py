@@ -12,7 +12,10 @@ class UserError(Exception):
 
 
 def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
-    """Run a command's `main` and return its exit code: its own (None: 0), 2 on a UserError, 130 on Ctrl-C."""
+    """Run a command's `main` and return its exit code: its own (None: 0), 2 on a UserError, 130 on Ctrl-C.
+
+    1 where memory does not suffice; PyTorch reports that as a RuntimeError.
+    """
     try:
         return main(argv) or 0
     except UserError as error:
@@ -21,3 +24,14 @@ def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequen
     except KeyboardInterrupt:
         complain("interrupted")
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        complain("error: out of memory; smaller blocks (infer.block, infer.memory_mib) or train.batch take less")
+        return 1
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error is a lack of memory, in NumPy's words or in PyTorch's."""
+    names = type(error).__name__, str(error)
+    return isinstance(error, MemoryError) or names[0] == "OutOfMemoryError" or "allocate memory" in names[1]

@@ -275,16 +275,18 @@ INFER = {
     "block": Block(),
     "batch": Integer(1),
     "memory_mib": Integer(1),
-    "noise": NOISE,
+    "noise": Optional(NOISE),
     "seed": Optional(SEED),
     "region": Optional(Rectangle()),
     "save_float": Flag(),
     "max_pixels": Integer(1),
 }
 
+EDGE = Integer(1, 1_000_000)  # pixels that a PNG has along an edge
+
 GENERATE = {
-    "height": Integer(1),
-    "width": Integer(1),
+    "height": EDGE,
+    "width": EDGE,
     "count": Integer(1),
     "seed": SEED,
     "noise": NOISE,
@@ -296,7 +298,7 @@ FUSE = {
     "styles": ListOf(StyleSource(), 1, 256),
     "centres": Optional(ListOf(ListOf(SHARE, 2, 2), 1, 256)),
     "mask": PATH,
-    "blur": Integer(0, 16384),
+    "blur": Integer(0, 1024),
     "modulation": Choice(("exact", "fast")),
 }
 
@@ -311,15 +313,15 @@ COMPLETE = {
 }
 
 OUTPAINT = {
-    "height": Optional(Integer(1)),
-    "width": Optional(Integer(1)),
+    "height": Optional(EDGE),
+    "width": Optional(EDGE),
     "top": Optional(Integer(0)),
     "left": Optional(Integer(0)),
     "seed": SEED,
     "count": Integer(1),
 }
 
-INBETWEEN = {"height": Optional(Integer(1)), "width": Optional(Integer(1)), "seed": SEED, "count": Integer(1)}
+INBETWEEN = {"height": Optional(EDGE), "width": Optional(EDGE), "seed": SEED, "count": Integer(1)}
 
 RESAMPLE = {
     "what": Choice(("structure", "noise")),

@@ -17,7 +17,7 @@ from models.geometry import Interval, Region
 CPU = torch.device("cpu")
 TOLERANCE = 1e-5
 CELLS = Region.at(-3, -2, 20, 44)  # of the canvas; reaches over the edge of a tile at column 32
-AROUND = Region.at(-20, -20, 60, 80)  # every cell that is asked for
+AROUND = Region.at(-96, -96, 192, 224)  # every cell that is asked for, with the tiles that hold it
 KNOWN = Region.at(4, 6, 9, 29)
 OPTIONS = FitOptions(steps=0, lr=0.15, style_lr=0.0, fidelity=10.0, band=3, fade=0)
 STYLE = torch.linspace(-1, 1, 6)

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inversion.generation import GeneratedStructure, LocalField, generated_style, panorama_noise
+from inversion.generation import GeneratedStructure, LocalField, generated_style
+from inversion.grain import field, noise_of
 from inversion.passes import Decoder
 from inversion.scenes import Fusion, MixedNoise, Scene
 from inversion.stylemaps import Passage, SoftMap, nearest_centre
@@ -37,7 +38,7 @@ def generated(generator, size, style, noise, seed=0, period=None):
 def panorama(generator, height, width, seed, noise=True):
     """The scene of a seed that begins again after `width` pixels."""
     cell = 2**generator.texture.stages
-    noise = panorama_noise(generator, seed, width, CPU) if noise else None
+    noise = noise_of(field(seed, width), (1, width), generator.texture, CPU) if noise else None
     return generated(generator, (height, width), generated_style(generator, seed), noise, seed, width // cell)
 
 
@@ -215,7 +216,7 @@ def test_cells_that_read_one_style_are_those_of_the_ordinary_structure(inverters
 @pytest.mark.parametrize("stages", [3, 4])
 def test_the_noise_of_a_panorama_repeats_after_its_width_and_not_before(inverters, stages):
     generator = inverters(stages).generator
-    noise = panorama_noise(generator, 7, 48, CPU)
+    noise = noise_of(field(7, 48), (1, 48), generator.texture, CPU)
     for layer in range(2 * stages):
         width = 48 // 2 ** (stages - 1 - layer // 2)
         once = NoiseField(7)(layer, -3, 0, 4, width)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets.image import ImageError
-from inversion.masks import at_cells, mask_image, rectangles, style_labels
+from inversion.masks import at_cells, read_labels, read_mask, rectangles, stretched
 from models.geometry import Region
 from utils.errors import UserError
 
@@ -26,12 +26,12 @@ def grid(label, height, width):
 def test_labels_go_from_dark_to_bright(tmp_path):
     colours = {"blue": (0, 0, 250), "red": (100, 0, 0), "white": (255, 255, 255), "black": (0, 0, 0)}
     path = save(tmp_path / "mask.png", [[colours["white"], colours["red"]], [colours["blue"], colours["black"]]])
-    assert grid(style_labels(path, 4, (2, 2), PIXELS), 2, 2).tolist() == [[3, 1], [2, 0]]
+    assert grid(stretched(read_labels(path, 4, PIXELS), (2, 2)), 2, 2).tolist() == [[3, 1], [2, 0]]
 
 
 def test_equally_bright_colours_have_labels_of_their_own(tmp_path):
     path = save(tmp_path / "mask.png", [[(90, 0, 0), (0, 90, 0), (0, 0, 90)]])
-    assert sorted(grid(style_labels(path, 3, (1, 3), PIXELS), 1, 3)[0].tolist()) == [0, 1, 2]
+    assert sorted(grid(stretched(read_labels(path, 3, PIXELS), (1, 3)), 1, 3)[0].tolist()) == [0, 1, 2]
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9))
@@ -42,20 +42,20 @@ def test_an_image_of_another_size_is_stretched(tmp_path_factory, rows, cols, dow
     path = save(tmp_path_factory.getbasetemp() / "stretched.png", 255 * values)
     height, width = rows * down, cols * right
     large = values.repeat(down, 0).repeat(right, 1)
-    assert (grid(mask_image(path, (height, width), PIXELS), height, width) == large).all()
-    assert (grid(mask_image(save(path, 255 * large), (rows, cols), PIXELS), rows, cols) == values).all()
+    assert (grid(stretched(read_mask(path, PIXELS), (height, width)), height, width) == large).all()
+    assert (grid(stretched(read_mask(save(path, 255 * large), PIXELS), (rows, cols)), rows, cols) == values).all()
 
 
 def test_stretching_by_a_fraction(tmp_path):
     path = save(tmp_path / "mask.png", [[0, 255, 0], [255, 0, 255]])
-    found = grid(mask_image(path, (5, 4), PIXELS), 5, 4)
+    found = grid(stretched(read_mask(path, PIXELS), (5, 4)), 5, 4)
     # the centres lie at columns 0.375, 1.125, 1.875, 2.625 of the mask, and at its rows 0.2, 0.6, 1.0, 1.4, 1.8
     assert found.tolist() == [[0, 1, 1, 0]] * 2 + [[1, 0, 0, 1]] * 3
 
 
 def test_a_mask_of_the_canvas_size_is_taken_as_it_is(tmp_path):
     values = np.random.default_rng(0).integers(0, 256, (13, 17, 3))
-    found = grid(mask_image(save(tmp_path / "mask.png", values), (13, 17), PIXELS), 13, 17)
+    found = grid(stretched(read_mask(save(tmp_path / "mask.png", values), PIXELS), (13, 17)), 13, 17)
     assert (found == (values.mean(2) >= 128)).all() and 0 < found.mean() < 1
 
 
@@ -63,8 +63,8 @@ def test_a_mask_of_the_canvas_size_is_taken_as_it_is(tmp_path):
 def test_another_number_of_colours_is_one_line(tmp_path, count):
     path = save(tmp_path / "mask.png", [[0, 255]])
     with pytest.raises(UserError) as error:
-        style_labels(path, count, (8, 8), PIXELS)
-    assert str(error.value).startswith(f"fuse.mask {path}: 2 colours for {count} styles")
+        read_labels(path, count, PIXELS)
+    assert str(error.value).startswith(f"fuse.mask {path}: colours: 2, styles (fuse.styles): {count};")
     assert "\n" not in str(error.value)
 
 
@@ -72,17 +72,17 @@ def test_a_jpeg_has_no_flat_colours(tmp_path):
     pixels = np.zeros((30, 40, 3))
     pixels[8:20, 11:] = (255, 0, 90)
     with pytest.raises(UserError, match="compression losses"):
-        style_labels(save(tmp_path / "mask.jpg", pixels, quality=60), 2, (30, 40), PIXELS)
+        stretched(read_labels(save(tmp_path / "mask.jpg", pixels, quality=60), 2, PIXELS), (30, 40))
 
 
 def test_a_jpeg_will_do_for_black_and_white(tmp_path):
     pixels = np.zeros((32, 48))
     pixels[:, 16:] = 255
-    found = grid(mask_image(save(tmp_path / "mask.jpg", pixels, quality=60), (32, 48), PIXELS), 32, 48)
+    found = grid(stretched(read_mask(save(tmp_path / "mask.jpg", pixels, quality=60), PIXELS), (32, 48)), 32, 48)
     assert (found == pixels // 255).all()
 
 
-READERS = lambda path: mask_image(path, (8, 8), 5), lambda path: style_labels(path, 2, (8, 8), 5)
+READERS = lambda path: read_mask(path, 5), lambda path: read_labels(path, 2, 5)
 
 
 @pytest.mark.parametrize("read", READERS, ids=["mask", "styles"])
