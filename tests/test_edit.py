@@ -375,6 +375,38 @@ def test_a_generator_alone_edits_what_it_generated(edit, tmp_path):
         assert len(pictures(output)) == 1
 
 
+def test_latents_of_an_edit_keep_its_grain(edit, photographs):
+    """They draw the same picture again, and what a further edit does not reach stays as it was."""
+    first = edit(outpaint.main, "--input", photographs / "a.png", STEPS, "infer.noise=field", "infer.seed=3")
+    stored = first / "latents" / "a-seed-0.safetensors"
+    again = edit(infer.main, "--latents", stored, "infer.save_float=true", output="again")
+    before = np.load(first / "a-seed-0.npy")
+    assert (np.load(again / "float" / "a-seed-0.npy") == before).all()
+    plain = edit(infer.main, "--latents", stored, "infer.save_float=true", "infer.noise=none", output="plain")
+    assert abs(np.load(plain / "float" / "a-seed-0.npy") - before).max() > 0.01
+    region = (0, 0, 40, 50)
+    second = edit(resample.main, "--input", stored, f"resample.region={list(region)}", STEPS, output="second")
+    stored, name = second / "latents" / "a-seed-0-resampled-1.safetensors", "a-seed-0-resampled-1"
+    after = np.load(second / f"{name}.npy")
+    may = changed_pixels(before.shape[:2], "structure", generated=False, region=region)
+    may |= changed_pixels(before.shape[:2], "noise", generated=False, region=region)
+    assert (after == before)[~may].all() and (after != before)[may].mean() > 0.5
+    third = edit(infer.main, "--latents", stored, "infer.save_float=true", output="third")
+    assert (np.load(third / "float" / f"{name}.npy") == after).all()
+
+
+def test_generated_latents_keep_their_grain(edit, tmp_path):
+    output = edit(generate.main, *GENERATED, "generate.save_latents=true")
+    stored, before = output / "latents" / "seed-4.safetensors", np.load(output / "seed-4.npy")
+    fused = edit(fuse.main, "--input", stored, "fuse.styles=[own]", output="fused")
+    assert abs(np.load(fused / "seed-4-fused.npy") - before).max() <= TOLERANCE
+    mask = two_colours(tmp_path / "mask.png", 1, 2)
+    resampled = edit(resample.main, "--input", stored, f"resample.mask={mask}", "resample.what=noise", output="noise")
+    after = np.load(resampled / "seed-4-resampled-1.npy")
+    same = (after == before).all(2)
+    assert same[:, :20].all() and same[:, 50:].mean() < 0.1
+
+
 def test_blocks_between_equal_the_whole(edit, photographs):
     sources = ["--input", photographs / "a.png", photographs / "b.jpg"]
     same_in_blocks(edit, inbetween.main, "a-b-seed-0", *sources, "inbetween.width=190", STEPS, "complete.fade=3")

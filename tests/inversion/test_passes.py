@@ -11,9 +11,12 @@ from datasets.image import Image
 from inversion.generation import GeneratedStructure, LocalField, generated_style
 from inversion.passes import Decoder, Encoder
 from inversion.scenes import Scene
+from inversion.tool import Tool
 from models.generator import TextureSynthesizer
 from models.geometry import Interval, Region
 from models.noise import NoiseField
+from models.weights import SHIPPED
+from utils.config import load_config
 
 TOLERANCE = 1e-5
 CPU = torch.device("cpu")
@@ -184,3 +187,16 @@ def test_the_global_latent_sees_the_whole_image(inverters):
     one, other = (encoder.encode_global(picture(60, 80, seed)) for seed in (0, 1))
     assert one.shape == (6,)
     assert abs(one - other).max() > 1e-3
+
+
+def test_the_shipped_generator_draws_blocks_as_the_whole():
+    """Trained weights amplify what random ones hide."""
+    tool = Tool.load(SHIPPED, load_config(None, ["infer.device=cpu", "infer.dtype=float32"]).infer, encoders=False)
+    size, style = (200, 300), generated_style(tool.generator, 6)
+    structure = GeneratedStructure(tool.generator, tool.decoder.cells(*size), LocalField(128, 6, CPU), style)
+    region = Region.at(0, 0, *size)
+    whole, blocks = (
+        assemble(region, tool.decoder.decode(Scene(size, structure.read, style, NoiseField(6)), region, edge), 3, True)
+        for edge in (300, 57)
+    )
+    assert abs(blocks - whole).max() <= TOLERANCE
