@@ -1,8 +1,8 @@
 """Several styles in one image, block by block: in a generated one, or in a photograph.
 
-    python fuse.py --output FOLDER fuse.styles=[1,2,3,4] generate.height=1024 generate.width=4096
-    python fuse.py --output FOLDER fuse.styles=[1,2] fuse.centres=[[0.2,0.5],[0.8,0.5]]
-    python fuse.py --output FOLDER --input PHOTO_OR_FOLDER_OR_LATENTS fuse.styles=[own,3,OTHER_PHOTO] fuse.mask=MASK.png
+    python fuse.py --output FOLDER "fuse.styles=[1,2,3,4]" generate.height=1024 generate.width=4096
+    python fuse.py --output FOLDER "fuse.styles=[1,2]" "fuse.centres=[[0.2,0.5],[0.8,0.5]]"
+    python fuse.py --output FOLDER --input PHOTO_OR_FOLDER_OR_LATENTS "fuse.styles=[own,3,OTHER]" fuse.mask=MASK.png
 
 Without --input, structure and texture of a seed's image are generated in the mixed styles; with it, the
 structure stays that of the photograph. Writes seed-N-fused.png or NAME-fused.png.

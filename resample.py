@@ -1,6 +1,6 @@
 """A part of an image made anew, in a generated one or in a photograph; the rest stays as it is.
 
-    python resample.py --input PHOTO_OR_FOLDER_OR_LATENTS --output FOLDER resample.region=[0,0,200,300]
+    python resample.py --input PHOTO_OR_FOLDER_OR_LATENTS --output FOLDER "resample.region=[0,0,200,300]"
     python resample.py --input PHOTO --output FOLDER resample.mask=MASK.png resample.count=4
     python resample.py --output FOLDER generate.seed=3 resample.mask=MASK.png resample.what=noise
 
