@@ -97,11 +97,18 @@ def test_a_changed_weight_is_seen(copy, capsys, pattern):
     assert {"checkpoint:", "out.image,"} <= {line.split()[1] for line in above}
 
 
-@pytest.mark.parametrize("name", [PARAMETERS, "infinitygan_best_fid.pth.tar", "coords.safetensors"])
-def test_a_missing_file_is_one_line(copy, capsys, name):
+@pytest.mark.parametrize("name", [PARAMETERS, "infinitygan_best_fid.pth.tar", "infinitygan_state_dict.safetensors"])
+def test_a_missing_network_is_one_line(copy, capsys, name):
     (copy / name).unlink()
     assert run_command(main, [str(copy)]) == 2
     assert capsys.readouterr().err == f"error: {copy}: no {name}\n"
+
+
+def test_missing_numbers_are_named(copy, capsys):
+    (copy / "coords.safetensors").unlink()
+    assert run_command(main, [str(copy)]) == 0
+    printed = capsys.readouterr().out
+    assert "not compared: there is no coords.safetensors" in printed and "out.image" in printed
 
 
 @pytest.mark.parametrize("name", [PARAMETERS, "infinitygan_best_fid.pth.tar", "infinitygan_patch_io.safetensors"])
