@@ -14,8 +14,8 @@ from torch import Tensor
 from inversion.blocks import blocks
 from models.geometry import Interval, Region
 
-TILE = 64  # cells along the edge of a tile
-KEPT = 32  # tiles: blocks that overlap ask for the same ones again
+TILE = 32  # cells along the edge of a tile
+KEPT = 64  # tiles: blocks that overlap ask for the same ones again
 
 
 def grid(region: Region) -> Iterator[Region]:

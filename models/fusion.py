@@ -156,8 +156,18 @@ class FusedConv:
         for n, share in zip(present[1:], maps[1:], strict=True):
             y = torch.addcmul(y, self.conv.convolve(x, self._weight(self.scales[n])), share)
         if self.conv.demodulate:
-            y = y * self._demodulation(_mix(self.scales, after)).to(x.dtype)
+            y = y * self._demodulation_of(present, after[present]).to(x.dtype)
         return y
+
+    def _demodulation_of(self, present: list[int], weights: Tensor) -> Tensor:
+        """Factors [O, h, w] for mixtures of these styles with weights [N, h, w]."""
+        scales = self.scales[present]
+        if len(present) ** 2 > scales.shape[1]:
+            return self._demodulation(_mix(scales, weights))
+        # the same energy from the products of pairs of styles, which are fewer than channels
+        products = torch.einsum("oi,ni,ki->nko", self.energy, scales, scales).flatten(0, 1)  # [N * N, O]
+        pairs = (weights[:, None] * weights).flatten(0, 1)  # [N * N, h, w]
+        return torch.rsqrt(_mix(products, pairs) + EPSILON)
 
     def _fast(self, x: Tensor, before: Tensor, after: Tensor) -> Tensor:
         scale = _mix(self.scales, before)
