@@ -31,11 +31,17 @@ class CropLoader(DataLoader):
         except (RuntimeError, ConnectionError) as error:
             if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader "):
                 raise
-            names = ", ".join(self.dataset.being_read()) or "no image"
+            names = ", ".join(self._being_read()) or "no image"
             raise UserError(f"loading failed (being read: {names}): {str(error).splitlines()[0]}") from error
         finally:
             if self.num_workers:
                 _stop(iterator)
+
+    def _being_read(self) -> list[str]:
+        try:
+            return self.dataset.being_read()
+        except RuntimeError:  # PyTorch's signal handler reports the lost worker once more, wherever we are
+            return self.dataset.being_read()
 
 
 def build(

@@ -218,6 +218,27 @@ def test_a_lost_worker_is_an_error_that_names_the_image(make_folder, monkeypatch
     assert time.monotonic() - start < 25  # PyTorch gives a worker that hangs some seconds
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_lost_worker_may_be_reported_twice(make_folder, monkeypatch):
+    """PyTorch raises from its signal handler, too, which may interrupt the handling of the first error."""
+    being_read, calls = CropDataset.being_read, []
+
+    def interrupted(self):
+        calls.append(None)
+        if len(calls) == 1:
+            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+        return being_read(self)
+
+    def fatal(self, index, max_pixels):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(FolderSource, "open", fatal)
+    monkeypatch.setattr(CropDataset, "being_read", interrupted)
+    with pytest.raises(UserError, match=r"\.png"):
+        list(loader(crops(make_folder("photos", 6)), 0, 10, 4, workers=1))
+    assert len(calls) == 2
+
+
 def test_other_errors_of_workers_keep_their_kind(make_folder, monkeypatch):
     def broken(self, index, max_pixels):
         raise RuntimeError("a mistake of ours")
