@@ -83,6 +83,8 @@ def plan(checkpoint: Checkpoint, constants: Constants, targets: dict[str, Path])
     missing = [f"{name} ({key})" for (name, state), key in zip(training.items(), "gd", strict=True) if state is None]
     start = {"generator": targets["generator"], "discriminator": None}
     if missing:
+        if targets["training"].exists():
+            raise UserError(f"{targets['training']}: of another import, and this checkpoint has none; remove it first")
         say(f"no {targets['training']}: the checkpoint has no {' and no '.join(missing)}")
     else:
         states, values = training | {"average": checkpoint.average}, {"path_mean": torch.tensor(checkpoint.path_mean)}
@@ -136,7 +138,7 @@ def describe(checkpoint: Checkpoint, constants: Constants) -> str:
 
 
 def write_together(files: dict[Path, Callable[[Path], None]]) -> None:
-    """Write all files or none: they appear when the last one is whole."""
+    """Write all files or none: they appear, one after the other, when the last one is whole."""
     with ExitStack() as stack:
         for path, write in files.items():
             temporary = stack.enter_context(atomic_path(path))

@@ -92,6 +92,15 @@ def test_without_the_training_weights(tmp_path, capsys, changed, words):
     assert settings.generator == str(tmp_path / "b.safetensors") and settings.discriminator is None
 
 
+def test_training_weights_of_another_import_are_not_left_beside_a_generator(checkpoint, tmp_path, capsys):
+    assert run(checkpoint, tmp_path / "b.safetensors") == 0
+    before = {path: path.read_bytes() for path in tmp_path.glob("b*")}
+    torch.save(public_checkpoint(d=None), tmp_path / "a.pth.tar")
+    assert run(tmp_path / "a.pth.tar", tmp_path / "b.safetensors") == 2
+    assert "b-training.safetensors: of another import" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.glob("b*")} == before
+
+
 def test_options(checkpoint, tmp_path):
     options = ["--vert-sample-size", "5", "--hori-occupy-ratio", "0.5", "--vert-cut-pt", "6"]
     assert run(checkpoint, tmp_path / "a.safetensors", *options) == 0
