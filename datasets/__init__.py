@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import cv2
 import torch
@@ -31,17 +32,11 @@ class CropLoader(DataLoader):
         except (RuntimeError, ConnectionError) as error:
             if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader "):
                 raise
-            names = ", ".join(self._being_read()) or "no image"
+            names = ", ".join(_again(self.dataset.being_read)) or "no image"
             raise UserError(f"loading failed (being read: {names}): {str(error).splitlines()[0]}") from error
         finally:
             if self.num_workers:
-                _stop(iterator)
-
-    def _being_read(self) -> list[str]:
-        try:
-            return self.dataset.being_read()
-        except RuntimeError:  # PyTorch's signal handler reports the lost worker once more, wherever we are
-            return self.dataset.being_read()
+                _again(partial(_stop, iterator))
 
 
 def build(
@@ -89,6 +84,16 @@ def loader(
 def _start_worker(_: int) -> None:
     ignore_signals()  # the main process decides when to stop; then it saves
     cv2.setNumThreads(0)  # the workers are the threads
+
+
+def _again(action: Callable[[], object]):
+    """The action's result; it is begun again where PyTorch's signal handler, too, reports a worker that is lost."""
+    try:
+        return action()
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader "):
+            raise
+        return action()
 
 
 def _stop(iterator: Iterator[dict]) -> None:

@@ -219,21 +219,23 @@ def test_a_lost_worker_is_an_error_that_names_the_image(make_folder, monkeypatch
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_a_lost_worker_may_be_reported_twice(make_folder, monkeypatch):
+@pytest.mark.parametrize("where", ["being_read", "_stop"])
+def test_a_lost_worker_may_be_reported_twice(make_folder, monkeypatch, where):
     """PyTorch raises from its signal handler, too, which may interrupt the handling of the first error."""
-    being_read, calls = CropDataset.being_read, []
+    owner = CropDataset if where == "being_read" else datasets
+    original, calls = getattr(owner, where), []
 
-    def interrupted(self):
+    def interrupted(*arguments):
         calls.append(None)
         if len(calls) == 1:
             raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
-        return being_read(self)
+        return original(*arguments)
 
     def fatal(self, index, max_pixels):
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(FolderSource, "open", fatal)
-    monkeypatch.setattr(CropDataset, "being_read", interrupted)
+    monkeypatch.setattr(owner, where, interrupted)
     with pytest.raises(UserError, match=r"\.png"):
         list(loader(crops(make_folder("photos", 6)), 0, 10, 4, workers=1))
     assert len(calls) == 2
