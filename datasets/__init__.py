@@ -29,11 +29,12 @@ class CropLoader(DataLoader):
         except UserError as error:
             # A worker's error arrives with its traceback in front.
             raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
-        except (RuntimeError, ConnectionError) as error:
+        except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: it was lost while it sent a batch
             if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader "):
                 raise
             names = ", ".join(_again(self.dataset.being_read)) or "no image"
-            raise UserError(f"loading failed (being read: {names}): {str(error).splitlines()[0]}") from error
+            reason = str(error).partition("\n")[0] or "a worker was lost"
+            raise UserError(f"loading failed (being read: {names}): {reason}") from error
         finally:
             if self.num_workers:
                 _again(partial(_stop, iterator))

@@ -241,6 +241,16 @@ def test_a_lost_worker_may_be_reported_twice(make_folder, monkeypatch, where):
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError("reset by peer")])
+def test_a_worker_lost_while_it_sends_is_one_line(make_folder, monkeypatch, error):
+    def lost(self, index):
+        raise error
+
+    monkeypatch.setattr(CropDataset, "__getitem__", lost)
+    with pytest.raises(UserError, match="loading failed .*: (a worker was lost|reset by peer)"):
+        list(loader(crops(make_folder("photos", 6)), 0, 10, 4, workers=0))
+
+
 def test_other_errors_of_workers_keep_their_kind(make_folder, monkeypatch):
     def broken(self, index, max_pixels):
         raise RuntimeError("a mistake of ours")
