@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from inversion.editing import KINDS, SUFFIX, Source, edit_files, parse
-from inversion.generation import GeneratedStructure, LocalField, generated_style
-from inversion.grain import field
+from inversion.generation import generated_style
+from inversion.grain import wanted
 from inversion.inputs import begin
 from inversion.masks import read_labels, stretched
 from inversion.scenes import Fusion, Scene
@@ -48,9 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         work = partial(fuse, tool, config.fuse.styles, styles, blend, arguments.output)
         return edit_files(tool, arguments.input, arguments.output, work)
     begin(arguments.output, KINDS)
-    for seed in range(config.generate.seed, config.generate.seed + config.generate.count):
-        style = blend([styles[item] for item in config.fuse.styles], (config.generate.height, config.generate.width))
-        tool.draw_png(generated_scene(tool, config.generate, style, seed), arguments.output / f"seed-{seed}-fused.png")
+    options, size = config.generate, (config.generate.height, config.generate.width)
+    style = blend([styles[item] for item in config.fuse.styles], size)
+    for seed in range(options.seed, options.seed + options.count):
+        scene = tool.generated(size, seed, wanted(options.noise, seed), style)
+        tool.draw_png(scene, arguments.output / f"seed-{seed}-fused.png")
     return 0
 
 
@@ -101,14 +103,6 @@ def fuse(
     style = blend([store.z_g if item == OWN else styles[item] for item in items], source.size)
     scene = Scene(source.size, store.read, style, tool.scene(store).noise)
     tool.draw_png(scene, output / f"{source.name}-fused.png")
-
-
-def generated_scene(tool: Tool, options: dict, style: Fusion, seed: int) -> Scene:
-    """The image that a seed gives in several styles."""
-    size = options.height, options.width
-    local = LocalField(tool.generator.structure.local_dim, seed, tool.device)
-    structure = GeneratedStructure(tool.generator, tool.decoder.cells(*size), local, style)
-    return Scene(size, structure.read, style, tool.noise(field(seed) if options.noise == "field" else None, size))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from inversion.generation import GeneratedStructure, LocalField, generated_style
-from inversion.grain import Grain, field
+from inversion.grain import Grain, wanted
 from inversion.inputs import begin, refuse_unread
 from inversion.scenes import Scene
 from inversion.tool import Tool, progress
@@ -58,18 +57,13 @@ def generate(tool: Tool, options: dict, seed: int, output: Path) -> None:
 
 def grain_of(options: dict, seed: int) -> Grain:
     """The texture noise of the image of a seed."""
-    if options.noise == "none":
-        return None
-    return field(seed, options.width if options.panorama else None)
+    return wanted(options.noise, seed, options.width if options.panorama else None)
 
 
 def make_scene(tool: Tool, options: dict, seed: int) -> Scene:
     """The image of a seed, not drawn yet."""
-    size, style = (options.height, options.width), generated_style(tool.generator, seed)
     period = options.width // tool.cell if options.panorama else None
-    local = LocalField(tool.generator.structure.local_dim, seed, tool.device, period)
-    structure = GeneratedStructure(tool.generator, tool.decoder.cells(*size), local, style)
-    return Scene(size, structure.read, style, tool.noise(grain_of(options, seed), size))
+    return tool.generated((options.height, options.width), seed, grain_of(options, seed), period=period)
 
 
 if __name__ == "__main__":

@@ -60,9 +60,9 @@ def inbetween(tool: Tool, config: dict, output: Path, left: Source, right: Sourc
     passage = Passage(Interval(left.size[1] - 1, start))
     style = Fusion(torch.stack([placement.store.z_g for placement in placements]), passage)
     ramp = min(tool.cell, (start - left.size[1]) // 2)
+    pieces = place_all(tool, placements, canvas)
     for seed in range(options.seed, options.seed + options.count):
         name = f"{left.name}-{right.name}-seed-{seed}"
-        pieces = place_all(tool, placements, canvas)
         completion = complete(tool, config.complete, pieces, canvas, style, seed, name)
         noise = tool.noise(canvas_grain(tool, config.complete, placements, seed, ramp), canvas)
         tool.draw_png(Scene(canvas, completion.read, style, noise), output / f"{name}.png")

@@ -33,9 +33,9 @@ def outpaint(tool: Tool, config: dict, output: Path, source: Source) -> None:
     left, width = along(source, tool.cell, 1, "width", options.width, "left", options.left)
     canvas, store = (height, width), source.latents()
     placement = Placement(store, top, left)
+    pieces = place_all(tool, [placement], canvas)
     for seed in range(options.seed, options.seed + options.count):
         name = f"{source.name}-seed-{seed}"
-        pieces = place_all(tool, [placement], canvas)
         completion = complete(tool, config.complete, pieces, canvas, store.z_g, seed, name)
         grain = canvas_grain(tool, config.complete, [placement], seed, ramp=tool.cell)
         draw_stored(tool, completion, canvas, store.z_g, grain, seed, output / f"{name}.png")

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from inversion.editing import KINDS, Source, complete, draw_stored, edit_files, new_grain, parse
-from inversion.generation import GeneratedStructure, LocalField, generated_style
-from inversion.grain import Grain, field, mixed
+from inversion.editing import KINDS, Source, complete, draw_stored, edit_files, parse
+from inversion.grain import Grain, mixed, wanted
 from inversion.inputs import begin
 from inversion.masks import at_cells, read_mask, rectangles, stretched
 from inversion.pieces import MaskedLatents
@@ -70,7 +69,7 @@ def mask_of_cells(
 
 def new_and_old(config: dict, white: np.ndarray | None, old: Grain, seed: int) -> Grain:
     """The texture noise of a resampled image: that of `complete.noise` inside. UserError if it alone would change."""
-    new = new_grain(config.complete, seed)
+    new = wanted(config.complete.noise, seed)
     if config.resample.what == "noise" and new is None and old is None:
         raise UserError("resample.what: noise, but complete.noise is none and so is the image's: nothing would change")
     return mixed([old, new], 0, [config.resample.region] if white is None else [], white)
@@ -93,18 +92,15 @@ def resample_photograph(tool: Tool, config: dict, white: np.ndarray | None, outp
 
 def resample_generated(tool: Tool, config: dict, white: np.ndarray | None, output: Path, image_seed: int) -> None:
     """Make a part of a generated image anew, once for each seed."""
-    options, generator, name = config.resample, tool.generator, f"seed-{image_seed}"
+    options, name = config.resample, f"seed-{image_seed}"
     size = config.generate.height, config.generate.width
     inside = mask_of_cells(tool, options, white, size, name)
-    channels, style = generator.structure.local_dim, generated_style(generator, image_seed)
-    grain = field(image_seed) if config.generate.noise == "field" else None
+    grain = wanted(config.generate.noise, image_seed)
     for seed in range(options.seed, options.seed + options.count):
         if options.what == "noise":
-            local, drawn = LocalField(channels, image_seed, tool.device), new_and_old(config, white, grain, seed)
+            scene = tool.generated(size, image_seed, new_and_old(config, white, grain, seed))
         else:
-            local, drawn = LocalField(channels, image_seed, tool.device, mask=inside, mask_seed=seed), grain
-        structure = GeneratedStructure(generator, tool.decoder.cells(*size), local, style)
-        scene = Scene(size, structure.read, style, tool.noise(drawn, size))
+            scene = tool.generated(size, image_seed, grain, mask=inside, mask_seed=seed)
         tool.draw_png(scene, output / f"{name}-resampled-{seed}.png")
 
 

@@ -22,6 +22,11 @@ def pixels_per_cell(texture: TextureSynthesizer) -> int:
     return 2**texture.stages
 
 
+def cells_per_block(texture: TextureSynthesizer, edge: int) -> int:
+    """Latent cells along the edge of a block of `edge` pixels."""
+    return max(edge // pixels_per_cell(texture), 1)
+
+
 def bytes_per_pixel(texture: TextureSynthesizer, dtype: torch.dtype, encoder: PatchEncoder | None = None) -> float:
     """A model of the memory that a block takes, per pixel: the widest level of the networks."""
     drawn = max(layer.bias.numel() / 4 ** (texture.stages - 1 - i // 2) for i, layer in enumerate(texture.layers))

@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inversion.generation import LocalField
+from inversion.generation import LocalField, synthesize
 from inversion.pieces import Pieces
-from inversion.scenes import Style, global_latents, structure_of, to_device, with_latents
+from inversion.scenes import Style, global_latents, to_device, with_latents
 from inversion.tiles import Tiled, grid
 from models.generator import Generator
 from models.geometry import Interval, Region
@@ -62,7 +62,7 @@ class Completion:
         options: FitOptions,
     ) -> None:
         self.pieces, self.cells, self.local, self.options = pieces, cells, local, options
-        self.structure, self.device = generator.structure, local.device
+        self.device = local.device
         self.generator = generator.to(self.device).requires_grad_(False)
         self.style = to_device(style, self.device)
         self.fitted: dict[Region, Tensor] = {}  # tiles of local latents [C, h, w]
@@ -75,7 +75,8 @@ class Completion:
             return
         scale = sum(float((weight * known.square()).sum()) for _, known, weight in targets)
         scale = max(scale / sum(float(weight.sum()) * len(known) for _, known, weight in targets), 1e-12)
-        starts = {tile: self.local.read(tile) for region, _, _ in targets for tile in self._tiles(region)}
+        rule = self.generator.structure.rule
+        starts = {tile: self.local.read(tile) for region, _, _ in targets for tile in grid(region.input(rule))}
         self.fitted = {tile: nn.Parameter(start.clone()) for tile, start in starts.items()}
         first = global_latents(self.style)
         z_g = nn.Parameter(first.clone())
@@ -133,22 +134,18 @@ class Completion:
                 weight = torch.from_numpy(counts[part.slices_in(region)]).to(self.device)
                 yield part, self.pieces.read(part).to(self.device), weight.float()
 
-    def _tiles(self, region: Region) -> list[Region]:
-        """The tiles of local latents that the structure of a region is made from."""
-        return list(grid(region.input(self.structure.rule)))
-
     def _structure(self, region: Region) -> Tensor:
         """The structure latents [C, h, w] that the latents, as they are now, give."""
-        around = region.input(self.structure.rule)
-        z_l = self.local.read(around)
-        for tile in self._tiles(region):
+        return synthesize(self.generator, self.style, self._local, region, self.cells)
+
+    def _local(self, region: Region) -> Tensor:
+        """Local latents [C, h, w]: fitted ones where there are some."""
+        z_l = self.local.read(region)
+        for tile in grid(region):
             if tile in self.fitted:
-                common = tile.common(around)
-                z_l[:, *common.slices_in(around)] = self.fitted[tile][:, *common.slices_in(tile)]
-        canvas = self.cells.input(self.structure.rule)
-        coordinates = self.structure.grid.of_canvas(around, canvas, self.device)
-        z_l = z_l[None].contiguous(memory_format=torch.channels_last)
-        return structure_of(self.generator, self.style)(z_l, coordinates, (around.rows.first, around.cols.first))[0]
+                common = tile.common(region)
+                z_l[:, *common.slices_in(region)] = self.fitted[tile][:, *common.slices_in(tile)]
+        return z_l
 
 
 def _faded(left: Tensor, held: Tensor, fade: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inversion.completion import Completion, FitOptions
 from inversion.generation import LocalField
-from inversion.grain import Grain, field, mixed, moved
+from inversion.grain import Grain, mixed, moved, wanted
 from inversion.inputs import begin, failures, find_files, find_photographs, memory_errors, refuse_unread
 from inversion.latents import LatentStore
 from inversion.pieces import Pieces, PlacedPhotographs, place
@@ -116,7 +116,7 @@ def canvas_grain(
     ramp: int,  # pixels
 ) -> Grain:
     """Texture noise of a canvas: a photograph's own inside, from 2 * ramp pixels beside it on that of what is new."""
-    kinds, boxes = [new_grain(options, seed)], []
+    kinds, boxes = [wanted(options.noise, seed)], []
     for placement in placements:
         size = placement.store.description.height, placement.store.description.width
         kinds.append(moved(tool.grain(placement.store), (placement.top, placement.left), size))
@@ -141,11 +141,6 @@ def complete(
     with progress(f"{name}: fit", options.steps, "step") as bar:
         completion.fit(bar.update)
     return completion
-
-
-def new_grain(options: dict, seed: int) -> Grain:
-    """The texture noise that `complete.noise` asks for."""
-    return field(seed) if options.noise == "field" else None
 
 
 def draw_stored(

@@ -49,19 +49,30 @@ class LocalField:
         return gaussian_field(seeds, range(self.channels), *place, self.period)[0]
 
 
+def synthesize(
+    generator: Generator,
+    style: Style,
+    local: Callable[[Region], Tensor],  # region of local cells -> z_l [C, h, w]
+    region: Region,  # of structure cells
+    canvas: Region,  # all structure cells of the image
+    period: int | None = None,  # cells after which a panorama repeats
+) -> Tensor:
+    """Structure latents [C, h, w] of a region, in float32, on the device of the local latents."""
+    rule = generator.structure.rule
+    around = region.input(rule)
+    z_l = local(around)[None].contiguous(memory_format=torch.channels_last)
+    coordinates = generator.structure.grid.of_canvas(around, canvas.input(rule), z_l.device, period)
+    return structure_of(generator, style)(z_l, coordinates, (around.rows.first, around.cols.first))[0]
+
+
 class GeneratedStructure:
     """The structure latents of a generated image whose cells are `cells`; they are computed when they are read."""
 
     def __init__(self, generator: Generator, cells: Region, local: LocalField, style: Style) -> None:
-        self.generator, self.cells, self.local, self.style = generator, cells, local, style
+        self.generator, self.cells, self.local = generator, cells, local
+        self.style = to_device(style, local.device)
         self.read = Tiled(self._synthesize).read  # region of cells -> structure latents [C, h, w], float32
 
     @torch.inference_mode()
     def _synthesize(self, region: Region) -> Tensor:
-        structure, device = self.generator.structure, self.local.device
-        around = region.input(structure.rule)
-        canvas = self.cells.input(structure.rule)
-        coordinates = structure.grid.of_canvas(around, canvas, device, self.local.period)
-        z_l = self.local.read(around)[None].contiguous(memory_format=torch.channels_last)
-        synthesize = structure_of(self.generator, to_device(self.style, device))
-        return synthesize(z_l, coordinates, (around.rows.first, around.cols.first))[0]
+        return synthesize(self.generator, self.style, self.local.read, region, self.cells, self.local.period)

@@ -30,6 +30,11 @@ def field(seed: int, period: int | None = None) -> Grain:
     return {"field": seed, "period": period}
 
 
+def wanted(noise: str, seed: int, period: int | None = None) -> Grain:
+    """What an option `noise: field | none` stands for."""
+    return field(seed, period) if noise == "field" else None
+
+
 def moved(grain: Grain, place: tuple[int, int], size: tuple[int, int]) -> Grain:
     """The grain of an image of (height, width) whose first pixel lies at `place`, multiples of a latent cell."""
     return grain and {"moved": list(place), "size": list(size), "grain": grain}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from datasets.image import Image, thumbnail
-from inversion.blocks import batched, blocks, pixels_per_cell
+from inversion.blocks import batched, blocks, cells_per_block, pixels_per_cell
 from inversion.scenes import Fusion, Scene, texture_of, to_device
 from models.generator import Generator, Noise, TextureSynthesizer
 from models.geometry import Region
@@ -43,16 +43,12 @@ class Encoder:
     @torch.inference_mode()
     def encode(self, image: Image, cells: Region, edge: int) -> Iterator[tuple[Region, Tensor]]:
         """The structure latents of a region of cells, in blocks of `edge` pixels: (region, z_s [C, h, w])."""
-        for region in blocks(cells, self.cells_per_block(edge)):
+        for region in blocks(cells, cells_per_block(self.networks.generator.texture, edge)):
             window = region.input(self.networks.encoder.rule)
             pixels = image.window_float(window.rows.first, window.cols.first, *window.shape)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
                 z_s = self.networks.encoder(_tensor(pixels, self.device))
             yield region, z_s[0].cpu()
-
-    def cells_per_block(self, edge: int) -> int:
-        """Latent cells along the edge of a block of `edge` pixels."""
-        return max(edge // pixels_per_cell(self.networks.generator.texture), 1)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from inversion.blocks import pixels_per_cell
 from models.fusion import StyleWeights, fuse_structure, fuse_texture
 from models.generator import Generator, Noise
 from models.geometry import Region
@@ -57,7 +58,7 @@ class MovedNoise:
 
 @dataclass(frozen=True)
 class MixedNoise:
-    """Several kinds of noise, mixed by the weights of a position; None is no noise, but not for all of them.
+    """Several kinds of noise, mixed by the weights of a position; None is no noise, and at least one is not None.
 
     Where a weight is 1 the values are those of that kind to the last bit.
     """
@@ -81,7 +82,7 @@ def structure_of(generator: Generator, style: Style) -> Callable[[Tensor, Tensor
     """The structure synthesizer in a style: (z_l [B, C, h, w], coordinates, absolute origin of z_l) -> z_s."""
     structure = generator.structure
     if isinstance(style, Fusion):
-        return fuse_structure(structure, style.z_g, style.weights, 2**generator.texture.stages, style.exact)
+        return fuse_structure(structure, style.z_g, style.weights, pixels_per_cell(generator.texture), style.exact)
     return lambda z_l, coordinates, origin: structure(z_l, style[None], coordinates)
 
 

@@ -12,12 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datasets.image import Image, open_image
-from inversion.blocks import block_edge, blocks, count_blocks
+from inversion.blocks import block_edge, blocks, cells_per_block, count_blocks, pixels_per_cell
 from inversion.canvas import Closing, PngWriter, StripAssembler, to_eight_bit
-from inversion.grain import Grain, field, noise_of
+from inversion.generation import GeneratedStructure, LocalField, generated_style
+from inversion.grain import Grain, noise_of, wanted
 from inversion.latents import Description, LatentStore
 from inversion.passes import Decoder, Encoder
-from inversion.scenes import Scene
+from inversion.scenes import Scene, Style
 from models.generator import Generator, Noise
 from models.geometry import Region
 from models.weights import load_inverter
@@ -62,7 +63,7 @@ class Tool:
     @property
     def cell(self) -> int:
         """Pixels along the edge of a latent cell."""
-        return 2**self.generator.texture.stages
+        return pixels_per_cell(self.generator.texture)
 
     def edge(self, size: tuple[int, int]) -> int:
         """Edge of the blocks, in pixels, for an image of (height, width)."""
@@ -73,7 +74,7 @@ class Tool:
 
     def cell_blocks(self, size: tuple[int, int]) -> Iterator[Region]:
         """The blocks of latent cells in which the latents of an image of (height, width) are written."""
-        return blocks(self.decoder.cells(*size), max(self.edge(size) // self.cell, 1))
+        return blocks(self.decoder.cells(*size), cells_per_block(self.generator.texture, self.edge(size)))
 
     def open_photograph(self, path: Path) -> Image:
         """An image file. ImageError if it cannot be used."""
@@ -96,8 +97,9 @@ class Tool:
         size = image.height, image.width
         parts = self._encoder.encode(image, self.decoder.cells(*size), self.edge(size))
         seed = self.options.seed or 0
-        grain = field(seed) if self.options.noise == "field" else None
-        return self.store(path, parts, size, self.encode_global(image), seed, grain, tick)
+        return self.store(
+            path, parts, size, self.encode_global(image), seed, wanted(self.options.noise, seed), tick
+        )
 
     def store(
         self,
@@ -130,25 +132,39 @@ class Tool:
         size = store.description.height, store.description.width
         if store.cells != self.decoder.cells(*size):
             raise UserError(f"{path}: its latents do not cover an image of {size[0]} x {size[1]}")
+        try:
+            self.noise(store.description.grain, size)
+        except ValueError as error:
+            raise UserError(f"{path}: not a latent file of this program ({error})") from error
         return store
 
     def grain(self, store: LatentStore) -> Grain:
         """The noise of a latent file's image: that which `infer.noise` asks for, else that which the file names."""
         seed = store.description.seed if self.options.seed is None else self.options.seed
-        return {"field": field(seed), "none": None, None: store.description.grain}[self.options.noise]
+        return store.description.grain if self.options.noise is None else wanted(self.options.noise, seed)
 
     def noise(self, grain: Grain, size: tuple[int, int]) -> Noise | None:
         """The noise that a grain of an image of (height, width) stands for."""
         return noise_of(grain, size, self.generator.texture, self.device)
 
     def scene(self, store: LatentStore) -> Scene:
-        """The image of a latent file. UserError if its grain cannot be read."""
+        """The image of a latent file."""
         size = store.description.height, store.description.width
-        try:
-            noise = self.noise(self.grain(store), size)
-        except ValueError as error:
-            raise UserError(f"{store.path}: not a latent file of this program ({error})") from error
-        return Scene(size, store.read, store.z_g, noise)
+        return Scene(size, store.read, store.z_g, self.noise(self.grain(store), size))
+
+    def generated(
+        self,
+        size: tuple[int, int],  # height, width, pixels
+        seed: int,
+        grain: Grain,
+        style: Style | None = None,  # None: that of the seed
+        **local: object,  # further arguments of `LocalField`
+    ) -> Scene:
+        """The generated image of a seed."""
+        style = generated_style(self.generator, seed) if style is None else style
+        field = LocalField(self.generator.structure.local_dim, seed, self.device, **local)
+        structure = GeneratedStructure(self.generator, self.decoder.cells(*size), field, style)
+        return Scene(size, structure.read, style, self.noise(grain, size))
 
     def draw(
         self, scene: Scene, add: Callable, tick: Callable[[], object], window: Region | None = None
@@ -186,7 +202,7 @@ class Tool:
 
     def count_cell_blocks(self, size: tuple[int, int]) -> int:
         """How many blocks the latents of an image of (height, width) are written in."""
-        return count_blocks(self.decoder.cells(*size), max(self.edge(size) // self.cell, 1))
+        return count_blocks(self.decoder.cells(*size), cells_per_block(self.generator.texture, self.edge(size)))
 
     @property
     def _encoder(self) -> Encoder:

@@ -325,7 +325,7 @@ def wrapped(raw: Tensor) -> Tensor:
     return torch.stack([raw[0].tanh(), (math.pi * raw[1]).cos(), (math.pi * raw[2]).sin()])
 
 
-def test_grid(setup: Setup, height: int, width: int, start: tuple[int, int] = (0, 0), panorama: bool = False) -> Tensor:
+def grid_of(setup: Setup, height: int, width: int, start: tuple[int, int] = (0, 0), panorama: bool = False) -> Tensor:
     """[1, 3, height, width]."""
     rows = torch.arange(height) - (height - 1) / 2 + start[0] / 2
     cols = torch.arange(width).float() + start[1]
@@ -443,7 +443,7 @@ def patch_file(setup: Setup, state: State, draw: Draws, batch: int = 2, inject: 
     given = {
         "in.z": draw.normal(batch, 2, setup.global_dim),
         "in.local": draw.half(batch, setup.local_dim, n, n),
-        "in.coords": torch.cat([test_grid(setup, n, n, (k, 2 * k)) for k in range(batch)]),
+        "in.coords": torch.cat([grid_of(setup, n, n, (k, 2 * k)) for k in range(batch)]),
         "in.wplus": draw.normal(1, layers + 1, setup.global_dim),
         **noises_of(draw, batch, shapes_of(setup, setup.cells, setup.cells)),
     }
@@ -473,7 +473,7 @@ def direct_file(setup: Setup, state: State, draw: Draws) -> dict[str, Tensor]:
         "in.local": draw.half(1, setup.local_dim, height, width),
         **noises_of(draw, 1, shapes_of(setup, height - margin, width - margin)),
     }
-    coords = test_grid(setup, height, width)
+    coords = grid_of(setup, height, width)
     z_s = structure_blocks(state, given["in.z"][:, 0], given["in.local"].float(), coords)[-1]
     styles = mixed(state, given["in.z"], len(setup.widths) + 1)
     image = texture(state, z_s, styles, noise_list(given))[1][-1]
@@ -486,7 +486,7 @@ def canvas_inputs(setup: Setup, draw: Draws, styles: int) -> dict[str, Tensor]:
     return {
         "in.z": draw.normal(1, styles, setup.global_dim),
         "in.local": draw.half(1, setup.local_dim, *shape),
-        "in.coords": test_grid(setup, *shape),
+        "in.coords": grid_of(setup, *shape),
         **noises_of(draw, 1, [tuple(setup.canvas(i + 1)) for i in range(len(setup.widths))]),
     }
 
@@ -566,7 +566,7 @@ def fused_patch_file(setup: Setup, state: State, draw: Draws) -> dict[str, Tenso
     given = {
         "in.z": draw.normal(1, 2, setup.global_dim),
         "in.local": draw.half(1, setup.local_dim, n, n),
-        "in.coords": test_grid(setup, n, n),
+        "in.coords": grid_of(setup, n, n),
         **noises_of(draw, 1, shapes_of(setup, setup.cells, setup.cells)),
     }
     first = (4 * F.avg_pool2d(draw.normal(1, 1, edge + 16, edge + 16), 17, stride=1) * 17 / 4).sigmoid()
@@ -601,9 +601,9 @@ def coords_file(setup: Setup, draw: Draws, samples: int = 6) -> dict[str, Tensor
     return {
         "const_grid": constant,
         "perturb_range": reach,
-        f"test_{n}x{n}": test_grid(setup, n, n),
-        f"test_{n}x{n + 9}_init_4_9": test_grid(setup, n, n + 9, (4, 9)),
-        f"test_{n}x{2 * n}_pano": test_grid(setup, n, 2 * n, panorama=True),
+        f"test_{n}x{n}": grid_of(setup, n, n),
+        f"test_{n}x{n + 9}_init_4_9": grid_of(setup, n, n + 9, (4, 9)),
+        f"test_{n}x{2 * n}_pano": grid_of(setup, n, 2 * n, panorama=True),
         "train_x_start": rows,
         "train_y_start": cols,
         "train_uniform01": uniform,
@@ -639,7 +639,7 @@ def path_file(setup: Setup, state: State, draw: Draws, batch: int = 2) -> dict[s
     given = {
         "pl.z": draw.normal(batch, 2, setup.global_dim),
         "pl.local": draw.half(batch, setup.local_dim, n, n),
-        "pl.coords": torch.cat([test_grid(setup, n, n)] * batch),
+        "pl.coords": torch.cat([grid_of(setup, n, n)] * batch),
         "pl.y": draw.half(batch, 3, edge, edge),
     }
     for i, shape in enumerate(shapes_of(setup, setup.cells, setup.cells)):

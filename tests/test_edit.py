@@ -138,15 +138,14 @@ def two_colours(path, *shape, fmt=None):
     return path
 
 
-def same_in_blocks(edit, main, name, *arguments):
-    """The float picture in one block, after those of other blocks have been held against it."""
+def assert_same_in_blocks(edit, main, name, *arguments):
+    """That a picture drawn in blocks of 8 and of 40 pixels is the one that is drawn at once."""
     whole, *others = (
         edit(main, *arguments, f"infer.block={block}", output=f"block-{block}") for block in ("whole", "8", "40")
     )
     for other in others:
         assert abs(np.load(whole / f"{name}.npy") - np.load(other / f"{name}.npy")).max() <= TOLERANCE
         assert abs(png(whole / f"{name}.png") - png(other / f"{name}.png")).max() <= 1
-    return np.load(whole / f"{name}.npy")
 
 
 GENERATED = ["generate.height=40", "generate.width=70", "generate.seed=4"]
@@ -161,7 +160,7 @@ def test_fused_blocks_equal_the_whole(edit, photographs, tmp_path, modulation, g
     where = where.format(mask=two_colours(tmp_path / "mask.png", 4, 7))
     source = GENERATED if generated else ["--input", photographs / "b.jpg", "infer.noise=field"]
     arguments = [*source, where, f"fuse.styles={styles}", "fuse.blur=9", f"fuse.modulation={modulation}"]
-    assert same_in_blocks(edit, fuse.main, "seed-4-fused" if generated else "b-fused", *arguments).shape[1] == 70
+    assert_same_in_blocks(edit, fuse.main, "seed-4-fused" if generated else "b-fused", *arguments)
 
 
 def test_one_style_is_no_fusion(edit, invert, photographs):
@@ -270,7 +269,7 @@ def test_an_outpainted_photograph_stays(edit, invert, photographs, size, canvas,
 def test_outpainted_blocks_equal_the_whole(edit, photographs):
     """The fit, too, does not depend on the blocks."""
     arguments = ["--input", photographs / "b.jpg", "outpaint.width=110", STEPS, "complete.fade=3"]
-    same_in_blocks(edit, outpaint.main, "b-seed-0", *arguments)
+    assert_same_in_blocks(edit, outpaint.main, "b-seed-0", *arguments)
 
 
 def test_outpainted_latents_draw_the_same_picture(edit, photographs):
@@ -395,6 +394,17 @@ def test_latents_of_an_edit_keep_its_grain(edit, photographs):
     assert (np.load(third / "float" / f"{name}.npy") == after).all()
 
 
+@pytest.mark.parametrize("main", [outpaint.main, fuse.main])
+def test_latents_of_a_damaged_grain_are_one_line(command, edit, photographs, main):
+    stored = edit(fuse.main, "--input", photographs / "a.png", "fuse.styles=[own]") / "inversions" / "a.safetensors"
+    content = stored.read_bytes()
+    assert content.count(b'"noise": "null"') == 1
+    stored.write_bytes(content.replace(b'"noise": "null"', b'"noise": "[12]"'))
+    code, err, output = command(main, "--input", stored, *([STEPS] if main is outpaint.main else []), output="damaged")
+    assert code == 2 and len(lines(err)) == 1 and "a.safetensors: not a latent file of this program" in err
+    assert pictures(output) == []
+
+
 def test_generated_latents_keep_their_grain(edit, tmp_path):
     output = edit(generate.main, *GENERATED, "generate.save_latents=true")
     stored, before = output / "latents" / "seed-4.safetensors", np.load(output / "seed-4.npy")
@@ -409,7 +419,7 @@ def test_generated_latents_keep_their_grain(edit, tmp_path):
 
 def test_blocks_between_equal_the_whole(edit, photographs):
     sources = ["--input", photographs / "a.png", photographs / "b.jpg"]
-    same_in_blocks(edit, inbetween.main, "a-b-seed-0", *sources, "inbetween.width=190", STEPS, "complete.fade=3")
+    assert_same_in_blocks(edit, inbetween.main, "a-b-seed-0", *sources, "inbetween.width=190", STEPS, "complete.fade=3")
 
 
 def test_two_photographs_of_one_name(edit, photographs):
@@ -478,7 +488,7 @@ def test_resampled_blocks_equal_the_whole(edit, photographs, tmp_path, what, gen
     source = GENERATED if generated else ["--input", photographs / "b.jpg"]
     name = "seed-4-resampled-1" if generated else "b-resampled-1"
     options = [f"resample.mask={mask}", f"resample.what={what}", STEPS, "complete.fade=3"]
-    same_in_blocks(edit, resample.main, name, *source, *options)
+    assert_same_in_blocks(edit, resample.main, name, *source, *options)
 
 
 @pytest.mark.parametrize("what", ["structure", "noise"])

@@ -73,7 +73,7 @@ def distance(pieces, region):
 
 def whole_local(completion):
     """Every local latent of the canvas [C, h, w] with its region, as drawn and as fitted."""
-    region = CELLS.input(completion.structure.rule)
+    region = CELLS.input(completion.generator.structure.rule)
     drawn = completion.local.read(region)
     fitted = drawn.clone()
     for tile, values in completion.fitted.items():
@@ -88,7 +88,7 @@ def whole_local(completion):
 def error_of(completion):
     """Mean squared error of the synthesizer's structure to the known, over the band beside the border."""
     region, _, fitted = whole_local(completion)
-    grid = completion.structure.grid
+    grid = completion.generator.structure.grid
     synthesize = structure_of(completion.generator, completion.style)
     with torch.no_grad():
         coordinates = grid.of_canvas(region, region)

@@ -273,8 +273,10 @@ def test_cells_that_the_discriminator_was_not_made_for(read):
 
 
 class Command:
+    """A pickle that makes a file named `ran` in the working folder of whoever unpickles it."""
+
     def __reduce__(self):
-        return os.system, ("touch /tmp/never",)
+        return os.system, ("touch ran",)
 
 
 def flipped(path):
@@ -299,12 +301,14 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_a_foreign_file_is_one_line(tmp_path, kind):
+def test_a_foreign_file_is_one_line(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "best_fid.pth.tar"
     FOREIGN[kind](path)
     with pytest.raises(UserError) as error:
         read_checkpoint(path, EIGHT_CELLS)
     assert_one_line(error, path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_safetensors_hold_no_checkpoint(tmp_path):
