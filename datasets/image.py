@@ -2,7 +2,8 @@
 
 A file is refused before it is decoded when its header promises too many pixels, and refused as a whole when any part
 of it cannot be read. Pixels stay as the file holds them (palette, CMYK, alpha, 16 bits, any EXIF orientation) and are
-turned into RGB only for the window that is asked for, so an image costs one buffer. Arrays are [H, W, 3], RGB.
+turned into RGB only for the window that is asked for, so an image costs one buffer. A large TIFF file costs a fixed
+cache instead: it is decoded where a window is asked for, and damage in it shows there. Arrays are [H, W, 3], RGB.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ import numpy as np
 import PIL.Image
 from PIL.ExifTags import Base
 
+from datasets.tiff import NotByWindow, Pixels, Windows
 from models.geometry import reflect
 from utils.errors import UserError
 
@@ -28,6 +30,9 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B")
 WHITE_IS_ZERO = 0
 LONGEST_PNG_EDGE = 1_000_000  # pixels that libpng writes and reads
+WINDOWED = 2**24  # pixels; TIFF files of more are read by window
+CHUNK = 512, 2048  # rows and columns that a thumbnail reads at once
+SUMS = 2**22  # of each colour that it keeps, 12 bytes each
 
 # EXIF orientation -> how the shown image comes from the stored one: (transpose, then flip rows, then flip columns).
 ORIENTATIONS = {
@@ -64,26 +69,59 @@ class ImageError(UserError):
         return f"{self.name}: {self.reason}"
 
 
+class Decoded:
+    """Pixels of an image that Pillow has decoded: its buffer, or two of 16-bit colours. Turned into RGB when read."""
+
+    by_window = False
+
+    def __init__(self, pixels: PIL.Image.Image, low: PIL.Image.Image | None = None):
+        self._pixels, self._low = pixels, low  # `low` are the low bytes where `pixels` are the high ones
+        self.size = pixels.size
+        self.held = sum(each.width * each.height * _bytes_per_pixel(each.mode) for each in (pixels, low) if each)
+        self.transparent = pixels.has_transparency_data
+
+    def read(self, left: int, top: int, right: int, bottom: int) -> np.ndarray:
+        """RGB pixels of a box."""
+        box = left, top, right, bottom
+        crop = self._pixels.crop(box)
+        if crop.mode.startswith("I;16"):
+            return _grey_16(crop, self._pixels)
+        if self._low is not None:
+            return _colours_16(crop, self._low.crop(box))
+        if crop.has_transparency_data:
+            return _over_grey(np.asarray(crop.convert("RGBA")))
+        return np.asarray(crop if crop.mode == "RGB" else crop.convert("RGB"))
+
+
 class Image:
-    """A decoded image, read by window. `height` and `width` are those after the EXIF orientation is applied."""
+    """An image, read by window. `height` and `width` are those after the EXIF orientation is applied."""
 
     def __init__(
         self,
-        pixels: PIL.Image.Image,                # as stored
-        low: PIL.Image.Image | None = None,     # low bytes of 16-bit colours, whose high bytes are `pixels`
-        orientation: int = 1,                   # EXIF, 1 to 8; anything else means 1
-        name: str = "image",                    # stands in messages
+        pixels: Pixels | PIL.Image.Image,   # as stored
+        orientation: int = 1,               # EXIF, 1 to 8; anything else means 1
+        name: str = "image",                # stands in messages
     ):
         self.name = name
-        self._pixels = pixels
-        self._low = low
+        self._pixels = Decoded(pixels) if isinstance(pixels, PIL.Image.Image) else pixels
         self._transposed, self._flip_rows, self._flip_columns = ORIENTATIONS.get(orientation, ORIENTATIONS[1])
-        self.height, self.width = pixels.size if self._transposed else pixels.size[::-1]
+        size = self._pixels.size
+        self.height, self.width = size if self._transposed else size[::-1]
+
+    @property
+    def by_window(self) -> bool:
+        """Whether windows are decoded from the file when they are asked for: ImageError then, where it is damaged."""
+        return self._pixels.by_window
+
+    @property
+    def held(self) -> int:
+        """Bytes of decoded pixels that the image keeps: all of them, or at most these if it is read by window."""
+        return self._pixels.held
 
     @property
     def transparent(self) -> bool:
         """Whether the file has an alpha channel or a transparent colour; both are shown over mid-grey."""
-        return self._pixels.has_transparency_data
+        return self._pixels.transparent
 
     def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """8-bit pixels [height, width, 3] uint8; what lies outside of the image is reflected at its border."""
@@ -116,36 +154,30 @@ class Image:
             top = self.height - top - height
         if self._flip_columns:
             left = self.width - left - width
-        if self._transposed:
-            block = self._stored(top, left, top + height, left + width).swapaxes(0, 1)
-        else:
-            block = self._stored(left, top, left + width, top + height)
+        box = (top, left, top + height, left + width) if self._transposed else (left, top, left + width, top + height)
+        # Errors of a buffer are ours, and a lack of memory concerns the window.
+        with _others_errors(self.name) if self.by_window else nullcontext():
+            block = self._pixels.read(*box)
+        block = block.swapaxes(0, 1) if self._transposed else block
         return block[:: -1 if self._flip_rows else 1, :: -1 if self._flip_columns else 1]
 
-    def _stored(self, *box: int) -> np.ndarray:
-        """RGB pixels of a box (left, top, right, bottom) of the stored image."""
-        crop = self._pixels.crop(box)
-        if crop.mode.startswith("I;16"):
-            return _grey_16(crop, self._pixels)
-        if self._low is not None:
-            return _colours_16(crop, self._low.crop(box))
-        if crop.has_transparency_data:
-            return _over_grey(np.asarray(crop.convert("RGBA")))
-        return np.asarray(crop if crop.mode == "RGB" else crop.convert("RGB"))
 
-
-def open_image(source: str | Path | bytes, max_pixels: int, name: str | None = None) -> Image:
+def open_image(
+    source: str | Path | bytes, max_pixels: int, name: str | None = None, by_window: bool = False
+) -> Image:
     """Decode a file, or the bytes of one, of at most `max_pixels` pixels; `name` stands in messages for the bytes.
 
-    Animations give their first frame. Raises ImageError for whatever is not a whole JPEG, PNG, WebP, TIFF or BMP image.
+    With `by_window`, a TIFF file of more than WINDOWED pixels is read by window where its layout allows it: then
+    `max_pixels` only limits its strips or tiles, and damage shows when a window is asked for. Animations give their
+    first frame. Raises ImageError for whatever is not a whole JPEG, PNG, WebP, TIFF or BMP image.
     """
     name = name or ("image" if isinstance(source, bytes) else str(source))
     with _strangers(name, max_pixels):
         _check_file(source, name)
-        pixels, deep = _load(source, name, max_pixels)
-        low = _load(source, name, max_pixels, low=True)[0] if deep else None
-        # TIFF has been turned by Pillow, which then forgets the tag.
-        image = Image(pixels, low, pixels.getexif().get(Base.Orientation, 1), name)
+        image = _by_window(source, name, max_pixels) if by_window and not isinstance(source, bytes) else None
+        if image is None:
+            decoded, orientation = _decode(source, name, max_pixels)
+            image = Image(decoded, orientation, name)
         image.window(0, 0, 1, 1)  # an impossible conversion shows here and not later
     return image
 
@@ -196,58 +228,81 @@ def encode_png(image: Image) -> bytes:
 
 
 def area_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """Weights [size_out, size_in] float32 of resampling by area: the share of each input in an output; rows sum to 1.
-
-    Lengths are counted in 1 / size_out of an input, so the weights are exact for any ratio, enlarging too.
-    """
-    outputs = np.arange(size_out)[:, None] * size_in
-    inputs = np.arange(size_in)[None] * size_out
-    overlap = np.minimum(outputs + size_in, inputs + size_out) - np.maximum(outputs, inputs)
-    return (np.maximum(overlap, 0) / size_in).astype(np.float32)
+    """Weights [size_out, size_in] float32 of resampling by area: shares of the inputs in an output; rows sum to 1."""
+    return _shares(size_in, size_out, np.arange(size_out)[:, None], np.arange(size_in)[None])
 
 
 def thumbnail(image: Image, size: int, strip: int = 256) -> np.ndarray:
-    """The whole image as [size, size, 3] float32 in [-1, 1], resampled by area from `strip` rows at a time."""
-    vertical = area_matrix(image.height, size)  # [size, H]
-    total = np.zeros((size, image.width * 3), np.float32)
-    for top in range(0, image.height, strip):
-        rows = image.window_float(top, 0, min(strip, image.height - top), image.width)
-        weights = vertical[:, top : top + len(rows)]
-        used = np.flatnonzero(weights.any(axis=1))
-        total[used] += _multiply(weights[used], rows.reshape(len(rows), -1))
-    columns = total.reshape(size, image.width, 3).swapaxes(0, 1).reshape(image.width, -1)  # [W, size * 3]
-    result = _multiply(area_matrix(image.width, size), columns).reshape(size, size, 3)  # columns first
+    """The whole image as [size, size, 3] float32 in [-1, 1], resampled by area from `strip` rows at a time.
+
+    Memory does not grow with the image. Its rows are read from above, once for each group of SUMS / size columns.
+    """
+    result = np.zeros((size, size, 3), np.float32)  # columns first
+    group = max(CHUNK[1], SUMS // size)
+    for left in range(0, image.width, group):
+        rows = _shrunk_columns(image, size, strip, left, min(group, image.width - left))
+        _add_shares(result, rows.swapaxes(0, 1), image.width, left)
     return np.ascontiguousarray(result.swapaxes(0, 1))
 
 
-def _multiply(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """weights [M, N] @ values [N, K] for rows of weights whose nonzeros stand together.
+def _shrunk_columns(image: Image, size: int, strip: int, left: int, width: int) -> np.ndarray:
+    """`width` columns of an image from `left` on, resampled to [size, width, 3]."""
+    total = np.zeros((size, width, 3), np.float32)
+    height = strip * max(1, CHUNK[0] // strip)
+    for top in range(0, image.height, height):
+        for start in range(0, width, CHUNK[1]):
+            part = total[:, start : start + CHUNK[1]]
+            rows = image.window_float(top, left + start, min(height, image.height - top), part.shape[1])
+            for first in range(0, len(rows), strip):
+                _add_shares(part, rows[first : first + strip], image.height, top + first)
+    return total
+
+
+def _add_shares(total: np.ndarray, values: np.ndarray, size_in: int, start: int) -> None:
+    """Add to all outputs `total` [size_out, ...] the shares of some inputs, `values` [n, ...] from `start` on.
 
     The sum runs in one order and in this thread, so that the bits do not depend on the number of threads as BLAS's do.
     """
-    first = (weights > 0).argmax(axis=1)
-    taps = int(np.count_nonzero(weights, axis=1).max())
-    padded = np.pad(weights, ((0, 0), (0, taps)))  # beyond the end weights are zero
-    total = np.zeros((len(weights), values.shape[1]), np.float32)
-    for tap in range(taps):
-        weight = np.take_along_axis(padded, first[:, None] + tap, axis=1)
-        total += weight * values[np.minimum(first + tap, len(values) - 1)]
-    return total
+    size_out, end = len(total), start + len(values)
+    outputs = np.arange(start * size_out // size_in, (end * size_out - 1) // size_in + 1)
+    first = np.maximum(outputs * size_in // size_out, start)
+    inputs = first + np.arange(min(size_in // size_out + 2, len(values)))[:, None]
+    shares = np.where(inputs < end, _shares(size_in, size_out, outputs, inputs), np.float32(0))
+    part = np.zeros((len(outputs), *values.shape[1:]), np.float32)
+    for share, place in zip(shares, np.minimum(inputs, end - 1) - start, strict=True):
+        part += share[:, None, None] * values[place]
+    total[outputs[0] : outputs[-1] + 1] += part
+
+
+def _shares(size_in: int, size_out: int, outputs: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    """Shares float32 of inputs in outputs, both by their numbers. Arrays of shapes that fit one another.
+
+    Lengths are counted in 1 / size_out of an input, so the weights are exact for any ratio, enlarging too.
+    """
+    overlap = np.minimum((outputs + 1) * size_in, (inputs + 1) * size_out)
+    overlap -= np.maximum(outputs * size_in, inputs * size_out)
+    return (np.maximum(overlap, 0) / size_in).astype(np.float32)
 
 
 @contextmanager
 def _strangers(name: str, max_pixels: int) -> Iterator[None]:
-    """Decoders raise whatever they like on a hostile file (struct.error, SyntaxError ...): it becomes ImageError."""
+    """What decoders raise on a hostile file becomes ImageError, and so do Pillow's warnings of too many pixels."""
     PIL.Image.MAX_IMAGE_PIXELS = max_pixels
+    with warnings.catch_warnings(), _others_errors(name):
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+        yield
+
+
+@contextmanager
+def _others_errors(name: str) -> Iterator[None]:
+    """Decoders raise whatever they like on a hostile file (struct.error, SyntaxError ...): it becomes ImageError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            yield
+        yield
     except ImageError:
         raise
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        raise ImageError(name, f"larger than the {max_pixels} pixels that max_pixels allows") from error
+        raise ImageError(name, f"larger than the {PIL.Image.MAX_IMAGE_PIXELS} pixels that max_pixels allows") from error
     except PIL.UnidentifiedImageError as error:
         raise ImageError(name, "not a JPEG, PNG, WebP, TIFF or BMP image") from error
     except MemoryError as error:
@@ -276,6 +331,31 @@ def _check_file(source: str | Path | bytes, name: str) -> None:
         raise ImageError(name, "is empty")
 
 
+def _by_window(path: str | Path, name: str, max_pixels: int) -> Image | None:
+    """A large TIFF file whose layout allows to read it by window; None where all of it has to be decoded at once."""
+
+    def decode(data: bytes) -> Decoded:
+        return _decode(data, name, max_pixels)[0]
+
+    try:
+        windows = Windows(path, decode, WINDOWED, max_pixels)
+        with PIL.Image.open(io.BytesIO(windows.head()), formats=["TIFF"]) as head:
+            return Image(windows, head.getexif().get(Base.Orientation, 1), name)
+    except NotByWindow as error:
+        if error.pixels > max_pixels:
+            allowed = f"max_pixels ({max_pixels}) allows, and it cannot be read by window: {error}"
+            raise ImageError(name, f"has {error.pixels} pixels, more than {allowed}") from error
+        return None
+
+
+def _decode(source: str | Path | bytes, name: str, max_pixels: int) -> tuple[Decoded, int]:
+    """The pixels of a file, and its EXIF orientation."""
+    pixels, deep = _load(source, name, max_pixels)
+    low = _load(source, name, max_pixels, low=True)[0] if deep else None
+    # TIFF has been turned by Pillow, which then forgets the tag.
+    return Decoded(pixels, low), pixels.getexif().get(Base.Orientation, 1)
+
+
 def _load(
     source: str | Path | bytes, name: str, max_pixels: int, low: bool = False
 ) -> tuple[PIL.Image.Image, bool]:
@@ -287,6 +367,8 @@ def _load(
             raise ImageError(name, f"{pixels.width} x {pixels.height} is more than max_pixels ({max_pixels}) allows")
         if pixels.mode not in MODES:
             raise ImageError(name, f"pixels of kind {pixels.mode} are not supported; 8 and 16-bit images are")
+        if _is_split(pixels):
+            raise ImageError(name, "16-bit colours that stand plane by plane without compression are not supported")
         deep = all(_raw_mode(tile.args) in OPPOSITE for tile in pixels.tile)
         grey_alpha = [tile.args for tile in pixels.tile] == [GREY_ALPHA]
         if low:
@@ -298,8 +380,19 @@ def _load(
     return pixels, deep
 
 
+def _bytes_per_pixel(mode: str) -> int:
+    """Bytes of a pixel in Pillow's memory."""
+    return 2 if mode.startswith("I;16") else 1 if mode in ("1", "L", "P") else 4
+
+
 def _raw_mode(args: str | tuple | None) -> str | None:
     return args[0] if isinstance(args, tuple) and args else args
+
+
+def _is_split(pixels: PIL.Image.Image) -> bool:
+    """Whether Pillow would take the bytes of planes of 16 bits for pixels of 8."""
+    bits = getattr(pixels, "tag_v2", {}).get(Base.BitsPerSample, ())
+    return 16 in bits and all(_raw_mode(tile.args) in set("RGBAXCMYK") for tile in pixels.tile)
 
 
 def _opposite(args: str | tuple) -> str | tuple:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.image import (
+    Decoded,
     Image,
     ImageError,
     area_matrix,
@@ -269,7 +270,8 @@ def test_thumbnail_is_the_area_average(shape, strip):
 @pytest.mark.parametrize(("shape", "expected"), [((40, 100), (20, 50)), ((30, 10), (60, 20)), ((20, 33), (20, 33))])
 def test_shorter_side(shape, expected):
     values = np.full((*shape, 3), 77, np.uint8)
-    image = with_shorter_side(Image(PIL.Image.fromarray(values)), 20, expected[0] * expected[1])
+    limit = max(values[..., 0].size, expected[0] * expected[1])
+    image = with_shorter_side(Image(PIL.Image.fromarray(values)), 20, limit)
     assert (image.height, image.width) == expected
     assert (image.window(0, 0, *expected) == 77).all()
 
@@ -286,7 +288,8 @@ def test_an_enlarged_image_has_a_limit():
 @pytest.mark.parametrize(("deep", "orientation"), [(False, 1), (True, 6)])
 def test_png_of_an_image(deep, orientation):
     values = RANDOM.integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    image = Image(PIL.Image.fromarray(values), PIL.Image.fromarray(values) if deep else None, orientation)
+    pixels = PIL.Image.fromarray(values)
+    image = Image(Decoded(pixels, pixels if deep else None), orientation)
     again = open_image(encode_png(image), LIMIT)
     size = image.height, image.width
     assert (again.height, again.width) == size
