@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inversion.editing import KINDS, SUFFIX, Source, edit_files, parse
+from inversion.editing import KINDS, Source, edit_files, parse
 from inversion.generation import generated_style
 from inversion.grain import wanted
 from inversion.inputs import begin
+from inversion.latents import SUFFIXES
 from inversion.masks import read_labels, stretched
 from inversion.scenes import Fusion, Scene
 from inversion.stylemaps import SoftMap, nearest_centre
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     style = blend([styles[item] for item in config.fuse.styles], size)
     for seed in range(options.seed, options.seed + options.count):
         scene = tool.generated(size, seed, wanted(options.noise, seed), style)
-        tool.draw_png(scene, arguments.output / f"seed-{seed}-fused.png")
+        tool.draw_picture(scene, arguments.output / f"seed-{seed}-fused.png")
     return 0
 
 
@@ -73,7 +74,7 @@ def style_of(tool: Tool, item: int | str) -> Tensor:
     """The global latent [D] that an item of fuse.styles names."""
     if isinstance(item, int):
         return generated_style(tool.generator, item)
-    if item.endswith(SUFFIX):
+    if item.endswith(SUFFIXES):
         return tool.open_latents(Path(item)).z_g
     return tool.encode_global(tool.open_photograph(Path(item)))
 
@@ -101,8 +102,8 @@ def fuse(
     """Draw a photograph's structure in several styles."""
     store = source.latents()
     style = blend([store.z_g if item == OWN else styles[item] for item in items], source.size)
-    scene = Scene(source.size, store.read, style, tool.scene(store).noise)
-    tool.draw_png(scene, output / f"{source.name}-fused.png")
+    scene = Scene(source.size, store.read, style, tool.scene(store).noise, stored=True)
+    tool.draw_picture(scene, output / f"{source.name}-fused.png")
 
 
 if __name__ == "__main__":

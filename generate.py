@@ -17,7 +17,7 @@ from pathlib import Path
 from inversion.grain import Grain, wanted
 from inversion.inputs import begin, refuse_unread
 from inversion.scenes import Scene
-from inversion.tool import Tool, progress
+from inversion.tool import Tool
 from models.weights import SHIPPED
 from utils.config import load_config
 from utils.errors import UserError, run_command
@@ -48,11 +48,9 @@ def generate(tool: Tool, options: dict, seed: int, output: Path) -> None:
     """Write the image of a seed, and its latents where they are asked for."""
     scene, name = make_scene(tool, options, seed), f"seed-{seed}"
     if options.save_latents:
-        parts = ((region, scene.read(region)) for region in tool.cell_blocks(scene.size))
-        path = output / "latents" / f"{name}.safetensors"
-        with progress(f"{name}: latents", tool.count_cell_blocks(scene.size)) as bar:
-            tool.store(path, parts, scene.size, scene.style, seed, grain_of(options, seed), bar.update)
-    tool.draw_png(scene, output / f"{name}.png")
+        path = tool.latent_path(output / "latents", name, scene.size)
+        tool.store(path, scene.read, scene.size, scene.style, seed, grain_of(options, seed))
+    tool.draw_picture(scene, output / f"{name}.png")
 
 
 def grain_of(options: dict, seed: int) -> Grain:

@@ -15,7 +15,6 @@ import torch
 
 from inversion.editing import (
     KINDS,
-    SUFFIX,
     Placement,
     Source,
     canvas_grain,
@@ -25,6 +24,7 @@ from inversion.editing import (
     place_all,
 )
 from inversion.inputs import begin
+from inversion.latents import SUFFIXES
 from inversion.scenes import Fusion, Scene
 from inversion.stylemaps import Passage
 from inversion.tool import Tool
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = {"required": True, "nargs": 2, "metavar": ("LEFT", "RIGHT"), "help": "images or latent files"}
     arguments, config = parse(__doc__, argv, ("inbetween", "complete", "infer"), inputs)
     tool = Tool.load(arguments.checkpoint, config.infer, encoders=False)
-    if any(path.suffix != SUFFIX for path in arguments.input):
+    if any(path.suffix not in SUFFIXES for path in arguments.input):
         tool.require_encoder()
     begin(arguments.output, KINDS)
     names = [path.stem for path in arguments.input]
@@ -65,7 +65,7 @@ def inbetween(tool: Tool, config: dict, output: Path, left: Source, right: Sourc
         name = f"{left.name}-{right.name}-seed-{seed}"
         completion = complete(tool, config.complete, pieces, canvas, style, seed, name)
         noise = tool.noise(canvas_grain(tool, config.complete, placements, seed, ramp), canvas)
-        tool.draw_png(Scene(canvas, completion.read, style, noise), output / f"{name}.png")
+        tool.draw_picture(Scene(canvas, completion.read, style, noise), output / f"{name}.png")
 
 
 def find_canvas(

@@ -84,7 +84,7 @@ def resample_photograph(tool: Tool, config: dict, white: np.ndarray | None, outp
         path = output / f"{source.name}-resampled-{seed}.png"
         grain = new_and_old(config, white, tool.grain(store), seed)
         if options.what == "noise":
-            tool.draw_png(Scene(size, store.read, store.z_g, tool.noise(grain, size)), path)
+            tool.draw_picture(Scene(size, store.read, store.z_g, tool.noise(grain, size), stored=True), path)
             continue
         completion = complete(tool, config.complete, MaskedLatents(store, inside), size, store.z_g, seed, path.stem)
         draw_stored(tool, completion, size, store.z_g, grain, seed, path)
@@ -101,7 +101,7 @@ def resample_generated(tool: Tool, config: dict, white: np.ndarray | None, outpu
             scene = tool.generated(size, image_seed, new_and_old(config, white, grain, seed))
         else:
             scene = tool.generated(size, image_seed, grain, mask=inside, mask_seed=seed)
-        tool.draw_png(scene, output / f"{name}-resampled-{seed}.png")
+        tool.draw_picture(scene, output / f"{name}-resampled-{seed}.png")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,33 @@
-"""How large a block is: from a number of pixels, or from a memory budget."""
+"""How an image is cut into blocks: by a number of pixels, or by a memory budget."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
 
+from inversion.cost import decode_cost, encode_cost
 from models.encoder import PatchEncoder
 from models.generator import TextureSynthesizer
-from models.geometry import Interval, Region, partition
+from models.geometry import Region, partition
 from utils.errors import UserError
 
-LARGEST = 64  # cells along an edge; with the sample networks, larger blocks save less than 4 % of the work
-BUFFERS = 4  # activations of the widest level that are alive at once: input, output, and what lies between
+# Larger blocks save little work, and leave the processor's caches: measured, the fastest ones are at these limits.
+LARGEST = 512  # pixels along an edge
+ENOUGH = 384 * 2**20  # bytes of activations
+RESERVED = 96 * 2**20  # bytes for blocks that wait, strips of rows, and the allocator's gaps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The blocks of an image: (rows, columns) of one, and how many are drawn at once."""
+
+    pixels: tuple[int, int]  # of a block that is drawn
+    cells: tuple[int, int]  # of a block of latents that is encoded
+    batch: int
 
 
 def pixels_per_cell(texture: TextureSynthesizer) -> int:
@@ -22,44 +35,61 @@ def pixels_per_cell(texture: TextureSynthesizer) -> int:
     return 2**texture.stages
 
 
-def cells_per_block(texture: TextureSynthesizer, edge: int) -> int:
-    """Latent cells along the edge of a block of `edge` pixels."""
-    return max(edge // pixels_per_cell(texture), 1)
-
-
-def bytes_per_pixel(texture: TextureSynthesizer, dtype: torch.dtype, encoder: PatchEncoder | None = None) -> float:
-    """A model of the memory that a block takes, per pixel: the widest level of the networks."""
-    drawn = max(layer.bias.numel() / 4 ** (texture.stages - 1 - i // 2) for i, layer in enumerate(texture.layers))
-    scales = encoder.scales if encoder else []
-    encoded = max((scale[0].mix.bias.numel() / 4 ** (k + 1) for k, scale in enumerate(scales)), default=0)
-    return BUFFERS * max(drawn, encoded) * dtype.itemsize + 3 * 4 * 4
-
-
-def block_edge(
-    block: int | str,  # pixels | "whole" | "auto"
-    memory_mib: int,  # budget of "auto"
+def plan(
+    options: dict,  # the `infer` section
     size: tuple[int, int],  # of the image, pixels
     texture: TextureSynthesizer,
     dtype: torch.dtype,
     encoder: PatchEncoder | None = None,  # if images are encoded too
-) -> int:
-    """Edge of a block in pixels. UserError if it is smaller than one latent cell."""
+    held: int = 0,  # bytes of the budget that are taken: the decoded image ...
+) -> Plan:
+    """The blocks of an image. UserError if `infer.block` is smaller than one latent cell."""
+    cell, cells = pixels_per_cell(texture), Region.at(0, 0, *size).input(texture.rule).shape
+    if options["block"] == "whole":
+        return Plan(size, cells, options["batch"])
+    if options["block"] == "auto":
+        budget = options["memory_mib"] * 2**20 - held - RESERVED - weights(texture, dtype)
+        edge = largest_edge(min(budget, ENOUGH) // options["batch"], texture, dtype, encoder)
+        pixels = tuple(even(length, edge, cell) for length in size)
+        return Plan(pixels, tuple(even(length, edge // cell, 1) for length in cells), options["batch"])
+    if options["block"] < cell:
+        raise UserError(
+            f"infer.block: {options['block']} px is smaller than one latent cell of this checkpoint; at least {cell}"
+        )
+    edge = options["block"]
+    return Plan((edge, edge), (edge // cell, edge // cell), options["batch"])
+
+
+def largest_edge(budget: int, texture: TextureSynthesizer, dtype: torch.dtype, encoder: PatchEncoder | None) -> int:
+    """Edge of the largest square block, in whole cells, that a budget in bytes allows; at least one cell."""
     cell = pixels_per_cell(texture)
-    if block == "whole":
-        return max(*size, cell)
-    if block == "auto":
-        halo = texture.rule.input(Interval(0, 0)).size * cell
-        edge = math.isqrt(int(memory_mib * 2**20 / bytes_per_pixel(texture, dtype, encoder))) - halo
-        return max(1, min(edge // cell, LARGEST)) * cell
-    if block < cell:
-        raise UserError(f"infer.block: {block} px is smaller than one latent cell of this checkpoint; at least {cell}")
-    return block
+
+    def fits(edge: int) -> bool:
+        drawn = decode_cost(texture, Region.at(0, 0, edge, edge), dtype).bytes
+        return drawn <= budget and (encoder is None or encoded(edge) <= budget)
+
+    def encoded(edge: int) -> int:
+        return encode_cost(encoder, Region.at(0, 0, edge // cell, edge // cell), dtype).bytes
+
+    return next((edge for edge in range(max(LARGEST // cell, 1) * cell, cell, -cell) if fits(edge)), cell)
 
 
-def blocks(region: Region, edge: int) -> Iterator[Region]:
-    """The blocks of at most `edge` x `edge` that cover a region, row by row."""
-    for rows in partition(region.rows, edge):
-        for cols in partition(region.cols, edge):
+def even(length: int, edge: int, cell: int) -> int:
+    """The length of blocks, at most `edge` and a multiple of `cell`, that cover `length` as evenly as they can."""
+    count = math.ceil(length / edge)
+    return min(math.ceil(length / count / cell) * cell, edge)
+
+
+def weights(texture: TextureSynthesizer, dtype: torch.dtype) -> int:
+    """Bytes of the convolution weights into which a style is folded, and of folding the largest one in float32."""
+    sizes = [layer.conv.weight.numel() for layer in texture.layers]
+    return sum(sizes) * dtype.itemsize + 2 * max(sizes) * torch.float32.itemsize
+
+
+def blocks(region: Region, shape: tuple[int, int]) -> Iterator[Region]:
+    """The blocks of at most (rows, columns) that cover a region, row by row."""
+    for rows in partition(region.rows, shape[0]):
+        for cols in partition(region.cols, shape[1]):
             yield Region(rows, cols)
 
 
@@ -70,6 +100,6 @@ def batched(items: Iterable, size: int) -> Iterator[list]:
         yield group
 
 
-def count_blocks(region: Region, edge: int) -> int:
+def count_blocks(region: Region, shape: tuple[int, int]) -> int:
     """How many blocks cover a region."""
-    return math.ceil(region.rows.size / edge) * math.ceil(region.cols.size / edge)
+    return math.ceil(region.rows.size / shape[0]) * math.ceil(region.cols.size / shape[1])

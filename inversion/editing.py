@@ -15,7 +15,7 @@ from inversion.completion import Completion, FitOptions
 from inversion.generation import LocalField
 from inversion.grain import Grain, mixed, moved, wanted
 from inversion.inputs import begin, failures, find_files, find_photographs, memory_errors, refuse_unread
-from inversion.latents import LatentStore
+from inversion.latents import SUFFIXES, LatentStore
 from inversion.pieces import Pieces, PlacedPhotographs, place
 from inversion.scenes import Scene, Style
 from inversion.tool import Tool, progress
@@ -24,7 +24,6 @@ from utils.config import load_config
 from utils.files import remove_stale
 from utils.log import say
 
-SUFFIX = ".safetensors"  # of latent files
 KINDS = ("inversions", "latents")  # folders of results, beside the pictures
 
 
@@ -54,16 +53,15 @@ class Source:
 
 
 def open_source(tool: Tool, path: Path, name: str, output: Path) -> Source:
-    """A latent file, or an image file, whose latents will be encoded into the output folder's inversions/."""
-    if path.suffix == SUFFIX:
+    """Latents, or an image file, whose latents will be encoded into the output folder's inversions/."""
+    if path.suffix in SUFFIXES:
         store = tool.open_latents(path)
         return Source(name, (store.description.height, store.description.width), lambda: store)
     image = tool.open_photograph(path)
     size = image.height, image.width
 
     def encode() -> LatentStore:
-        with progress(f"{name}: encode", tool.count_cell_blocks(size)) as bar:
-            return tool.encode(image, output / "inversions" / f"{name}{SUFFIX}", bar.update)
+        return tool.encode(image, tool.latent_path(output / "inversions", name, size))
 
     return Source(name, size, encode)
 
@@ -75,12 +73,12 @@ def edit_files(tool: Tool, inputs: Path, output: Path, work: Callable[[Source], 
     """
     search = partial(find_photographs, output=output)
     files = find_files("--input", inputs, search, "JPEG, PNG, WebP, TIFF or BMP image")
-    if any(path.suffix != SUFFIX for path in files):
+    if any(path.suffix not in SUFFIXES for path in files):
         tool.require_encoder()
     begin(output, KINDS)
     for folder in {(output / name).parent for name in files.values()}:
         remove_stale(folder)
-    if not inputs.is_dir():
+    if list(files) == [inputs]:
         with memory_errors(inputs):
             work(open_source(tool, inputs, inputs.stem, output))
         return 0
@@ -146,9 +144,7 @@ def complete(
 def draw_stored(
     tool: Tool, completion: Completion, size: tuple[int, int], z_g: Tensor, grain: Grain, seed: int, path: Path
 ) -> None:
-    """Write a completed image of (height, width) in one style [D] as a PNG, and its latents beside it in latents/."""
-    parts = ((region, completion.read(region)) for region in tool.cell_blocks(size))
-    latents = path.parent / "latents" / f"{path.stem}{SUFFIX}"
-    with progress(f"{path.stem}: latents", tool.count_cell_blocks(size)) as bar:
-        store = tool.store(latents, parts, size, z_g, seed, grain, bar.update)
-    tool.draw_png(Scene(size, store.read, z_g, tool.noise(grain, size)), path)
+    """Write the picture of a completed image of (height, width) in one style [D], and its latents into latents/."""
+    latents = tool.latent_path(path.parent / "latents", path.stem, size)
+    store = tool.store(latents, completion.read, size, z_g, seed, grain)
+    tool.draw_picture(Scene(size, store.read, z_g, tool.noise(grain, size), stored=True), path)

@@ -11,15 +11,16 @@ from pathlib import Path
 import torch
 
 from datasets.image import find_images
+from inversion.latents import FILE, FOLDER
 from utils.errors import UserError, out_of_memory
-from utils.files import remove_stale
+from utils.files import remove_all_stale, remove_stale
 from utils.log import complain
 from utils.signals import exit_on_terminate
 
 
 def find_files(option: str, path: Path, search: Callable[[Path], list[Path]], kind: str) -> dict[Path, str]:
     """The file that an option names, or what `search` finds in the folder, with the names of the results."""
-    if not path.is_dir():
+    if not path.is_dir() or path.suffix == FOLDER:
         if not path.exists():
             raise UserError(f"{option} {path}: no such file or folder")
         return {path: path.stem}
@@ -40,8 +41,13 @@ def find_photographs(folder: Path, output: Path) -> list[Path]:
 
 
 def find_latents(folder: Path) -> list[Path]:
-    """The latent files of a folder."""
-    return sorted(file for file in folder.rglob("*.safetensors") if not file.name.startswith("."))
+    """The latent files and latent folders of a folder, without hidden ones."""
+    found = []
+    for where, folders, files in os.walk(folder):
+        found += [Path(where, name) for name in files if name.endswith(FILE)]
+        found += [Path(where, name) for name in folders if name.endswith(FOLDER)]
+        folders[:] = [name for name in folders if not name.startswith(".") and not name.endswith(FOLDER)]
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def unique_names(files: list[Path], folder: Path) -> dict[Path, str]:
@@ -59,21 +65,28 @@ def begin(output: Path, kinds: Sequence[str] = ()) -> None:
     `kinds`: folders below it that are searched, too. UserError if the folder cannot be made.
     """
     exit_on_terminate()
+    make_folder(output)
+    remove_stale(output)
+    for kind in kinds:
+        remove_all_stale(output / kind)
+
+
+def make_folder(output: Path) -> None:
+    """Make the folder of the results. UserError if it cannot be made."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror}") from error
-    remove_stale(output)
-    for kind in kinds:
-        for where, _, _ in os.walk(output / kind):
-            remove_stale(where)
 
 
 def refuse_unread(options: dict) -> None:
     """UserError if an `infer` option is set that only infer.py reads."""
-    for key in ("region", "save_float"):
-        if options[key]:
+    unread = {"region": None, "save_float": False, "comparison": "auto"}
+    for key, default in unread.items():
+        if options[key] != default:
             raise UserError(f"infer.{key}: {options[key]}; only infer.py reads it")
+    if options.latents == "none":
+        raise UserError("infer.latents: none; only infer.py does without; allowed: auto, safetensors, zarr")
 
 
 @contextmanager

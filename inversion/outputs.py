@@ -1,29 +1,105 @@
-"""The files of one result: pictures that grow strip by strip, the latents, and the figures of the run."""
+"""The files of one result: its pixels while they are drawn, the pictures made of them, and the figures of the run."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
 from datasets.image import Image
-from inversion.canvas import Closing, NpyWriter, PngWriter, RowWriter, StripAssembler, compare, to_eight_bit
+from inversion.canvas import (
+    LONGEST_EDGES,
+    SUFFIXES,
+    Read,
+    error_times_four,
+    picture_kind,
+    side_by_side,
+    strips,
+    to_eight_bit,
+    write_npy,
+    write_picture,
+)
+from inversion.chunks import BlockArray, ChunkArray, MemoryArray
 from inversion.metrics import ImageMetrics
 from models.geometry import Region
 from utils.files import atomic_path
 
 KINDS = ("reconstruction", "comparison", "latents", "float")  # folders of results
+RESUMABLE = 2**22  # pixels; larger images are drawn into a folder of chunks, and can be gone on with
+
+
+def in_memory(size: tuple[int, int]) -> bool:
+    """Whether an image of (height, width) is drawn in memory."""
+    return size[0] * size[1] <= RESUMABLE
+
+
+def bytes_in_memory(size: tuple[int, int], save_float: bool) -> int:
+    """Bytes that the pixels of an image of (height, width) take while it is drawn."""
+    return size[0] * size[1] * 3 * (4 if save_float else 1) if in_memory(size) else 0
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The pixels of a canvas, or of a window of it, that is being drawn: uint8, or float32 in [-1, 1]."""
+
+    region: Region  # of the canvas
+    array: BlockArray  # [H, W, 3]
+
+    @staticmethod
+    def open(region: Region, folder: Path | None, block: tuple[int, int], save_float: bool) -> Pixels:
+        """The pixels in a folder, as an unfinished run left them, or new ones; None: in memory.
+
+        `block`: (rows, columns) of those that will be written. What the folder holds of other shapes is removed.
+        """
+        dtype = "float32" if save_float else "uint8"
+        if folder is None:
+            return Pixels(region, MemoryArray(np.empty((*region.shape, 3), dtype)))
+        wanted = ChunkArray(folder, (*region.shape, 3), (*map(min, block, region.shape), 3), dtype)
+        return Pixels(region, wanted.continued())
+
+    def write(self, region: Region, block: np.ndarray) -> None:
+        """Take the pixels [h, w, 3] of a block."""
+        self.array.write(self._window(region), block)
+
+    def has(self, region: Region) -> bool:
+        """Whether a block is known to be drawn, also by an earlier run."""
+        return self.array.has(self._window(region))
+
+    def held(self, group: Sequence[Region]) -> int:
+        """The number of these blocks, if all of them are known to be drawn, else 0."""
+        return len(group) if all(map(self.has, group)) else 0
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether they are lost when the program ends."""
+        return isinstance(self.array, MemoryArray)
+
+    def read(self, region: Region) -> np.ndarray:
+        """The pixels [h, w, 3] of a region, counted from the first pixel of what is drawn."""
+        rows, cols = region.slices_in(Region.at(0, 0, *self.region.shape))
+        return self.array.read((rows, cols, slice(0, 3)))
+
+    def eight_bit(self, region: Region) -> np.ndarray:
+        """As `read`, uint8."""
+        pixels = self.read(region)
+        return pixels if pixels.dtype == np.uint8 else to_eight_bit(pixels)
+
+    def _window(self, region: Region) -> tuple[slice, slice, slice]:
+        return *region.slices_in(self.region), slice(0, 3)
 
 
 @dataclass(frozen=True)
 class Record:
-    """A row of metrics.csv. psnr (dB) and ssim are those of the 8-bit result; None where there is no input image."""
+    """A row of metrics.csv. psnr (dB) and ssim are those of the 8-bit result; None where there is no input image.
+
+    `seconds`: of the run that finished the image, which may have found blocks of an earlier one.
+    """
 
     name: str
     height: int  # pixels
@@ -35,64 +111,64 @@ class Record:
     peak_memory_mib: float
 
 
-class PictureWriter:
-    """Writes an image's reconstruction, and beside it what is asked for, from blocks that come row by row.
+@dataclass(frozen=True)
+class Pictures:
+    """Which pictures an image gets, by the `infer` options: paths below the folder of the results, and kinds."""
 
-    A `with` block: the files appear under their names when it ends without an error, else not at all.
-    """
+    size: tuple[int, int]  # height, width
+    reconstruction: str  # png | tiff | jpeg | webp
+    comparison: str | None
+    save_float: bool
 
-    def __init__(
-        self,
-        folder: Path,
-        name: str,  # of the image, without suffix
-        size: tuple[int, int],  # height, width
-        reference: Image | None,  # for comparison and metrics
-        save_float: bool,
-    ) -> None:
-        self.size, self.reference = size, reference
-        self._folder, self._name, self._save_float = folder, name, save_float
-        self._strips = StripAssembler(size[1], np.float32 if save_float else np.uint8)
-        self._metrics = ImageMetrics(*size) if reference else None
-        self._top = 0
+    @staticmethod
+    def choose(options: dict, size: tuple[int, int], image: Image | None) -> Pictures:
+        """The pictures of an image of (height, width). UserError if a format does not hold them."""
+        by_window = image is not None and image.by_window
+        kind, wide = picture_kind(options["format"], size, by_window), (size[0], 3 * size[1])
+        wanted = options["comparison"]
+        if wanted == "auto":
+            wanted = not by_window and max(wide) <= LONGEST_EDGES[kind]
+        comparison = picture_kind(options["format"], wide, by_window) if wanted and image is not None else None
+        return Pictures(size, kind, comparison, options["save_float"])
 
-    def __enter__(self) -> PictureWriter:
-        height, width = self.size
+    def paths(self, name: str) -> list[str]:
+        """Where they lie."""
+        paths = [f"reconstruction/{name}{SUFFIXES[self.reconstruction]}"]
+        paths += [f"comparison/{name}{SUFFIXES[self.comparison]}"] if self.comparison else []
+        return paths + ([f"float/{name}.npy"] if self.save_float else [])
+
+    def write(self, folder: Path, name: str, pixels: Pixels, image: Image | None) -> None:
+        """Write them; they appear when all are complete."""
         with ExitStack() as stack:
-            self._picture = self._open(stack, PngWriter, "reconstruction", ".png", height, width)
-            if self.reference:
-                self._comparison = self._open(stack, PngWriter, "comparison", ".png", height, 3 * width)
-            if self._save_float:
-                self._float = self._open(stack, NpyWriter, "float", ".npy", height, width)
-            self._stack = stack.pop_all()
-        return self
+            temporaries = [stack.enter_context(atomic_path(folder / path)) for path in self.paths(name)]
+            write_picture(temporaries[0], self.size, pixels.eight_bit, self.reconstruction)
+            if self.comparison:
+                beside, wide = compared(image, pixels.eight_bit, self.size), (self.size[0], 3 * self.size[1])
+                write_picture(temporaries[1], wide, beside, self.comparison)
+            if self.save_float:
+                write_npy(temporaries[-1], self.size, pixels.read)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
 
-    def _open(self, stack: ExitStack, writer: type, folder: str, suffix: str, height: int, width: int) -> RowWriter:
-        temporary = stack.enter_context(atomic_path(self._folder / folder / f"{self._name}{suffix}"))
-        return stack.enter_context(Closing(writer(temporary, height, width)))[0]
+def compared(image: Image, result: Read, size: tuple[int, int]) -> Read:
+    """Input, result, and their error x 4 beside each other."""
 
-    def add(self, region: Region, block: np.ndarray) -> None:
-        """Take a block [h, w, 3] float32 in [-1, 1]."""
-        strip = self._strips.add(region, block if self._save_float else to_eight_bit(block))
-        if strip is None:
-            return
-        if self._save_float:
-            self._float.write(strip)
-            strip = to_eight_bit(strip)
-        self._picture.write(strip)
-        if self.reference:
-            original = self.reference.window(self._top, 0, *strip.shape[:2])
-            self._comparison.write(compare(original, strip))
-            self._metrics.update(original, strip)
-        self._top += len(strip)
+    def reference(region: Region) -> np.ndarray:
+        return image.window(region.rows.first, region.cols.first, *region.shape)
 
-    def metrics(self) -> dict[str, float | None]:
-        """psnr and ssim, when all blocks have come."""
-        return self._metrics.result() if self._metrics else {"psnr": None, "ssim": None}
+    def error(region: Region) -> np.ndarray:
+        return error_times_four(reference(region), result(region))
+
+    return side_by_side((reference, result, error), size)
+
+
+def measure(pixels: Pixels, image: Image | None) -> dict[str, float | None]:
+    """psnr and ssim of the 8-bit pixels against the input image, before JPEG or WebP compress them."""
+    if image is None:
+        return {"psnr": None, "ssim": None}
+    metrics = ImageMetrics(image.height, image.width)
+    for strip in strips((image.height, image.width)):
+        metrics.update(image.window(strip.rows.first, 0, *strip.shape), pixels.eight_bit(strip))
+    return metrics.result()
 
 
 def write_figures(folder: Path, records: list[Record], failed: dict[str, str], settings: dict) -> None:

@@ -6,7 +6,7 @@ the image than the window at hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from datasets.image import Image, thumbnail
-from inversion.blocks import batched, blocks, cells_per_block, pixels_per_cell
+from inversion.blocks import batched, pixels_per_cell
+from inversion.pipeline import ahead
 from inversion.scenes import Fusion, Scene, texture_of, to_device
 from models.generator import Generator, Noise, TextureSynthesizer
 from models.geometry import Region
@@ -38,17 +39,23 @@ class Encoder:
     def encode_global(self, image: Image) -> Tensor:
         """The global latent [D], float32, of the whole image's thumbnail."""
         pixels = thumbnail(image, self.networks.model["global_encoder"]["thumbnail"])
-        return self.networks.global_encoder(_tensor(pixels, self.device))[0].cpu()
+        return self.networks.global_encoder(_as_image(torch.from_numpy(pixels), self.device))[0].cpu()
 
     @torch.inference_mode()
-    def encode(self, image: Image, cells: Region, edge: int) -> Iterator[tuple[Region, Tensor]]:
-        """The structure latents of a region of cells, in blocks of `edge` pixels: (region, z_s [C, h, w])."""
-        for region in blocks(cells, cells_per_block(self.networks.generator.texture, edge)):
+    def encode(self, image: Image, regions: Iterable[Region]) -> Iterator[tuple[Region, Tensor]]:
+        """The structure latents of regions of cells, each (region, z_s [C, h, w]), float32 on the CPU."""
+
+        def read(region: Region) -> tuple[Region, Tensor]:
             window = region.input(self.networks.encoder.rule)
             pixels = image.window_float(window.rows.first, window.cols.first, *window.shape)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-                z_s = self.networks.encoder(_tensor(pixels, self.device))
-            yield region, z_s[0].cpu()
+            return region, _pinned(torch.from_numpy(pixels), self.device)
+
+        def encoded() -> Iterator[tuple[Region, Tensor]]:
+            encode = self.networks.encoder.fold(self.dtype)
+            for region, pixels in ahead(map(read, regions)):
+                yield region, encode(_as_image(pixels, self.device))[0]
+
+        yield from _fetched(encoded())
 
 
 @dataclass(frozen=True)
@@ -70,43 +77,88 @@ class Decoder:
     def decode(
         self,
         scene: Scene,
-        image: Region,  # pixels to draw; the whole image or a window of it
-        edge: int,  # of a block, pixels
+        regions: Iterable[Region],  # of pixels
         batch: int = 1,  # blocks of one shape that are drawn at once
+        eight_bit: bool = True,
     ) -> Iterator[tuple[Region, np.ndarray]]:
-        """These pixels in blocks, row by row: (region, pixels [h, w, 3] float32, nominally in [-1, 1])."""
+        """The pixels of regions, one after the other: (region, pixels [h, w, 3] uint8).
+
+        Without `eight_bit` they are float32, nominally in [-1, 1].
+        """
         texture = self.generator.texture
         synthesize = texture_of(self.generator, to_device(scene.style, self.device), self.dtype)
-        plan = ((region, region.input(texture.rule)) for region in blocks(image, edge))
-        for _, alike in groupby(plan, key=_shapes):
-            for group in batched(alike, 1 if isinstance(scene.style, Fusion) else batch):
-                cells = [cells for _, cells in group]
-                z_s = torch.stack([scene.read(region) for region in cells]).to(self.device)
-                noise = _noise_of_blocks(scene.noise, cells, texture)
-                drawn = synthesize(z_s, noise, (cells[0].rows.first, cells[0].cols.first))
-                for (region, around), pixels in zip(group, drawn, strict=True):
-                    rows, cols = region.slices_in(around.output(texture.rule))
-                    yield region, pixels[:, rows, cols].permute(1, 2, 0).cpu().numpy()
+
+        def read(group: list[Region]) -> tuple[list[Region], Tensor]:
+            z_s = torch.stack([scene.read(region.input(texture.rule)) for region in group])
+            return group, _pinned(z_s, self.device)
+
+        def drawn() -> Iterator[tuple[Region, Tensor]]:
+            groups = self.groups(scene, regions, batch)
+            # reading generated structure is computation, which a second thread would only disturb
+            for group, z_s in ahead(map(read, groups)) if scene.stored else map(read, groups):
+                noise = _noise_of_blocks(scene.noise, group, texture)
+                image = synthesize(z_s.to(self.device, non_blocking=True), noise, group[0]).permute(0, 2, 3, 1)
+                yield from zip(group, to_eight_bit(image) if eight_bit else image, strict=True)
+
+        for region, pixels in _fetched(drawn()):
+            yield region, pixels.numpy()
+
+    def groups(self, scene: Scene, regions: Iterable[Region], batch: int) -> Iterator[list[Region]]:
+        """Which of these regions, in their order, are drawn at once."""
+        batch = 1 if isinstance(scene.style, Fusion) else batch
+        for _, alike in groupby(regions, self._shapes):
+            yield from batched(alike, batch)
+
+    def _shapes(self, region: Region) -> tuple[tuple[int, int], ...]:
+        """What blocks have in common that can be drawn at once: their shape, and its place among the cells."""
+        cells, cell = region.input(self.generator.texture.rule), pixels_per_cell(self.generator.texture)
+        place = region.rows.first - cell * cells.rows.first, region.cols.first - cell * cells.cols.first
+        return region.shape, cells.shape, place
 
 
-def _shapes(item: tuple[Region, Region]) -> tuple[tuple[int, int], tuple[int, int]]:
-    region, cells = item
-    return region.shape, cells.shape
-
-
-def _noise_of_blocks(noise: Noise | None, cells: Sequence[Region], texture: TextureSynthesizer) -> Noise | None:
+def _noise_of_blocks(noise: Noise | None, group: Sequence[Region], texture: TextureSynthesizer) -> Noise | None:
     """The noise of several blocks at once, called with the position of the first one."""
-    if noise is None or len(cells) == 1:
+    if noise is None or len(group) == 1:
         return noise
-    shifts = [(c.rows.first - cells[0].rows.first, c.cols.first - cells[0].cols.first) for c in cells]
+    shifts = [(r.rows.first - group[0].rows.first, r.cols.first - group[0].cols.first) for r in group]
 
     def stacked(layer: int, top: int, left: int, height: int, width: int) -> Tensor:
-        scale = pixels_per_cell(texture) // texture.spacing(layer)  # features of this layer along a cell
-        return torch.cat([noise(layer, top + scale * y, left + scale * x, height, width) for y, x in shifts])
+        spacing = texture.spacing(layer)
+        return torch.cat([noise(layer, top + y // spacing, left + x // spacing, height, width) for y, x in shifts])
 
     return stacked
 
 
-def _tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
+def to_eight_bit(pixels: Tensor) -> Tensor:
+    """Pixels in [-1, 1] as uint8, rounded to the nearest and clipped."""
+    return ((pixels + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _pinned(values: Tensor, device: torch.device) -> Tensor:
+    """The values where a copy to the device need not wait."""
+    return values.pin_memory() if device.type == "cuda" and values.device.type == "cpu" else values
+
+
+def _as_image(pixels: Tensor, device: torch.device) -> Tensor:
     """[H, W, 3] as [1, 3, H, W] on the device; that is channels_last without a copy."""
-    return torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None]
+    return pixels.to(device, non_blocking=True).permute(2, 0, 1)[None]
+
+
+def _fetched(items: Iterator[tuple[Region, Tensor]]) -> Iterator[tuple[Region, Tensor]]:
+    """The tensors on the CPU. On CUDA each is copied while the next one is computed."""
+    waiting = None
+    for region, values in items:
+        if values.device.type != "cuda":
+            yield region, values
+            continue
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        if waiting:
+            waiting[2].synchronize()
+            yield waiting[:2]
+        waiting = region, host, done
+    if waiting:
+        waiting[2].synchronize()
+        yield waiting[:2]

@@ -39,6 +39,7 @@ class Scene:
     read: Read
     style: Style
     noise: Noise | None
+    stored: bool = False  # `read` only reads a file, and may do so ahead of the computation
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def structure_of(generator: Generator, style: Style) -> Callable[[Tensor, Tensor
 
 
 def texture_of(generator: Generator, style: Style, dtype: torch.dtype) -> Callable[..., Tensor]:
-    """The texture synthesizer in a style: (z_s [B, C, h, w], noise, absolute origin of z_s) -> image [B, 3, H, W]."""
+    """The texture synthesizer in a style: (z_s [B, C, h, w], noise, region of pixels) -> image [B, 3, H, W]."""
     texture = generator.texture
     if isinstance(style, Fusion):
         return fuse_texture(texture, texture.mapping(style.z_g), style.weights, dtype, style.exact)

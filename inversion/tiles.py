@@ -23,7 +23,7 @@ def grid(region: Region) -> Iterator[Region]:
     rows, cols = (
         Interval(axis.first // TILE * TILE, axis.last // TILE * TILE + TILE - 1) for axis in (region.rows, region.cols)
     )
-    return blocks(Region(rows, cols), TILE)
+    return blocks(Region(rows, cols), (TILE, TILE))
 
 
 class Tiled:

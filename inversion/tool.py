@@ -6,25 +6,27 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from datasets.image import Image, open_image
-from inversion.blocks import block_edge, blocks, cells_per_block, count_blocks, pixels_per_cell
-from inversion.canvas import Closing, PngWriter, StripAssembler, to_eight_bit
+from inversion.blocks import Plan, blocks, count_blocks, pixels_per_cell, plan
+from inversion.canvas import SUFFIXES, picture_kind, write_picture
 from inversion.generation import GeneratedStructure, LocalField, generated_style
 from inversion.grain import Grain, noise_of, wanted
-from inversion.latents import Description, LatentStore
+from inversion.latents import FOLDER, Description, LatentStore, appearing, latent_suffix
+from inversion.outputs import Pixels, bytes_in_memory, in_memory
 from inversion.passes import Decoder, Encoder
-from inversion.scenes import Scene, Style
+from inversion.pipeline import Behind
+from inversion.scenes import Read, Scene, Style
 from models.generator import Generator, Noise
 from models.geometry import Region
 from models.weights import load_inverter
-from utils.device import select_device, select_dtype, use_exact_float32
+from utils.device import select_device, select_dtype, use_exact_float32, use_huge_pages
+from utils.distributed import ALONE, World
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, refusals, scratch_folder
 from utils.log import say
 
 
@@ -39,15 +41,19 @@ class Tool:
     checkpoint: Path
 
     @staticmethod
-    def load(checkpoint: Path, options: dict, encoders: bool) -> Tool:
-        """Load the networks and check the options before anything is computed. `encoders`: they must be there."""
-        device = select_device(options.device)
+    def load(checkpoint: Path, options: dict, encoders: bool, device: torch.device | None = None) -> Tool:
+        """Load the networks and check the options before anything is computed. `encoders`: they must be there.
+
+        `device`: None is that of the options.
+        """
+        device = device or select_device(options.device)
         dtype = select_dtype(options.dtype, device)
         use_exact_float32()
+        use_huge_pages()
         networks = load_inverter(checkpoint, encoders)
         encoder = Encoder(networks, device, dtype) if networks.encoder else None
         tool = Tool(Decoder(networks.generator, device, dtype), encoder, networks.fingerprint, options, checkpoint)
-        tool.edge((1, 1))
+        tool.plan((1, 1))
         return tool
 
     @property
@@ -65,22 +71,29 @@ class Tool:
         """Pixels along the edge of a latent cell."""
         return pixels_per_cell(self.generator.texture)
 
-    def edge(self, size: tuple[int, int]) -> int:
-        """Edge of the blocks, in pixels, for an image of (height, width)."""
+    def plan(self, size: tuple[int, int], held: int = 0) -> Plan:
+        """The blocks of an image of (height, width) pixels, of which `held` bytes are in memory already."""
         encoder = self.encoder.networks.encoder if self.encoder else None
-        options, texture = self.options, self.generator.texture
-        budget = options.memory_mib // options.batch
-        return block_edge(options.block, budget, size, texture, self.decoder.dtype, encoder)
+        held += bytes_in_memory(size, self.options.save_float)
+        return plan(self.options, size, self.generator.texture, self.decoder.dtype, encoder, held)
 
     def cell_blocks(self, size: tuple[int, int]) -> Iterator[Region]:
-        """The blocks of latent cells in which the latents of an image of (height, width) are written."""
-        return blocks(self.decoder.cells(*size), cells_per_block(self.generator.texture, self.edge(size)))
+        """The blocks of latent cells in which the latents of an image of (height, width) are stored."""
+        return blocks(self.decoder.cells(*size), self.plan(size).cells)
 
-    def open_photograph(self, path: Path) -> Image:
+    def count_cell_blocks(self, size: tuple[int, int]) -> int:
+        """How many those are."""
+        return count_blocks(self.decoder.cells(*size), self.plan(size).cells)
+
+    def latent_path(self, folder: Path, name: str, size: tuple[int, int]) -> Path:
+        """Where the latents of an image of (height, width) are stored: a file, or a folder if they are large."""
+        return folder / f"{name}{latent_suffix(self.options.latents, self._latent_shape(size))}"
+
+    def open_photograph(self, path: Path, main: bool = True) -> Image:
         """An image file. ImageError if it cannot be used."""
-        image = open_image(path, self.options.max_pixels)
+        image = open_image(path, self.options.max_pixels, by_window=True)
         if image.transparent:
-            say(f"note: {path}: what is transparent counts as mid-grey")
+            say(f"note: {path}: what is transparent counts as mid-grey", main)
         return image
 
     def require_encoder(self) -> None:
@@ -92,35 +105,64 @@ class Tool:
         """The global latent [D] of an image. UserError if the checkpoint has no encoder."""
         return self._encoder.encode_global(image)
 
-    def encode(self, image: Image, path: Path, tick: Callable[[], object]) -> LatentStore:
-        """Encode an image into a latent file; `tick` is called after each block."""
+    def encode(self, image: Image, path: Path) -> LatentStore:
+        """Encode an image into a latent file or folder, with a progress bar."""
         size = image.height, image.width
-        parts = self._encoder.encode(image, self.decoder.cells(*size), self.edge(size))
-        seed = self.options.seed or 0
-        return self.store(
-            path, parts, size, self.encode_global(image), seed, wanted(self.options.noise, seed), tick
-        )
+        plan = self.plan(size, image.held)
+        with appearing(path) as temporary, progress(f"{path.stem}: encode", self.count(plan, size)[0]) as bar:
+            store = self.store_of(image, temporary, plan)
+            self.encode_into(store, image, plan, bar.update)
+        return LatentStore.open(path)
+
+    def store_of(self, image: Image, path: Path, plan: Plan) -> LatentStore:
+        """The store of an image's latents as an earlier run left it in a folder, else a new one, without structure."""
+        size, seed = (image.height, image.width), self.options.seed or 0
+        description = self._description(size, seed, wanted(self.options.noise, seed))
+        if path.suffix == FOLDER:
+            found = LatentStore.continued(path, description, self._latent_shape(size), plan.cells)
+            if found:
+                return found
+        z_g = self.encode_global(image)
+        with refusals(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return LatentStore.create(path, description, self._latent_shape(size), z_g, plan.cells)
+
+    def encode_into(
+        self, store: LatentStore, image: Image, plan: Plan, tick: Callable[[int], object], world: World = ALONE
+    ) -> None:
+        """Encode the blocks of an image that its store lacks, or this worker's share; `tick` takes 1 for each."""
+        regions = world.share(blocks(store.cells, plan.cells))
+        missing = (region for region in regions if not _done(store.has(region), tick))
+        with Behind() as behind:
+            for region, z_s in self._encoder.encode(image, missing):
+                behind.do(store.write, region, z_s)
+                tick(1)
 
     def store(
         self,
         path: Path,
-        parts: Iterable[tuple[Region, Tensor]],  # blocks of cells and their z_s [C, h, w]
+        read: Read,  # region of latent cells -> z_s [C, h, w]
         size: tuple[int, int],  # height, width of the image
         z_g: Tensor,  # [D]
         seed: int,  # of its noise, where noise is asked for
         grain: Grain,  # that it is drawn with
-        tick: Callable[[], object],
     ) -> LatentStore:
-        """Write all latents of an image into a latent file, block by block."""
-        cells = self.decoder.cells(*size)
-        description = Description(*size, (cells.rows.first, cells.cols.first), seed, self.weights, grain)
-        shape = (self.generator.structure.local_dim, *cells.shape)
-        with atomic_path(path) as temporary:
-            store = LatentStore.create(temporary, description, shape, z_g)
-            for region, z_s in parts:
-                store.write(region, z_s)
-                tick()
+        """Write all latents of an image into a latent file or folder, block by block, with a progress bar."""
+        cells, block = self.decoder.cells(*size), self.plan(size).cells
+        description = self._description(size, seed, grain)
+        with appearing(path) as temporary, progress(f"{path.stem}: latents", count_blocks(cells, block)) as bar:
+            store = LatentStore.create(temporary, description, self._latent_shape(size), z_g, block)
+            for region in blocks(cells, block):
+                store.write(region, read(region))
+                bar.update()
         return LatentStore.open(path)
+
+    def _description(self, size: tuple[int, int], seed: int, grain: Grain) -> Description:
+        cells = self.decoder.cells(*size)
+        return Description(*size, (cells.rows.first, cells.cols.first), seed, self.weights, grain)
+
+    def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        return self.generator.structure.local_dim, *self.decoder.cells(*size).shape
 
     def open_latents(self, path: Path) -> LatentStore:
         """A latent file. UserError unless these weights encoded it, whole."""
@@ -150,7 +192,7 @@ class Tool:
     def scene(self, store: LatentStore) -> Scene:
         """The image of a latent file."""
         size = store.description.height, store.description.width
-        return Scene(size, store.read, store.z_g, self.noise(self.grain(store), size))
+        return Scene(size, store.read, store.z_g, self.noise(self.grain(store), size), stored=True)
 
     def generated(
         self,
@@ -167,42 +209,54 @@ class Tool:
         return Scene(size, structure.read, style, self.noise(grain, size))
 
     def draw(
-        self, scene: Scene, add: Callable, tick: Callable[[], object], window: Region | None = None
+        self,
+        scene: Scene,
+        pixels: Pixels,  # of the scene, or of a window of it
+        plan: Plan,
+        tick: Callable[[int], object],  # takes the number of blocks that are done
+        world: World = ALONE,
     ) -> None:
-        """Draw a scene, or a window of it, in blocks, row by row.
+        """Draw the blocks that the pixels lack, or this worker's share of them."""
+        eight_bit = not self.options.save_float
+        with Behind() as behind:
+            for regions in self._missing(scene, pixels, plan, tick, world):
+                for region, block in self.decoder.decode(scene, regions, plan.batch, eight_bit):
+                    behind.do(pixels.write, region, block)
+                    tick(1)
 
-        `add` takes the region of a block, in the window's own rows and columns, and its pixels [h, w, 3] float32;
-        `tick` is called after each.
+    def _missing(
+        self, scene: Scene, pixels: Pixels, plan: Plan, tick: Callable[[int], object], world: World
+    ) -> Iterator[Iterable[Region]]:
+        """The blocks that `draw` draws, in parts that are drawn one after the other.
+
+        Several blocks at once may round otherwise than one: those that are drawn at once in the whole image are so too
+        where some of them are there already, or where workers share it.
         """
-        window = Region.at(0, 0, *scene.size) if window is None else window
-        for region, pixels in self.decoder.decode(scene, window, self.edge(window.shape), self.options.batch):
-            add(region.moved(-window.rows.first, -window.cols.first), pixels)
-            tick()
+        regions = blocks(pixels.region, plan.pixels)
+        if plan.batch == 1:
+            yield (region for region in world.share(regions) if not _done(pixels.has(region), tick))
+        elif world.size == 1 and pixels.in_memory:
+            yield regions
+        else:
+            groups = self.decoder.groups(scene, regions, plan.batch)
+            yield from (group for group in world.share(groups) if not _done(pixels.held(group), tick))
 
-    def draw_png(self, scene: Scene, path: Path) -> None:
-        """Draw a scene into a PNG, with a progress bar."""
-        strips = StripAssembler(scene.size[1], "uint8")
-
-        def add(region: Region, pixels: np.ndarray) -> None:
-            strip = strips.add(region, to_eight_bit(pixels))
-            if strip is not None:
-                writer.write(strip)
-
-        with (
-            atomic_path(path) as temporary,
-            Closing(PngWriter(temporary, *scene.size)) as (writer,),
-            progress(path.stem, self.count_blocks(scene.size)) as bar,
-        ):
-            self.draw(scene, add, bar.update)
+    def draw_picture(self, scene: Scene, path: Path) -> None:
+        """Draw a scene into a picture, with a progress bar; the suffix of the path becomes that of its format."""
+        kind = picture_kind(self.options.format, scene.size)
+        path, plan = path.with_suffix(SUFFIXES[kind]), self.plan(scene.size)
+        with scratch_folder(path) as folder, progress(path.stem, self.count(plan, scene.size)[1]) as bar:
+            folder = None if in_memory(scene.size) else folder
+            pixels = Pixels.open(Region.at(0, 0, *scene.size), folder, plan.pixels, self.options.save_float)
+            self.draw(scene, pixels, plan, bar.update)
+            with atomic_path(path) as temporary:
+                write_picture(temporary, scene.size, pixels.eight_bit, kind)
         say(f"wrote {path}")
 
-    def count_blocks(self, size: tuple[int, int]) -> int:
-        """How many blocks an image of (height, width) is drawn in."""
-        return count_blocks(Region.at(0, 0, *size), self.edge(size))
-
-    def count_cell_blocks(self, size: tuple[int, int]) -> int:
-        """How many blocks the latents of an image of (height, width) are written in."""
-        return count_blocks(self.decoder.cells(*size), cells_per_block(self.generator.texture, self.edge(size)))
+    def count(self, plan: Plan, size: tuple[int, int]) -> tuple[int, int]:
+        """How many blocks of latents, and of pixels, an image of (height, width) has."""
+        cells, pixels = self.decoder.cells(*size), Region.at(0, 0, *size)
+        return count_blocks(cells, plan.cells), count_blocks(pixels, plan.pixels)
 
     @property
     def _encoder(self) -> Encoder:
@@ -210,6 +264,14 @@ class Tool:
         return self.encoder
 
 
-def progress(name: str, total: int, unit: str = "block") -> tqdm:
-    """A progress bar, for work that takes a while."""
-    return tqdm(total=total, desc=name, unit=unit, leave=False, disable=total < 8 or None)  # None: but on a terminal
+def _done(count: int, tick: Callable[[int], object]) -> bool:
+    """Whether something was done before: then the progress takes note of it."""
+    if count:
+        tick(int(count))
+    return bool(count)
+
+
+def progress(name: str, total: int, unit: str = "block", main: bool = True) -> tqdm:
+    """A progress bar, for work that takes a while; `main` is false for other ranks, which show nothing."""
+    # None: but on a terminal
+    return tqdm(total=total, desc=name, unit=unit, leave=False, disable=total < 8 or not main or None)

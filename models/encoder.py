@@ -6,8 +6,9 @@ convolutions (Patch Inverter, IEEE SPL 2025) and never pads, so that its blocks 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from models.geometry import Chain, Interval, Region, Rule, Translate, Window
@@ -24,12 +25,22 @@ class EncoderLayer(nn.Module):
         self.residual = stride == 1 and inputs == outputs
         self.rule: Window = self.conv.rule
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.mix(self.conv(x))
-        if not self.residual:
-            return y
+    def fold(self, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
+        """A function x -> forward(x) whose weights are made once, in `dtype`."""
+        gain = 0.5**0.5 if self.residual else 1.0  # keeps the variance of the sum
+        conv, mix = self.conv.fold(dtype), self.mix.fold(dtype, gain)
         start = 0 if self.rule.padded else (self.rule.last - self.rule.first) // 2  # the input amid the taps
-        return (y + x[..., start : start + y.shape[-2], start : start + y.shape[-1]]) * 0.5**0.5
+
+        def layer(x: Tensor) -> Tensor:
+            y = mix(conv(x))
+            if not self.residual:
+                return y
+            return torch.add(y, x[..., start : start + y.shape[-2], start : start + y.shape[-1]], alpha=gain)
+
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fold()(x)
 
 
 class PatchEncoder(nn.Module):
@@ -72,20 +83,31 @@ class PatchEncoder(nn.Module):
         start = 0 if after and after[0].padded else (first + last - (stride - 1)) // 2
         return Window(start, start + stride - 1, stride)
 
+    def fold(self, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
+        """A function image -> forward(image) whose weights are made once, in `dtype`."""
+        scales = [[layer.fold(dtype) for layer in scale] for scale in self.scales]
+        project = [conv.fold(dtype) for conv in self.project]
+        return lambda image: self._encode(image if dtype is None else image.to(dtype), scales, project)
+
     def forward(self, image: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W] of an interval `rule.input(cells)` -> z_s [B, C, h, w] of these cells."""
+        """Pixels [B, 3, H, W] of an interval `rule.input(cells)` -> z_s [B, C, h, w] of these cells, float32."""
+        return self.fold()(image)
+
+    def _encode(self, x: Tensor, scales: Sequence[Sequence[Callable]], project: Sequence[Callable]) -> Tensor:
         origin = self.rule.input(Interval(0, 0)).first
-        region = Region.at(origin, origin, *image.shape[-2:])
+        region = Region.at(origin, origin, *x.shape[-2:])
         cells = region.output(self.rule)
         if min(cells.shape) < 1:
-            raise ValueError(f"{tuple(image.shape[-2:])} px are too few for one latent cell")
-        x, region, latent = image, region.output(self.frame), 0.0
-        for scale, rule, project, projection in zip(
-            self.scales, self.scale_rules, self.project, self.project_rules, strict=True
+            raise ValueError(f"{tuple(x.shape[-2:])} px are too few for one latent cell")
+        region, latent = region.output(self.frame), 0.0
+        for layers, rule, convolve, projection in zip(
+            scales, self.scale_rules, project, self.project_rules, strict=True
         ):
-            x, region = scale(x), region.output(rule)
+            for layer in layers:
+                x = layer(x)
+            region = region.output(rule)
             rows, cols = cells.input(projection).slices_in(region)
-            latent = latent + project(x[..., rows, cols]).float()
+            latent = latent + convolve(x[..., rows, cols]).float()
         return latent
 
 

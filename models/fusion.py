@@ -92,24 +92,25 @@ class FusedTexture:
     weights: StyleWeights
     dtype: torch.dtype
 
-    def __call__(self, z_s: Tensor, noise: Noise | None, origin: tuple[int, int]) -> Tensor:
+    def __call__(self, z_s: Tensor, noise: Noise | None, pixels: Region) -> Tensor:
         """As `FoldedTexture`."""
         synthesizer = self.synthesizer
-        region = Region.at(*origin, *z_s.shape[-2:])
-        cell = 2**synthesizer.stages
-        pixels = Region(*(Interval(cell * axis.first, cell * axis.last) for axis in (region.rows, region.cols)))
-        field = self.weights(pixels, 1).to(z_s.device)  # once for all levels: each is a sampling of it
+        spans, cell = synthesizer.spans_to(pixels), 2**synthesizer.stages
+        cells = spans[0].reads
+        around = Region(*(Interval(cell * axis.first, cell * axis.last) for axis in (cells.rows, cells.cols)))
+        field = self.weights(around, 1).to(z_s.device)  # once for all levels: each is a sampling of it
 
-        layers, to_rgb, before = [], [], _sample(field, pixels, region, cell)
-        for index, (layer, conv) in enumerate(zip(synthesizer.layers, self.convs, strict=True)):
-            region = region.output(layer.rule)
-            after = _sample(field, pixels, region, synthesizer.spacing(index))
+        layers, to_rgb, spacing = [], [], cell
+        for index, (layer, conv, span) in enumerate(zip(synthesizer.layers, self.convs, spans, strict=True)):
+            before = _sample(field, around, span.reads, spacing)
+            spacing = synthesizer.spacing(index)
+            after = _sample(field, around, span.gives, spacing)
             layers.append(partial(_texture_layer, layer, conv, before, after))
             if index % 2:
                 to_rgb.append(partial(_to_rgb, synthesizer.to_rgb[index // 2], self.rgb_convs[index // 2], after))
-            before = after
         x = z_s.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        return synthesizer.draw(x, layers, to_rgb, noise, origin)
+        rows, cols = pixels.slices_in(spans[-1].gives)
+        return synthesizer.draw(x, layers, to_rgb, noise, spans)[..., rows, cols]
 
 
 def _sample(field: Tensor, pixels: Region, features: Region, spacing: int) -> Tensor:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.geometry import Region, Upsample, structure, texture
-from models.layers import EqualizedLinear, ModulatedConv2d, activate, pixel_norm, upsample_bilinear
+from models.layers import GAIN, SLOPE, EqualizedLinear, ModulatedConv2d, activate, pixel_norm, upsample_bilinear
 
 Noise = Callable[[int, int, int, int, int], Tensor]  # (layer, top, left, height, width) -> [B or 1, 1, height, width]
 
@@ -143,8 +144,16 @@ class TextureLayer(nn.Module):
 
     def fold(self, style: Tensor, dtype: torch.dtype) -> Callable[[Tensor, Tensor | None], Tensor]:
         """A function (x, noise) -> forward for one fixed style [D]."""
-        convolve = self.conv.fold(style, dtype)
-        return lambda x, noise: self.finish(convolve(x), noise)
+        # sqrt 2 moves through the leaky ReLU into weights, bias and noise; all after the convolution is in place
+        convolve, strength = self.conv.fold(style, dtype, self.bias, GAIN), self.noise_strength * GAIN
+
+        def layer(x: Tensor, noise: Tensor | None) -> Tensor:
+            y = convolve(x)
+            if noise is not None:
+                y += (strength * noise).to(y.dtype)
+            return F.leaky_relu_(y, SLOPE)
+
+        return layer
 
 
 class ToRGB(nn.Module):
@@ -217,7 +226,7 @@ class TextureSynthesizer(nn.Module):
         styles = w[:, None].expand(-1, self.style_count, -1) if w.dim() == 2 else w
         layers = [_with_style(layer, styles[:, i]) for i, layer in enumerate(self.layers)]
         to_rgb = [_with_style(rgb, styles[:, self.rgb_style(k)]) for k, rgb in enumerate(self.to_rgb)]
-        return self.draw(z_s, layers, to_rgb, noise, origin)
+        return self.draw(z_s, layers, to_rgb, noise, self.spans_from(Region.at(*origin, *z_s.shape[-2:])))
 
     def fold(self, w: Tensor, dtype: torch.dtype) -> FoldedTexture:
         """The synthesizer for one fixed style [D] (or [L + 1, D]), with plain convolution weights in `dtype`."""
@@ -226,21 +235,44 @@ class TextureSynthesizer(nn.Module):
         to_rgb = [rgb.fold(styles[self.rgb_style(k)], dtype) for k, rgb in enumerate(self.to_rgb)]
         return FoldedTexture(self, layers, to_rgb, dtype)
 
+    def spans_from(self, cells: Region) -> list[Span]:
+        """What each layer reads and gives where all is drawn that these cells can draw."""
+        spans = []
+        for layer in self.layers:
+            spans.append(Span(cells, cells.output(layer.rule)))
+            cells = spans[-1].gives
+        return spans
+
+    def spans_to(self, pixels: Region) -> list[Span]:
+        """What each layer reads and gives where no more is computed than a region of pixels needs.
+
+        Up-sampling gives up to one row and column too many. They are cut off before the next up-sampling: a cut copies
+        the feature, and there it is four times smaller.
+        """
+        needed = [pixels]
+        for layer in reversed(self.layers):
+            needed.append(needed[-1].input(layer.rule))
+        spans = []
+        for layer, reads in zip(self.layers, needed[:0:-1], strict=True):
+            reads = reads if layer.conv.upsample else spans[-1].gives
+            spans.append(Span(reads, reads.output(layer.rule)))
+        return spans
+
     def draw(
         self,
-        x: Tensor,  # [B, C, h, w]
+        x: Tensor,  # [B, C, h, w], what the first layer reads
         layers: Sequence[Callable[[Tensor, Tensor | None], Tensor]],  # (feature, noise) -> feature
         to_rgb: Sequence[Callable[[Tensor], Tensor]],  # feature -> colours
         noise: Noise | None,
-        origin: tuple[int, int],  # absolute row and column of the first latent cell
+        spans: Sequence[Span],  # of the layers
     ) -> Tensor:
         """The image that these layers, whose styles are settled, draw from a structure latent."""
-        region = Region.at(*origin, *x.shape[-2:])
-        image, drawn = None, region
-        for index, layer in enumerate(layers):
-            region = region.output(self.layers[index].rule)
+        image, drawn, region = None, None, spans[0].reads
+        for index, (layer, span) in enumerate(zip(layers, spans, strict=True)):
+            rows, cols = span.reads.slices_in(region)
+            region = span.gives
             field = noise and noise(index, region.rows.first, region.cols.first, *region.shape)
-            x = layer(x, field)
+            x = layer(x[..., rows, cols], field)
             if tuple(x.shape[-2:]) != region.shape:
                 raise ValueError(f"texture layer {index} gave {tuple(x.shape[-2:])}, geometry says {region.shape}")
             if index % 2 == 0:
@@ -252,6 +284,14 @@ class TextureSynthesizer(nn.Module):
                 rgb = rgb + upsample_bilinear(image)[..., rows, cols]
             image, drawn = rgb, region
         return image
+
+
+@dataclass(frozen=True)
+class Span:
+    """The features that a layer reads, and those that it gives."""
+
+    reads: Region
+    gives: Region
 
 
 def _with_style(module: nn.Module, style: Tensor) -> Callable[..., Tensor]:
@@ -267,10 +307,12 @@ class FoldedTexture:
     to_rgb: list[Callable[[Tensor], Tensor]]
     dtype: torch.dtype
 
-    def __call__(self, z_s: Tensor, noise: Noise | None, origin: tuple[int, int]) -> Tensor:
-        """As `TextureSynthesizer.forward`, all samples in the folded style."""
+    def __call__(self, z_s: Tensor, noise: Noise | None, pixels: Region) -> Tensor:
+        """A region of pixels [B, 3, H, W] in the folded style, from the cells [B, C, h, w] that it needs."""
         x = z_s.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        return self.synthesizer.draw(x, self.layers, self.to_rgb, noise, origin)
+        spans = self.synthesizer.spans_to(pixels)
+        rows, cols = pixels.slices_in(spans[-1].gives)
+        return self.synthesizer.draw(x, self.layers, self.to_rgb, noise, spans)[..., rows, cols]
 
 
 class Generator(nn.Module):

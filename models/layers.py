@@ -8,6 +8,7 @@ unit variance and scaled by `1 / sqrt(fan in)` at run time.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -31,12 +32,15 @@ def pixel_norm(z: Tensor) -> Tensor:
     return z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + EPSILON)
 
 
-def blur(x: Tensor) -> Tensor:
-    """Valid 3x3 blur with the kernel [1 2 1] x [1 2 1] / 4 of a factor-two up-sampling. [B, C, H, W] -> two less."""
+def blur(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Valid 3x3 blur with the kernel [1 2 1] x [1 2 1] / 4 of a factor-two up-sampling. [B, C, H, W] -> two less.
+
+    `bias` [C] is added to the result.
+    """
     taps = torch.tensor([0.5, 1.0, 0.5], dtype=x.dtype, device=x.device)
     channels = x.shape[1]
     # one depth-wise convolution: with channels_last three times as fast as sums of slices on CPUs
-    return F.conv2d(x, (taps[:, None] * taps).expand(channels, 1, 3, 3), groups=channels)
+    return F.conv2d(x, (taps[:, None] * taps).expand(channels, 1, 3, 3), bias, groups=channels)
 
 
 def upsample_bilinear(x: Tensor) -> Tensor:
@@ -91,16 +95,26 @@ class EqualizedConv2d(nn.Module):
         self.stride, self.dilation, self.padding = stride, dilation, padding
         self.activation = activation
 
+    def fold(self, dtype: torch.dtype | None = None, gain: float = 1.0) -> Callable[[Tensor], Tensor]:
+        """A function x -> gain * forward(x) whose weights are made once, in `dtype` (None: as they are stored)."""
+        # gains move through the leaky ReLU into weights and bias: one pass over the feature instead of three
+        gain = gain * (GAIN if self.activation else 1.0)
+        weight, bias = self.weight * (self.gain * gain), None if self.bias is None else self.bias * gain
+        if dtype is not None:
+            weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+            bias = None if bias is None else bias.to(dtype)
+        # oneDNN's strided 1x1 convolution of few channels writes beyond its gradient's end in channels_last
+        skip, stride = (self.stride, 1) if self.weight.shape[-1] == 1 else (1, self.stride)
+
+        def convolve(x: Tensor) -> Tensor:
+            x = x if skip == 1 else x[..., ::skip, ::skip]
+            x = F.conv2d(x, weight, bias, stride, self.padding, self.dilation)
+            return F.leaky_relu_(x, SLOPE) if self.activation else x
+
+        return convolve
+
     def forward(self, x: Tensor) -> Tensor:
-        # sqrt 2 moves through the leaky ReLU into weights and bias: one pass over the feature instead of three
-        gain = GAIN if self.activation else 1.0
-        bias = None if self.bias is None else self.bias * gain
-        stride = self.stride
-        if self.weight.shape[-1] == 1 and stride > 1:
-            # oneDNN's strided 1x1 convolution of few channels writes beyond its gradient's end in channels_last
-            x, stride = x[..., ::stride, ::stride], 1
-        x = F.conv2d(x, self.weight * (self.gain * gain), bias, stride, self.padding, self.dilation)
-        return F.leaky_relu_(x, SLOPE) if self.activation else x
+        return self.fold()(x)
 
 
 class ModulatedConv2d(nn.Module):
@@ -132,12 +146,12 @@ class ModulatedConv2d(nn.Module):
         energy = (self.weight * self.gain).square().sum(dim=(2, 3))  # [O, I]
         return torch.rsqrt(scale.square() @ energy.T + EPSILON)
 
-    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x [B, I, H, W] -> [B, O, H', W'] by a weight [O, I, K, K] in which the style is already."""
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x [B, I, H, W] -> [B, O, H', W'] by a weight [O, I, K, K] in which the style is already, and a bias [O]."""
         if not self.upsample:
-            return F.conv2d(x, weight)
+            return F.conv2d(x, weight, bias)
         # cropping by one is what padding=1 means for a transposed convolution
-        return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2, padding=1))
+        return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2, padding=1), bias)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """x [B, I, H, W], style [B, D] -> [B, O, H', W']."""
@@ -147,14 +161,17 @@ class ModulatedConv2d(nn.Module):
             x = x * self._demodulation(scale)[:, :, None, None].to(x.dtype)
         return x
 
-    def fold(self, style: Tensor, dtype: torch.dtype):
-        """A function x -> forward(x, style) for one fixed style [D], with plain weights in `dtype`."""
+    def fold(
+        self, style: Tensor, dtype: torch.dtype, bias: Tensor | None = None, gain: float = 1.0
+    ) -> Callable[[Tensor], Tensor]:
+        """A function x -> gain * (forward(x, style) + bias) for one fixed style [D], with plain weights in `dtype`."""
         scale = self.modulation(style[None])
-        weight = self.weight * self.gain * scale[:, :, None, None]
+        weight = self.weight * (self.gain * gain) * scale[:, :, None, None]
         if self.demodulate:
             weight = weight * self._demodulation(scale).T[:, :, None, None]
         weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
-        return lambda x: self.convolve(x, weight)
+        bias = None if bias is None else (bias * gain).to(dtype)
+        return lambda x: self.convolve(x, weight, bias)
 
 
 class ShiftedConv2d(EqualizedConv2d):
@@ -174,8 +191,9 @@ class RolledConv2d(ShiftedConv2d):
         super().__init__(inputs, outputs, stride, shift)
         self.rule = Window(0, shift, stride, padded=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (0, self.dilation, 0, self.dilation), mode="circular"))
+    def fold(self, dtype: torch.dtype | None = None, gain: float = 1.0) -> Callable[[Tensor], Tensor]:
+        convolve = super().fold(dtype, gain)
+        return lambda x: convolve(F.pad(x, (0, self.dilation, 0, self.dilation), mode="circular"))
 
 
 class ValidConv2d(EqualizedConv2d):

@@ -18,7 +18,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -192,11 +192,9 @@ class Canvas:
     def draw(self, synthesizer: Callable[..., Tensor], read: Callable[[Region], Tensor], edge: int) -> Tensor:
         """All pixels in blocks of `edge`; `read` gives structure latents, `synthesizer` draws them."""
         image = torch.full((1, 3, *self.pixels.shape), math.nan)
-        for region in blocks(self.pixels, edge):
-            cells = region.input(self.texture.rule)
-            drawn = synthesizer(read(cells), self.noise, (cells.rows.first, cells.cols.first))
-            inside = region.slices_in(cells.output(self.texture.rule))
-            image[(..., *region.slices_in(self.pixels))] = drawn[(..., *inside)]
+        for region in blocks(self.pixels, (edge, edge)):
+            drawn = synthesizer(read(region.input(self.texture.rule)), self.noise, region)
+            image[(..., *region.slices_in(self.pixels))] = drawn
         return image
 
 
@@ -289,10 +287,11 @@ def patch(case: Case, recorded: Recorded) -> Quantities:
         image = texture(z_s, styles[:, 0], canvas.noise)
     for name, (index,), theirs in recorded.matching(r"mid\.ts_conv_(\d+)"):
         yield name, given[index][: len(theirs)], theirs
-    folded = texture.fold(styles[0, 0], torch.float32)
+    folded, spans = texture.fold(styles[0, 0], torch.float32), texture.spans_from(Region.at(0, 0, *z_s.shape[-2:]))
     for name, (stage,), theirs in recorded.matching(r"mid\.rgb_(\d+)"):
-        short = replace(folded, layers=folded.layers[: 2 * (stage + 1)])
-        yield name, short(z_s[:1], _first(canvas.noise, 1), (0, 0)), theirs
+        layers = 2 * (stage + 1)
+        noise = _first(canvas.noise, 1)
+        yield name, texture.draw(z_s[:1], folded.layers[:layers], folded.to_rgb, noise, spans[:layers]), theirs
     yield "out.image_nomix", image, recorded["out.image_nomix"]
     for name, (inject,), theirs in recorded.matching(r"out\.image_inject(\d+)"):
         n = len(theirs)

@@ -5,11 +5,13 @@ Which pixels an edit may change is asked of geometry: those that a cell, or a va
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+from easydict import EasyDict
 from safetensors.torch import load_file
 
 import fuse
@@ -18,8 +20,10 @@ import inbetween
 import infer
 import outpaint
 import resample
+from inversion import outputs
+from inversion.outputs import Pixels
 from inversion.tool import Tool
-from models.geometry import Chain, Interval
+from models.geometry import Chain, Interval, Region
 from models.weights import export
 from tests.conftest import lines, write_inverter
 from tests.inversion.conftest import tiny_inverter
@@ -34,19 +38,17 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def keep_floats(monkeypatch):
     """Each picture also appears as NAME.npy, before it is rounded."""
-    draw_png = Tool.draw_png
+    draw_picture = Tool.draw_picture
 
     def draw_both(tool, scene, path):
-        draw_png(tool, scene, path)
-        values = np.full((*scene.size, 3), np.nan, np.float32)
+        draw_picture(tool, scene, path)
+        floats = replace(tool, options=EasyDict(tool.options, save_float=True))
+        region, plan = Region.at(0, 0, *scene.size), tool.plan(scene.size)
+        pixels = Pixels.open(region, None, plan.pixels, save_float=True)
+        floats.draw(scene, pixels, plan, lambda count: None)
+        np.save(path.with_suffix(".npy"), pixels.read(region))
 
-        def add(region, pixels):
-            values[region.rows.first : region.rows.last + 1, region.cols.first : region.cols.last + 1] = pixels
-
-        tool.draw(scene, add, lambda: None)
-        np.save(path.with_suffix(".npy"), values)
-
-    monkeypatch.setattr(Tool, "draw_png", draw_both)
+    monkeypatch.setattr(Tool, "draw_picture", draw_both)
 
 
 @pytest.fixture
@@ -422,6 +424,23 @@ def test_blocks_between_equal_the_whole(edit, photographs):
     assert_same_in_blocks(edit, inbetween.main, "a-b-seed-0", *sources, "inbetween.width=190", STEPS, "complete.fade=3")
 
 
+def test_large_canvases_are_drawn_on_disk(edit, photographs, monkeypatch):
+    """As those in memory, to the last bit; latents of either kind are taken, and nothing else stays."""
+    arguments = [STEPS, "outpaint.width=100", "infer.block=24"]
+    memory = edit(outpaint.main, "--input", photographs / "a.png", *arguments, output="memory")
+    monkeypatch.setattr(outputs, "RESUMABLE", 100)
+    disk = edit(outpaint.main, "--input", photographs / "a.png", *arguments, "infer.latents=zarr", output="disk")
+    stored = disk / "inversions" / "a.zarr"
+    again = edit(outpaint.main, "--input", stored, *arguments, "infer.format=tiff", output="again")
+    assert (png(memory / "a-seed-0.png") == png(disk / "a-seed-0.png")).all()
+    assert (png(memory / "a-seed-0.png") == png(again / "a-seed-0.tif")).all()
+    assert sorted(path.name for path in disk.iterdir()) == ["a-seed-0.npy", "a-seed-0.png", "inversions", "latents"]
+    assert [path.name for path in (disk / "latents").iterdir()] == ["a-seed-0.zarr"]
+    between = edit(inbetween.main, "--input", stored, photographs / "b.jpg", STEPS, output="between")
+    fused = edit(fuse.main, "--input", stored, f"fuse.styles=[own,{stored}]", output="fused")
+    assert pictures(between) == ["a-b-seed-0"] and pictures(fused) == ["a-fused"]
+
+
 def test_two_photographs_of_one_name(edit, photographs):
     (photographs / "more").mkdir()
     other = photographs / "more" / "a.png"
@@ -529,6 +548,10 @@ WRONG = [
     (*FUSE, ["--input", "{a}", "fuse.mask={tmp}/none.png"], "none.png"),
     (*FUSE, ["infer.region=0,0,8,8"], "only infer.py reads it"),
     (*FUSE, ["infer.save_float=true"], "only infer.py reads it"),
+    (*FUSE, ["infer.comparison=true"], "only infer.py reads it"),
+    (*FUSE, ["infer.latents=none"], "allowed: auto, safetensors, zarr"),
+    (*FUSE, ["infer.format=webp", "generate.width=16384"], "webp holds edges of at most 16383 pixels"),
+    (*OUTPAINT, ["--input", "{tmp}/none.zarr"], "none.zarr"),
     (*FUSE, ["--input", "{folder}", "--output", "{folder}"], "is the input folder"),
     (*FUSE, ["--input", "{folder}", "fuse.mask={tmp}/none.png"], "none.png"),
     (*FUSE, ["generate.panorama=true"], "generate.panorama"),

@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
+import zarr
 from safetensors.torch import load_file, save_file
 from skimage.metrics import peak_signal_noise_ratio
 
+import datasets.image
 import infer
 from inversion.inputs import unique_names
 from models.weights import export
@@ -92,7 +95,7 @@ def test_an_unfinished_result_does_not_appear(run, photographs, monkeypatch):
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr("inversion.outputs.compare", fail)
+    monkeypatch.setattr("inversion.outputs.error_times_four", fail)
     code, err, output = run("--input", photographs / "a.png")
     assert code == 1
     assert "out of memory" in lines(err)[0]
@@ -138,6 +141,89 @@ def test_a_region_is_that_of_the_whole(run, photographs, region, block):
     assert abs(drawn - pixels[top:bottom, left:right]).max() <= 1e-5
 
 
+@pytest.mark.parametrize("kind", ["png", "tiff", "jpeg", "webp"])
+def test_pictures_of_each_format(run, photographs, kind):
+    options = ["infer.save_float=true", f"infer.format={kind}"]
+    code, err, output = run("--input", photographs, *options)
+    assert code == 0, err
+    suffix = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp"}[kind]
+    pictures = sorted(path for name in ("comparison", "reconstruction") for path in (output / name).rglob("*.*"))
+    assert [path.suffix for path in pictures] == 6 * [suffix]
+    values = np.load(output / "float" / "a.npy")
+    picture = np.asarray(PIL.Image.open(output / "reconstruction" / f"a{suffix}")).astype(int)
+    error = abs(picture - np.clip(np.rint((values + 1) * 127.5), 0, 255))
+    assert error.max() <= (0 if kind != "jpeg" else 40) and PIL.Image.open(pictures[0]).size == (3 * 61, 37)
+
+
+@pytest.mark.parametrize(("wanted", "there"), [("true", True), ("false", False), ("auto", True)])
+def test_comparisons_are_written_where_they_are_wanted(run, photographs, wanted, there):
+    _, _, output = run("--input", photographs / "a.png", f"infer.comparison={wanted}")
+    assert (output / "comparison" / "a.png").exists() == there
+
+
+@pytest.mark.parametrize(("kind", "edge"), [("webp", 16_384), ("jpeg", 65_536)])
+def test_a_picture_that_a_format_does_not_hold(run, photographs, kind, edge):
+    """Only a comparison that nobody asked for is left out."""
+    PIL.Image.new("RGB", (edge // 2, 1)).save(photographs / "a.png")
+    PIL.Image.new("RGB", (edge, 1)).save(photographs / "tiny.png")
+    code, err, output = run("--input", photographs, f"infer.format={kind}")
+    assert code == 1 and len(lines(err)) == 1 and f"{kind} holds edges of at most {edge - 1} pixels" in lines(err)[0]
+    assert [path.stem for path in (output / "comparison").rglob("*.*")] == ["B"]
+    assert sorted(path.stem for path in (output / "reconstruction").rglob("*.*")) == ["B", "a"]
+    code, err, _ = run("--input", photographs / "a.png", f"infer.format={kind}", "infer.comparison=true")
+    assert code == 1 and f"1 x {edge // 2 * 3}" in lines(err)[0]
+
+
+def test_an_image_read_by_window_is_as_any_other(run, photographs, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save(photographs / "plain.png")
+    tifffile.imwrite(photographs / "tiled.tif", pixels, tile=(32, 16), photometric="rgb", compression="adobe_deflate")
+    monkeypatch.setattr(datasets.image, "WINDOWED", 1000)
+    _, _, plain = run("--input", photographs / "plain.png", "infer.block=32", output="plain")
+    code, err, tiled = run("--input", photographs / "tiled.tif", "infer.block=32", output="tiled")
+    assert code == 0, err
+    assert not (tiled / "comparison").exists()
+    picture = np.asarray(PIL.Image.open(tiled / "reconstruction" / "tiled.tif"))
+    assert (picture == np.asarray(PIL.Image.open(plain / "reconstruction" / "plain.png"))).all()
+    latents = [(folder / "latents" / f"{folder.name}.safetensors").read_bytes() for folder in (plain, tiled)]
+    assert latents[0] == latents[1]
+    rows = [(folder / "metrics.csv").read_text().splitlines()[1].split(",")[3:5] for folder in (plain, tiled)]
+    assert rows[0] == rows[1]
+    code, err, again = run("--input", tiled / "reconstruction" / "tiled.tif", output="again")  # our own is read so too
+    assert code == 0 and not (again / "comparison").exists()
+
+
+def test_latents_in_files_and_folders(run, photographs):
+    options = ["infer.block=16", "infer.dtype=float32", "infer.noise=field", "infer.save_float=true"]
+    found = {}
+    for kind in ("safetensors", "zarr", "none"):
+        _, _, found[kind] = run("--input", photographs, *options, f"infer.latents={kind}", output=kind)
+        assert not list(found[kind].rglob(".*"))
+    assert not (found["none"] / "latents").exists()
+    assert [path.suffix for path in sorted((found["zarr"] / "latents").iterdir())] == [".zarr", "", ".zarr"]
+    for name in ("a", "more/B", "tiny"):
+        structure = zarr.open_group(found["zarr"] / f"latents/{name}.zarr", mode="r")["structure"][:]
+        file = load_file(found["safetensors"] / f"latents/{name}.safetensors")
+        assert (structure == file["structure"].numpy()).all()
+    for kind in ("safetensors", "zarr"):
+        code, err, again = run("--latents", found[kind] / "latents", *options, output=f"{kind}-again")
+        assert code == 0, err
+        for name in ("a", "more/B", "tiny"):
+            values = [np.load(folder / f"float/{name}.npy") for folder in (again, found["none"])]
+            assert (values[0] == values[1]).all()
+    one = run("--latents", found["zarr"] / "latents" / "a.zarr", *options, "infer.region=9,8,25,40", output="one")[2]
+    region = np.load(one / "float" / "a-9-8-25-40.npy")
+    assert abs(region - np.load(found["none"] / "float" / "a.npy")[9:25, 8:40]).max() <= 1e-5
+
+
+def test_a_damaged_latent_folder_is_one_line(run, photographs):
+    _, _, output = run("--input", photographs, "infer.latents=zarr")
+    (output / "latents" / "a.zarr" / "structure" / "c" / "0" / "0" / "0").unlink()
+    code, err, again = run("--latents", output / "latents", output="again")
+    assert code == 1 and len(lines(err)) == 1 and "a.zarr: not a whole latent folder" in lines(err)[0]
+    assert json.loads((again / "summary.json").read_text())["images"] == 2
+
+
 def test_names_are_unique_whatever_the_files_are_called():
     files = [Path("in", name) for name in ("x.jpg", "x.png", "x.jpg.png", "y.png", "z/x.jpg")]
     names = unique_names(files, Path("in"))
@@ -168,13 +254,15 @@ def test_termination_leaves_nothing_half_written(photographs, checkpoint, tmp_pa
     PIL.Image.fromarray(large).save(photographs / "large.png")
     command = [sys.executable, infer.__file__, "--input", photographs / "large.png", "--output", tmp_path / "output"]
     command += ["--checkpoint", checkpoint, "infer.block=8"]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
-    while not list((tmp_path / "output").rglob(".tmp*")):
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while not list((tmp_path / "output").rglob("latents.safetensors")):
         assert process.poll() is None
         time.sleep(0.05)
     process.terminate()
-    assert process.wait(timeout=20) == 143
+    assert "the same command goes on" in process.communicate(timeout=20)[0]
+    assert process.returncode == 143
     assert not list((tmp_path / "output").rglob(".tmp*"))
+    assert {path.name for path in (tmp_path / "output").iterdir()} == {"metrics.csv", "summary.json", ".unfinished"}
     assert json.loads((tmp_path / "output" / "summary.json").read_text())["images"] == 0
 
 
@@ -218,6 +306,11 @@ def test_bad_images_are_named_and_the_others_are_done(run, photographs):
         (["--input", "{images}", "infer.block=0"], "infer.block"),
         (["--input", "{images}", "infer.blok=8"], "infer.block"),
         (["--input", "{images}", "infer.seed=x"], "infer.seed"),
+        (["--input", "{images}", "infer.format=gif"], "infer.format"),
+        (["--input", "{images}", "infer.comparison=maybe"], "auto | true | false"),
+        (["--input", "{images}", "infer.latents=npy"], "infer.latents"),
+        (["--input", "{tmp}/none.zarr"], "latents are given as --latents"),
+        (["--latents", "{tmp}/none.zarr"], "no such file or folder"),
         (["--input", "{images}", "infer.region=0,0,8,8"], "give --latents"),
         (["--latents", "{images}", "infer.region=0,0,8"], "four whole numbers"),
         (["--latents", "{images}", "infer.region=[0,8,8,8]"], "four whole numbers"),

@@ -1,4 +1,4 @@
-"""Data-parallel training: the processes that torchrun starts, and what they tell each other.
+"""The processes that torchrun starts, and what they tell each other.
 
 Gradients are averaged explicitly after each backward pass instead of through DistributedDataParallel: the lazy
 regularisers differentiate twice and touch other parameters than the main losses, which its reducer does not allow for.
@@ -7,9 +7,12 @@ regularisers differentiate twice and touch other parameters than the main losses
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +21,15 @@ from torch import Tensor, nn
 from utils.errors import UserError
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets beside WORLD_SIZE
+Item = TypeVar("Item")
+
+POLL = 0.01  # seconds between looks at whether all have come
+
+
+class LostWorker(UserError):
+    """Another process of the run has ended before its time."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,27 @@ class World:
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return tuple(map(bool, values.tolist()))
 
+    def agree(self, flag: bool = False) -> bool:
+        """Return when all processes are here: whether the flag is set in any. Signals are heard while waiting.
+
+        LostWorker where a process has gone. The processes speak gloo.
+        """
+        if self.size == 1:
+            return flag
+        value = torch.tensor([flag], dtype=torch.uint8)
+        try:
+            work = dist.all_reduce(value, op=dist.ReduceOp.MAX, async_op=True)
+            while not work.is_completed():
+                time.sleep(POLL)
+            work.wait()
+        except RuntimeError as error:
+            raise LostWorker("another worker was lost; start again to go on") from error
+        return bool(value)
+
+    def share(self, items: Iterable[Item]) -> Iterator[Item]:
+        """This process's part of what all processes count in the same order."""
+        return islice(items, self.rank, None, self.size)
+
     def gather(self, values: Tensor) -> Tensor:
         """The samples [B, ...] of all processes, in order of rank, with gradients to each."""
         if self.size == 1:
@@ -65,22 +98,27 @@ class World:
             dist.barrier()
 
 
-def start(device: torch.device, timeout_minutes: float) -> tuple[World, torch.device]:
+ALONE = World()
+
+
+def start(device: torch.device, timeout_minutes: float, gloo: bool = False) -> tuple[World, torch.device]:
     """Join the processes of torchrun, if it started this one; the world and the device of this process.
 
+    They speak NCCL on GPUs, unless `gloo` is asked for: it is for those that exchange no tensors of the GPU.
     Raises UserError where the launcher's variables are incomplete, a GPU is missing, or the processes do not meet.
     """
     if "WORLD_SIZE" not in os.environ:
-        return World(), device
+        return ALONE, device
     missing = [name for name in LAUNCHER if name not in os.environ]
     if missing:
         raise UserError(f"WORLD_SIZE is set, but not {', '.join(missing)}: start with torchrun, or unset WORLD_SIZE")
     backend, gpu = "gloo", None
     if device.type == "cuda":
-        backend, gpu = "nccl", _gpu(int(os.environ["LOCAL_RANK"]))
+        backend, gpu = "gloo" if gloo else "nccl", _gpu(int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(gpu)
+    bound = gpu if backend == "nccl" else None
     try:
-        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes), device_id=gpu)
+        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes), device_id=bound)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise UserError(f"cannot join the other processes at {where}: {str(error).splitlines()[0]}") from error

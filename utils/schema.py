@@ -69,6 +69,16 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class AutoFlag:
+    """auto, true or false."""
+
+    allowed = "auto | true | false"
+
+    def parse(self, value: Any) -> bool | str:
+        return value if type(value) is str and value == "auto" else Flag().parse(value)
+
+
+@dataclass(frozen=True)
 class Choice:
     """One of several words."""
 
@@ -278,6 +288,9 @@ INFER = {
     "noise": Optional(NOISE),
     "seed": Optional(SEED),
     "region": Optional(Rectangle()),
+    "format": Choice(("auto", "png", "tiff", "jpeg", "webp")),
+    "comparison": AutoFlag(),
+    "latents": Choice(("auto", "safetensors", "zarr", "none")),
     "save_float": Flag(),
     "max_pixels": Integer(1),
 }

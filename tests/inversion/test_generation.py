@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inversion.blocks import blocks
 from inversion.generation import GeneratedStructure, LocalField, generated_style
 from inversion.grain import field, noise_of
 from inversion.passes import Decoder
@@ -45,7 +46,7 @@ def panorama(generator, height, width, seed, noise=True):
 def draw(generator, scene, pixels, edge=10**6):
     """A region of pixels [h, w, 3], each drawn once."""
     image = np.full((*pixels.shape, 3), np.nan, np.float32)
-    for region, values in decoder_of(generator).decode(scene, pixels, edge):
+    for region, values in decoder_of(generator).decode(scene, blocks(pixels, (edge, edge)), eight_bit=False):
         image[region.slices_in(pixels)] = values
     return image
 

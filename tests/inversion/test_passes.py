@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.image import Image
+from inversion.blocks import blocks, pixels_per_cell
 from inversion.generation import GeneratedStructure, LocalField, generated_style
 from inversion.passes import Decoder, Encoder
 from inversion.scenes import Scene
@@ -17,6 +18,7 @@ from models.geometry import Interval, Region
 from models.noise import NoiseField
 from models.weights import SHIPPED
 from utils.config import load_config
+from utils.errors import UserError
 
 TOLERANCE = 1e-5
 CPU = torch.device("cpu")
@@ -44,7 +46,9 @@ def assemble(region, blocks, channels, last):
 def encode(inverter, image, edge):
     encoder, cells = Encoder(inverter, CPU, torch.float32), Decoder(inverter.generator, CPU, torch.float32).cells
     region = cells(image.height, image.width)
-    return region, assemble(region, encoder.encode(image, region, edge), inverter.model["local_dim"], last=False)
+    cells_per_edge = max(edge // pixels_per_cell(inverter.generator.texture), 1)
+    parts = encoder.encode(image, blocks(region, (cells_per_edge, cells_per_edge)))
+    return region, assemble(region, parts, inverter.model["local_dim"], last=False)
 
 
 def scene_of(inverter, cells, z_s, size, seed):
@@ -53,13 +57,17 @@ def scene_of(inverter, cells, z_s, size, seed):
         return torch.from_numpy(z_s[:, rows, cols])
 
     z_g = torch.linspace(-1, 1, inverter.model["global_dim"])
-    return Scene(size, read, z_g, None if seed is None else NoiseField(seed))
+    return Scene(size, read, z_g, None if seed is None else NoiseField(seed), stored=bool(cells.rows.first % 2))
+
+
+def draw(decoder, scene, pixels, edge, batch=1):
+    return decoder.decode(scene, blocks(pixels, (edge, edge)), batch, eight_bit=False)
 
 
 def decode(inverter, cells, z_s, pixels, edge, seed):
     decoder = Decoder(inverter.generator, CPU, torch.float32)
     scene = scene_of(inverter, cells, z_s, pixels.shape, seed)
-    return assemble(pixels, decoder.decode(scene, pixels, edge), 3, last=True)
+    return assemble(pixels, draw(decoder, scene, pixels, edge), 3, last=True)
 
 
 @pytest.mark.parametrize("stages", [3, 4, 5])
@@ -75,8 +83,8 @@ def test_blocks_equal_the_whole(inverters, stages, convolution, data):
     inverter, image = inverters(stages, convolution), picture(height, width)
 
     cells, whole = encode(inverter, image, max(height, width))
-    blocks = encode(inverter, image, edge)[1]
-    assert abs(blocks - whole).max() <= TOLERANCE
+    parts = encode(inverter, image, edge)[1]
+    assert abs(parts - whole).max() <= TOLERANCE
 
     everything = Region.at(0, 0, height, width)
     drawn = decode(inverter, cells, whole, everything, max(height, width), seed)
@@ -99,10 +107,10 @@ def test_padded_convolutions_show_seams(inverters, stages, convolution, data):
     edge = data.draw(st.integers(2**stages, 90), "edge")
     inverter, image = inverters(stages, convolution), picture(height, width)
     cells, whole = encode(inverter, image, max(height, width) + 2 * edge)
-    blocks = encode(inverter, image, edge)[1]
-    assert abs(blocks - whole).max() > 0.01
+    parts = encode(inverter, image, edge)[1]
+    assert abs(parts - whole).max() > 0.01
     everything = Region.at(0, 0, height, width)
-    drawn = [decode(inverter, cells, z_s, everything, max(height, width), None) for z_s in (whole, blocks)]
+    drawn = [decode(inverter, cells, z_s, everything, max(height, width), None) for z_s in (whole, parts)]
     assert abs(drawn[1] - drawn[0]).max() > 1e-3
 
 
@@ -130,8 +138,8 @@ def test_bfloat16_is_close_to_float32(inverters):
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         cells = Decoder(inverter.generator, CPU, dtype).cells(90, 70)
-        z_s = assemble(cells, Encoder(inverter, CPU, dtype).encode(image, cells, 64), 5, last=False)
-        results.append(z_s)
+        parts = Encoder(inverter, CPU, dtype).encode(image, blocks(cells, (8, 8)))
+        results.append(assemble(cells, parts, 5, last=False))
     assert 0 < abs(results[0] - results[1]).max() < 0.1
 
 
@@ -143,10 +151,10 @@ def test_generated_blocks_equal_the_whole(inverters, height, width, edge, seed):
     local, style = LocalField(generator.structure.local_dim, seed, CPU), generated_style(generator, seed)
     latents = GeneratedStructure(generator, decoder.cells(height, width), local, style)
     scene, region = Scene((height, width), latents.read, style, NoiseField(seed)), Region.at(0, 0, height, width)
-    whole, blocks = (
-        assemble(region, decoder.decode(scene, region, size), 3, last=True) for size in (max(height, width), edge)
+    whole, parts = (
+        assemble(region, draw(decoder, scene, region, size), 3, last=True) for size in (max(height, width), edge)
     )
-    assert abs(blocks - whole).max() <= TOLERANCE
+    assert abs(parts - whole).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("stages", [3, 4, 5])
@@ -165,7 +173,7 @@ def test_several_blocks_at_once_equal_one_after_the_other(inverters, stages, dat
     top, left = data.draw(st.integers(0, height - 1), "top"), data.draw(st.integers(0, width - 1), "left")
     window = data.draw(st.sampled_from([image, Region(Interval(top, height - 1), Interval(left, width - 1))]), "window")
     scene = scene_of(inverter, cells, z_s, image.shape, seed)
-    one, several = (list(decoder.decode(scene, window, edge, size)) for size in (1, batch))
+    one, several = (list(draw(decoder, scene, window, edge, size)) for size in (1, batch))
     assert [region for region, _ in one] == [region for region, _ in several]
     for (_, alone), (_, together) in zip(one, several, strict=True):
         assert alone.shape == together.shape and abs(alone - together).max() <= TOLERANCE
@@ -174,11 +182,11 @@ def test_several_blocks_at_once_equal_one_after_the_other(inverters, stages, dat
 def test_blocks_of_one_shape_are_drawn_at_once(inverters, monkeypatch):
     inverter = inverters()
     decoder, drawn = Decoder(inverter.generator, CPU, torch.float32), []
-    draw = TextureSynthesizer.draw
-    monkeypatch.setattr(TextureSynthesizer, "draw", lambda *inputs: drawn.append(len(inputs[1])) or draw(*inputs))
+    original = TextureSynthesizer.draw
+    monkeypatch.setattr(TextureSynthesizer, "draw", lambda *inputs: drawn.append(len(inputs[1])) or original(*inputs))
     cells = decoder.cells(32, 176)
     scene = scene_of(inverter, cells, np.zeros((5, *cells.shape), np.float32), (32, 176), 0)
-    assert len(list(decoder.decode(scene, Region.at(0, 0, 32, 176), 32, 3))) == 6
+    assert len(list(draw(decoder, scene, Region.at(0, 0, 32, 176), 32, 3))) == 6
     assert drawn == [3, 2, 1]  # five whole blocks and a narrower one
 
 
@@ -195,8 +203,29 @@ def test_the_shipped_generator_draws_blocks_as_the_whole():
     size, style = (200, 300), generated_style(tool.generator, 6)
     structure = GeneratedStructure(tool.generator, tool.decoder.cells(*size), LocalField(128, 6, CPU), style)
     region = Region.at(0, 0, *size)
-    whole, blocks = (
-        assemble(region, tool.decoder.decode(Scene(size, structure.read, style, NoiseField(6)), region, edge), 3, True)
-        for edge in (300, 57)
-    )
-    assert abs(blocks - whole).max() <= TOLERANCE
+    scene = Scene(size, structure.read, style, NoiseField(6))
+    whole, parts = (assemble(region, draw(tool.decoder, scene, region, edge), 3, True) for edge in (300, 57))
+    assert abs(parts - whole).max() <= TOLERANCE
+
+
+def test_pixels_of_eight_bits_are_rounded_and_clipped(inverters):
+    inverter = inverters()
+    decoder, pixels = Decoder(inverter.generator, CPU, torch.float32), Region.at(0, 0, 40, 30)
+    cells = decoder.cells(40, 30)
+    z_s = 3 * np.random.default_rng(0).normal(size=(5, *cells.shape)).astype(np.float32)
+    scene = scene_of(inverter, cells, z_s, (40, 30), 1)
+    ((_, exact),), ((_, rounded),) = (list(decoder.decode(scene, [pixels], eight_bit=flag)) for flag in (False, True))
+    assert exact.min() < -1 and exact.max() > 1
+    assert (rounded == np.clip(np.rint((exact + 1) * 127.5), 0, 255)).all() and rounded.dtype == np.uint8
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_an_error_of_reading_comes_out(inverters, stored):
+    decoder = Decoder(inverters().generator, CPU, torch.float32)
+
+    def read(region):
+        raise UserError("no such latents")
+
+    scene = Scene((40, 30), read, torch.zeros(6), None, stored)
+    with pytest.raises(UserError, match="no such latents"):
+        list(draw(decoder, scene, Region.at(0, 0, 40, 30), 16))

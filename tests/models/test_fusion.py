@@ -169,12 +169,18 @@ def test_a_style_that_is_absent_counts_for_nothing(upsample):
 def test_bfloat16_is_close_to_float32(exact):
     texture, z_s, w = texture_synthesizer(3), normal(1, 5, 7, 8), normal(2, 6)
     one, other = (
-        fuse_texture(texture, w, soft(2), dtype, exact)(z_s, None, (0, 0)) for dtype in (torch.float32, torch.bfloat16)
+        fuse_texture(texture, w, soft(2), dtype, exact)(z_s, None, drawn_from(texture, z_s, (0, 0)))
+        for dtype in (torch.float32, torch.bfloat16)
     )
     assert other.dtype == torch.float32 and 0 < (one - other).abs().max() < 0.1
 
 
 # Whole networks
+
+
+def drawn_from(texture, z_s, origin):
+    """The pixels that structure latents draw whose first cell is at an origin."""
+    return Region.at(*origin, *z_s.shape[-2:]).output(texture.rule)
 
 
 def texture_literally(texture, w, weights, literally, z_s, noise, origin):
@@ -208,7 +214,7 @@ def texture_literally(texture, w, weights, literally, z_s, noise, origin):
 def test_a_texture_equals_its_formula(exact, literally, per_layer, origin):
     texture, z_s, noise = texture_synthesizer(3), normal(1, 5, 5, 6), NoiseField(4)
     w, weights = styles_of(texture, 3, per_layer), soft(3)
-    image = fuse_texture(texture, w, weights, torch.float32, exact)(z_s, noise, origin)
+    image = fuse_texture(texture, w, weights, torch.float32, exact)(z_s, noise, drawn_from(texture, z_s, origin))
     expected, region = texture_literally(texture, w, weights, literally, z_s, noise, origin)
     assert image.shape[-2:] == region.shape and close(image, expected)
 
@@ -239,7 +245,8 @@ shares = parts.map(lambda parts: [part / sum(parts) for part in parts])
 def test_weights_that_are_constant_give_the_ordinary_image(exact, stages, shares, per_layer, top):
     texture, noise, origin = texture_synthesizer(stages), NoiseField(1), (top, 3)
     w, z_s = styles_of(texture, len(shares), per_layer), normal(2, 5, 6, 7)
-    fused = fuse_texture(texture, w, constant(shares), torch.float32, exact)(z_s, noise, origin)
+    pixels = drawn_from(texture, z_s, origin)
+    fused = fuse_texture(texture, w, constant(shares), torch.float32, exact)(z_s, noise, pixels)
     mean = torch.einsum("n,n...->...", torch.tensor(shares), w).expand(2, *w.shape[1:])
     assert close(fused, texture(z_s, mean, noise, origin))
 
@@ -261,7 +268,7 @@ def test_weights_that_are_constant_give_the_ordinary_structure(exact, shares, la
 def test_pixels_that_read_one_style_are_those_of_the_ordinary_image(exact, stages, boundary, left, per_layer):
     texture, noise, z_s = texture_synthesizer(stages), NoiseField(2), normal(1, 5, 6, 14)
     w, cells = styles_of(texture, 2, per_layer), Region.at(0, left, 6, 14)
-    fused = fuse_texture(texture, w, split(boundary), torch.float32, exact)(z_s, noise, (0, left))
+    fused = fuse_texture(texture, w, split(boundary), torch.float32, exact)(z_s, noise, cells.output(texture.rule))
     pixels, cell = cells.output(texture.rule).cols, 2**stages
     read = [texture.rule.input(Interval(col, col)) for col in range(pixels.first, pixels.last + 1)]
     sides = [
@@ -312,15 +319,13 @@ def test_blocks_of_a_texture_equal_the_whole(stages, exact, data):
     count, weights = any_weights(data, drawn)
     w = styles_of(texture, count, data.draw(st.booleans(), "per layer"))
     synthesize = fuse_texture(texture, w, weights, torch.float32, exact)
-    whole = synthesize(z_s, noise, (top, left))
+    whole = synthesize(z_s, noise, drawn)
     assert whole.shape == (1, 3, *drawn.shape)
     edges = [data.draw(st.integers(1 + size // 3, size + 1), "edge") for size in drawn.shape]
     for rows in partition(drawn.rows, edges[0]):
         for cols in partition(drawn.cols, edges[1]):
             block = Region(rows, cols)
-            needed = block.input(texture.rule)
-            part = synthesize(z_s[(..., *needed.slices_in(held))], noise, (needed.rows.first, needed.cols.first))
-            part = part[(..., *block.slices_in(needed.output(texture.rule)))]
+            part = synthesize(z_s[(..., *block.input(texture.rule).slices_in(held))], noise, block)
             assert (part - whole[(..., *block.slices_in(drawn))]).abs().max() <= TOLERANCE
 
 

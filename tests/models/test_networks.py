@@ -236,7 +236,8 @@ def test_a_folded_style_draws_the_same(per_layer):
     network, z_s = texture_synthesizer(4), normal(2, 5, 6, 7)
     w = normal(network.style_count, 6) if per_layer else normal(6)
     styles = w.expand(2, -1, -1) if per_layer else w.expand(2, -1)
-    folded = network.fold(w, torch.float32)(z_s, NoiseField(4), (-3, 8))
+    pixels = Region.at(-3, 8, 6, 7).output(network.rule)
+    folded = network.fold(w, torch.float32)(z_s, NoiseField(4), pixels)
     assert torch.allclose(folded, network(z_s, styles, NoiseField(4), (-3, 8)), atol=TOLERANCE, rtol=TOLERANCE)
 
 

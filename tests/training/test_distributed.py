@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from utils import distributed
-from utils.distributed import World
+from utils.distributed import LostWorker, World
 from utils.errors import UserError
 
 LAUNCHER = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
@@ -51,17 +51,20 @@ def test_processes_that_cannot_meet(launcher):
     assert len(str(error.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(("device", "given"), [(CPU, None), (CUDA, torch.device("cuda:0"))])
-def test_only_a_gpu_is_given_to_the_group(launcher, monkeypatch, device, given):
+@pytest.mark.parametrize(
+    ("device", "gloo", "backend", "given"),
+    [(CPU, False, "gloo", None), (CUDA, False, "nccl", torch.device("cuda:0")), (CUDA, True, "gloo", None)],
+)
+def test_only_nccl_is_given_a_gpu(launcher, monkeypatch, device, gloo, backend, given):
     launcher()
     joined = {}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend, **options: joined.update(options))
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda name, **more: joined.update(more, name=name))
     monkeypatch.setattr(distributed.dist, "get_rank", lambda: 0)
     monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 1)
-    assert distributed.start(device, 1)[1] == (given or CPU)
-    assert joined["device_id"] == given
+    assert distributed.start(device, 1, gloo)[1] == (CPU if device == CPU else torch.device("cuda:0"))
+    assert (joined["name"], joined["device_id"]) == (backend, given)
 
 
 def test_one_reduction_serves_all_flags(monkeypatch):
@@ -71,3 +74,37 @@ def test_one_reduction_serves_all_flags(monkeypatch):
     assert World(0, 2).any(True, False) == (True, False)
     assert len(reductions) == 1
     assert World().any(False, True) == (False, True)
+
+
+def test_shares_are_all_there_is():
+    shares = [list(World(rank, 3).share(iter(range(8)))) for rank in range(3)]
+    assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]] and list(World().share("ab")) == ["a", "b"]
+
+
+class Going:
+    """A reduction that is not done when it is first looked at."""
+
+    def __init__(self, error=None):
+        self.looks, self.error = 0, error
+
+    def is_completed(self):
+        self.looks += 1
+        return self.looks > 2
+
+    def wait(self):
+        if self.error:
+            raise self.error
+
+
+def test_agreeing(monkeypatch):
+    work = Going()
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda value, op, async_op: value.fill_(1) is None or work)
+    assert World(0, 2).agree(False) is True and work.looks == 3
+    assert World().agree(True) is True and World().agree() is False
+
+
+def test_a_process_that_has_gone(monkeypatch):
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda *_, **__: Going(RuntimeError("Connection closed")))
+    with pytest.raises(LostWorker, match="^another worker was lost; start again to go on$") as error:
+        World(0, 2).agree()
+    assert error.value.exit_code == 1

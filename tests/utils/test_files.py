@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
 from utils import files
 from utils.errors import UserError
-from utils.files import atomic_path, free_space, remove_stale
+from utils.files import atomic_folder, atomic_path, free_space, remove_all_stale, remove_stale, scratch_folder
 from utils.log import say
 
 
@@ -74,6 +75,55 @@ def test_only_abandoned_temporaries_are_removed(tmp_path):
     removed = {path.name for path in remove_stale(tmp_path)}
     assert removed == {names["dead"], names["own"], names["ancient"]}
     assert remove_stale(tmp_path) == [] == remove_stale(tmp_path / "missing")
+
+
+def test_folders_are_cleared_away_too(tmp_path):
+    name = f".tmp-{os.getpid()}-0123abcd.zarr"
+    for folder in (tmp_path, tmp_path / "deep" / "er"):
+        (folder / name / "inner").mkdir(parents=True)
+        (folder / name / "inner" / "file").write_text("x")
+    remove_all_stale(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["deep", "er"]
+
+
+@pytest.mark.parametrize("old", ["folder", "file", "nothing"])
+def test_a_folder_takes_the_place_of_what_was_there(tmp_path, old):
+    target = tmp_path / "new" / "a.zarr"
+    if old != "nothing":
+        target.parent.mkdir()
+        target.mkdir() if old == "folder" else target.write_text("old")
+    with atomic_folder(target) as temporary:
+        assert temporary.parent == target.parent and temporary.suffix == ".zarr" and not temporary.exists()
+        temporary.mkdir(parents=True)
+        (temporary / "file").write_text("x")
+    assert list(target.iterdir()) == [target / "file"] and list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), UserError("x"), OSError(28, "No space left")])
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path, error):
+    target = tmp_path / "a"
+    target.mkdir()
+    expected = UserError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected), atomic_folder(target) as temporary:
+        temporary.mkdir()
+        raise error
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_a_scratch_folder_goes_whatever_happens(tmp_path, error):
+    with pytest.raises(error) if error else nullcontext(), scratch_folder(tmp_path / "a.png") as folder:
+        (folder / "inner").mkdir(parents=True)
+        if error:
+            raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_sync_no_disk_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_sync", None)
+    with atomic_path(tmp_path / "a", sync=False) as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "a").read_text() == "x"
 
 
 def test_free_space_of_a_place_that_does_not_exist_yet(tmp_path):

@@ -1,0 +1,55 @@
+"""The model of what a block costs, against what the networks really compute and keep."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from inversion.blocks import blocks
+from inversion.cost import Cost, area, decode_cost, encode_cost
+from models.geometry import Region
+
+places = st.builds(Region.at, st.integers(-40, 40), st.integers(-40, 40), st.integers(1, 90), st.integers(1, 90))
+
+
+@pytest.mark.parametrize("stages", [3, 4, 5])
+@given(pixels=places)
+def test_multiply_adds_of_drawing_are_those_of_pytorch(inverters, stages, pixels):
+    texture = inverters(stages).generator.texture
+    with torch.inference_mode():
+        synthesize = texture.fold(torch.zeros(6), torch.float32)
+        z_s = torch.zeros(1, 5, *pixels.input(texture.rule).shape)
+        with FlopCounterMode(display=False) as counter:
+            image = synthesize(z_s, None, pixels)
+    assert image.shape[-2:] == pixels.shape
+    assert decode_cost(texture, pixels, torch.float32).macs * 2 == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("convolution", ["shifted", "valid"])
+@given(cells=st.builds(Region.at, st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 12), st.integers(1, 12)))
+def test_multiply_adds_of_encoding_are_those_of_pytorch(inverters, convolution, cells):
+    encoder = inverters(3, convolution).encoder
+    image = torch.zeros(1, 3, *cells.input(encoder.rule).shape)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        z_s = encoder(image)
+    assert z_s.shape[-2:] == cells.shape
+    assert encode_cost(encoder, cells, torch.float32).macs * 2 == counter.get_total_flops()
+
+
+@given(pixels=places, edge=st.integers(8, 60))
+def test_blocks_cost_no_less_than_the_whole_and_each_less_memory(inverters, pixels, edge):
+    texture = inverters().generator.texture
+    whole = decode_cost(texture, pixels, torch.float32)
+    parts = Cost.of(decode_cost(texture, block, torch.float32) for block in blocks(pixels, (edge, edge)))
+    assert parts.macs >= whole.macs and parts.bytes <= whole.bytes
+
+
+def test_half_the_bytes_of_a_value_are_half_the_memory_of_features(inverters):
+    texture, pixels = inverters().generator.texture, Region.at(0, 0, 64, 64)
+    one, half = (decode_cost(texture, pixels, dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert one.macs == half.macs and half.bytes < one.bytes < 2 * half.bytes
+
+
+def test_positions_of_a_region():
+    assert area(Region.at(-3, 5, 7, 9)) == 63
