@@ -22,6 +22,13 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
 def invert(images: Path, checkpoint: Path, overrides: list[str]) -> list[dict[str, str]]:
     """Invert an image or a folder of them; the rows of metrics.csv. UserError where one of them failed."""
     with tempfile.TemporaryDirectory() as folder:

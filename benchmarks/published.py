@@ -1,0 +1,243 @@
+"""The published algorithm of Patch Inverter, as a yardstick: overlapping windows, each inverted on its own.
+
+From the published description: windows of 161 px at a step of 48 px, one at a time, in float32; of each the encoder
+makes 11 x 11 latent cells, from which 101 px are drawn that replace the last ones of the window; the last write wins.
+The image is reflected around its border. A shifted convolution is a concatenation of the feature and three rolled
+copies of it, which wrap around at the border of the window, and a 1x1 convolution. The texture synthesizer modulates
+and demodulates its weights at every call, upsamples by a transposed convolution, a cut and a blur, and adds noise and
+bias in steps of their own before the leaky ReLU and its gain. Features are contiguous, channels first.
+
+Ours: the networks and their weights, so that both draw from the same (the 1x1 convolution of the concatenation has the
+weights of our 2x2 one). The encoder's projections are therefore ours too; where a window has too few features for
+them, the last one is repeated. Other architectures than four stages keep 11 cells and a step of three.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datasets.image import Image
+from inversion.blocks import pixels_per_cell
+from inversion.cost import decode_cost
+from models.encoder import EncoderLayer
+from models.geometry import Interval, Region
+from models.layers import EPSILON, EqualizedConv2d, ModulatedConv2d, ShiftedConv2d, activate, blur, upsample_bilinear
+from models.weights import Inverter
+from utils.errors import UserError
+
+CELLS = 11  # latent cells along the edge of a window
+STEP = 3  # cells between windows
+SHIFTS = ((0, 0), (1, 1), (1, 0), (0, 1))  # (down, right), in the order of the concatenation
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows along one axis of an image. All lengths in pixels; positions in the reflected image."""
+
+    length: int  # of the image
+    cell: int  # that a latent cell stands for
+    drawn: int  # that a window draws
+
+    @property
+    def size(self) -> int:
+        """What the encoder sees of a window."""
+        return self.cell * (CELLS - 1) + 1
+
+    @property
+    def context(self) -> int:
+        """What it sees before that which is drawn."""
+        return self.size - self.drawn
+
+    @property
+    def step(self) -> int:
+        """From one window to the next."""
+        return STEP * self.cell
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return math.ceil(self.length / self.step)
+
+    @property
+    def padded(self) -> int:
+        """The length of the reflected image."""
+        return self.context + self.step * (self.count - 1) + self.drawn
+
+    @property
+    def before(self) -> int:
+        """Reflected pixels before the image."""
+        steps = math.ceil((self.length - self.drawn) / self.step)
+        return (self.step * steps + self.drawn - self.length) // 2 + self.context
+
+
+class Published:
+    """The published algorithm with the networks of an inverter, of which it keeps a contiguous copy."""
+
+    @torch.no_grad()
+    def __init__(self, networks: Inverter, device: torch.device) -> None:
+        layers = [layer for scale in networks.encoder.scales for layer in scale]
+        if not all(isinstance(layer.conv, ShiftedConv2d) for layer in layers):
+            raise UserError("model.encoder.convolution: the published algorithm has shifted convolutions only")
+        self.device = device
+        self.encoder, self.texture = (
+            copy.deepcopy(network).to(device, memory_format=torch.contiguous_format)
+            for network in (networks.encoder, networks.generator.texture)
+        )
+        self.cell = pixels_per_cell(self.texture)
+        self.drawn = self.texture.rule.output(Interval(0, CELLS - 1)).size
+        self.concatenated = {
+            layer.conv: concatenated_weight(layer.conv) for scale in self.encoder.scales for layer in scale
+        }
+
+    def windows(self, length: int) -> Windows:
+        """The windows along an axis of so many pixels."""
+        return Windows(length, self.cell, self.drawn)
+
+    def patches(self, height: int, width: int) -> list[tuple[int, int]]:
+        """The numbers (row, column) of the windows of an image."""
+        rows, cols = self.windows(height).count, self.windows(width).count
+        return [(row, col) for row in range(rows) for col in range(cols)]
+
+    @torch.inference_mode()
+    def invert(self, image: Image, z_g: Tensor) -> Tensor:
+        """Invert a whole image in the style of a global latent [D]: [3, H, W]."""
+        canvas = Canvas(self, image, z_g)
+        for row, col in self.patches(image.height, image.width):
+            canvas.draw(row, col)
+        return canvas.result()
+
+    def noise_sizes(self) -> list[int]:
+        """Edge of the feature of each layer of a patch."""
+        spans = self.texture.spans_from(Region.at(0, 0, CELLS, CELLS))
+        return [span.gives.rows.size for span in spans]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """A window [1, 3, 161, 161] -> z_s [1, C, 11, 11]."""
+        latent = 0.0
+        for scale, project in zip(self.encoder.scales, self.encoder.project, strict=True):
+            for layer in scale:
+                x = self._encoder_layer(layer, x)
+            missing = CELLS * project.stride - x.shape[-1]
+            around = F.pad(x, (0, missing, 0, missing), mode="replicate")
+            latent = latent + convolve(project, around)
+        return latent
+
+    def _encoder_layer(self, layer: EncoderLayer, x: Tensor) -> Tensor:
+        beside = shifted_copies(x, layer.conv.dilation)
+        y = F.conv2d(beside, self.concatenated[layer.conv], stride=layer.conv.stride)
+        y = convolve(layer.mix, activate(y, layer.conv.bias))
+        return (x + y) * 0.5**0.5 if layer.residual else y
+
+    def synthesize(self, z_s: Tensor, z_g: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        """z_s [B, C, 11, 11], global latents [B, D], the noise [B or 1, 1, h, w] of each layer -> [B, 3, 101, 101]."""
+        texture, x, image = self.texture, z_s, None
+        w = texture.mapping(z_g)
+        for index, layer in enumerate(texture.layers):
+            x = modulated(layer.conv, x, w)
+            x = x + layer.noise_strength * noise[index]
+            x = activate(x, layer.bias)
+            if index % 2:
+                to_rgb = texture.to_rgb[index // 2]
+                colours = modulated(to_rgb.conv, x, w) + to_rgb.bias[:, None, None]
+                image = colours if image is None else colours + middle(upsample_bilinear(image), colours.shape[-1])
+        return image
+
+    def macs(self) -> int:
+        """Multiply-adds of one patch."""
+        macs = decode_cost(self.texture, Region.at(0, 0, CELLS, CELLS).output(self.texture.rule), torch.float32).macs
+        edge = self.windows(1).size
+        for scale, project in zip(self.encoder.scales, self.encoder.project, strict=True):
+            for layer in scale:
+                edge = math.ceil(edge / layer.conv.stride)
+                macs += edge**2 * (layer.conv.weight.numel() + layer.mix.weight.numel())
+            macs += CELLS**2 * project.weight.numel()
+        return macs
+
+
+class Canvas:
+    """An image that the published algorithm inverts patch by patch."""
+
+    def __init__(self, published: Published, image: Image, z_g: Tensor) -> None:
+        self.published, self.z_g = published, z_g[None].to(published.device)
+        self.rows, self.cols = published.windows(image.height), published.windows(image.width)
+        window = image.window_float(-self.rows.before, -self.cols.before, self.rows.padded, self.cols.padded)
+        self.padded = torch.from_numpy(window.transpose(2, 0, 1)[None].copy()).to(published.device)
+        self.pixels = torch.zeros_like(self.padded)
+        texture = published.texture
+        self.steps = [self.rows.step // texture.spacing(index) for index in range(len(texture.layers))]
+        self.sizes = published.noise_sizes()
+        self.noise = [
+            torch.randn(1, 1, *(step * (axis.count - 1) + size for axis in (self.rows, self.cols))).to(self.z_g)
+            for step, size in zip(self.steps, self.sizes, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def draw(self, row: int, col: int) -> None:
+        """Draw the patch of a window."""
+        top, left = self.rows.step * row, self.cols.step * col
+        noise = [
+            field[..., step * row : step * row + size, step * col : step * col + size]
+            for field, step, size in zip(self.noise, self.steps, self.sizes, strict=True)
+        ]
+        z_s = self.published.encode(_square(self.padded, top, left, self.rows.size).contiguous())
+        drawn = self.published.synthesize(z_s, self.z_g, noise)
+        top, left = top + self.rows.context, left + self.cols.context
+        _square(self.pixels, top, left, self.rows.drawn).copy_(drawn)
+
+    def result(self) -> Tensor:
+        """The image [3, H, W]."""
+        rows, cols = (slice(axis.before, axis.before + axis.length) for axis in (self.rows, self.cols))
+        return self.pixels[0, :, rows, cols]
+
+
+def _square(x: Tensor, top: int, left: int, edge: int) -> Tensor:
+    return x[..., top : top + edge, left : left + edge]
+
+
+def shifted_copies(x: Tensor, shift: int) -> Tensor:
+    """The feature [B, C, H, W] beside its copies rolled by `shift`: [B, 4 C, H, W]."""
+    return torch.cat([torch.roll(x, (-shift * down, -shift * right), (2, 3)) for down, right in SHIFTS], dim=1)
+
+
+def concatenated_weight(conv: ShiftedConv2d) -> Tensor:
+    """The weight [O, 4 I, 1, 1] that convolves `shifted_copies` as a shifted convolution does its feature."""
+    weight = conv.weight * conv.gain
+    return torch.cat([weight[..., down, right] for down, right in SHIFTS], dim=1)[..., None, None].contiguous()
+
+
+def convolve(conv: EqualizedConv2d, x: Tensor) -> Tensor:
+    """An equalised convolution, its bias and its activation, one after the other."""
+    if conv.weight.shape[-1] == 1:  # see EqualizedConv2d.fold
+        x = F.conv2d(x[..., :: conv.stride, :: conv.stride], conv.weight * conv.gain)
+    else:
+        x = F.conv2d(x, conv.weight * conv.gain, None, conv.stride, conv.padding, conv.dilation)
+    if conv.bias is None:
+        return x
+    return activate(x, conv.bias) if conv.activation else x + conv.bias[:, None, None]
+
+
+def modulated(conv: ModulatedConv2d, x: Tensor, style: Tensor) -> Tensor:
+    """A modulated convolution by weights made for each sample: x [B, I, H, W], style [B, D] -> [B, O, H', W']."""
+    batch, inputs = x.shape[:2]
+    weight = conv.weight * conv.gain * conv.modulation(style)[:, None, :, None, None]  # [B, O, I, K, K]
+    if conv.demodulate:
+        weight = weight * torch.rsqrt(weight.square().sum(dim=(2, 3, 4), keepdim=True) + EPSILON)
+    x = x.reshape(1, batch * inputs, *x.shape[2:])
+    if conv.upsample:
+        y = F.conv_transpose2d(x, weight.transpose(1, 2).flatten(0, 1), stride=2, groups=batch)
+        return blur(y.reshape(batch, -1, *y.shape[2:])[..., 1:-1, 1:-1])
+    y = F.conv2d(x, weight.flatten(0, 1), groups=batch)
+    return y.reshape(batch, -1, *y.shape[2:])
+
+
+def middle(x: Tensor, edge: int) -> Tensor:
+    """The central [..., edge, edge] of a feature."""
+    start = (x.shape[-1] - edge) // 2
+    return _square(x, start, start, edge)
