@@ -18,7 +18,7 @@ from utils.errors import UserError
 # Larger blocks save little work, and leave the processor's caches: measured, the fastest ones are at these limits.
 LARGEST = 512  # pixels along an edge
 ENOUGH = 384 * 2**20  # bytes of activations
-RESERVED = 96 * 2**20  # bytes for blocks that wait, strips of rows, and the allocator's gaps
+RESERVED = 128 * 2**20  # bytes for blocks that wait, strips of rows, and the allocator's gaps
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import tifffile
+import torch
+from torch import Tensor
 
 from datasets.image import LONGEST_PNG_EDGE
 from models.geometry import Region
@@ -127,9 +129,9 @@ class PngWriter:
             self._file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
 
 
-def to_eight_bit(pixels: np.ndarray) -> np.ndarray:
+def to_eight_bit(pixels: Tensor) -> Tensor:
     """Pixels in [-1, 1] as uint8, rounded to the nearest and clipped."""
-    return np.clip(np.rint((pixels + 1) * 127.5), 0, 255).astype(np.uint8)
+    return ((pixels + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def error_times_four(reference: np.ndarray, result: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from datasets.image import Image
 from inversion.canvas import (
@@ -88,7 +89,7 @@ class Pixels:
     def eight_bit(self, region: Region) -> np.ndarray:
         """As `read`, uint8."""
         pixels = self.read(region)
-        return pixels if pixels.dtype == np.uint8 else to_eight_bit(pixels)
+        return pixels if pixels.dtype == np.uint8 else to_eight_bit(torch.from_numpy(pixels)).numpy()
 
     def _window(self, region: Region) -> tuple[slice, slice, slice]:
         return *region.slices_in(self.region), slice(0, 3)

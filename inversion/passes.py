@@ -16,6 +16,7 @@ from torch import Tensor
 
 from datasets.image import Image, thumbnail
 from inversion.blocks import batched, pixels_per_cell
+from inversion.canvas import to_eight_bit
 from inversion.pipeline import ahead
 from inversion.scenes import Fusion, Scene, texture_of, to_device
 from models.generator import Generator, Noise, TextureSynthesizer
@@ -127,11 +128,6 @@ def _noise_of_blocks(noise: Noise | None, group: Sequence[Region], texture: Text
         return torch.cat([noise(layer, top + y // spacing, left + x // spacing, height, width) for y, x in shifts])
 
     return stacked
-
-
-def to_eight_bit(pixels: Tensor) -> Tensor:
-    """Pixels in [-1, 1] as uint8, rounded to the nearest and clipped."""
-    return ((pixels + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _pinned(values: Tensor, device: torch.device) -> Tensor:

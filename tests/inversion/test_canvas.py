@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tifffile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -122,7 +123,7 @@ def test_an_edge_that_a_format_does_not_hold(option, edge):
 
 def test_rounding_and_clipping():
     values = np.array([-2, -1, -0.99, 0, 0.999, 1, 7], np.float32)
-    assert to_eight_bit(values).tolist() == [0, 0, 1, 128, 255, 255, 255]
+    assert to_eight_bit(torch.from_numpy(values)).tolist() == [0, 0, 1, 128, 255, 255, 255]
 
 
 def test_the_error_times_four():
