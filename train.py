@@ -31,7 +31,7 @@ from training.events import PICTURES, Events
 from training.run import resume, save, take_step
 from utils import distributed
 from utils.config import dump_config, load_config
-from utils.device import select_device, select_dtype, use_huge_pages
+from utils.device import select_device, select_dtype, tune_allocator
 from utils.errors import UserError, run_command
 from utils.log import say
 from utils.signals import StopSignal, ignore_signals
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
     torch.use_deterministic_algorithms(config.train.deterministic)
-    use_huge_pages()
+    tune_allocator()
     world, device = distributed.start(select_device(config.train.device), config.train.timeout_minutes)
     try:
         dtype = select_dtype(config.train.dtype, device)

@@ -8,7 +8,7 @@ Without --checkpoint the networks are those of configs/default.yaml, with random
 median of `count` runs after a warm-up; a run of more than --limit seconds is done once. The published algorithm
 (benchmarks.published) is timed on patches spread evenly over the image, each once, where all of them would take too
 long or --quick is given: its time is then the median of a patch times their number, and `count` tells how many of them.
-All methods have the same networks, float32 without TF32, and PyTorch's huge pages.
+All methods have the same networks, float32 without TF32, and the allocator's settings of this program.
 
 - method: `published`; `blocks`, this program; `whole`, the same with the image as one block, where memory allows;
   `infer.py`, the command with all its files
@@ -51,7 +51,7 @@ from models import build_encoders, build_generator
 from models.geometry import Region
 from models.weights import SHIPPED, Inverter, load_inverter
 from utils.config import load_config
-from utils.device import select_device, use_exact_float32, use_huge_pages
+from utils.device import select_device, tune_allocator, use_exact_float32
 from utils.errors import run_command
 from utils.log import say
 
@@ -69,7 +69,7 @@ TILE, TEXTURE = 256, 4096  # pixels: edge of a tile, and of the picture that fil
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, and write the files that are asked for."""
     arguments = make_parser().parse_intermixed_args(argv)
-    use_huge_pages()
+    tune_allocator()
     use_exact_float32()
     sections = ("infer",) if arguments.checkpoint else ("model", "infer")
     config = load_config(None, [BUDGET, *arguments.overrides], sections=sections)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import time
@@ -14,7 +13,7 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 
-from utils.device import peak_memory_mib, reset_peak_memory
+from utils.device import peak_memory_mib, release_freed_memory, reset_peak_memory
 
 CPU_INFO = Path("/proc/cpuinfo")
 MEMORY_INFO = Path("/proc/meminfo")
@@ -49,7 +48,6 @@ def describe(device: torch.device) -> dict:
         "torch": torch.__version__,
         "device": device.type,
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "huge_pages": os.environ.get("THP_MEM_ALLOC_ENABLE") == "1",
     }
 
 
@@ -96,7 +94,7 @@ def best(action: Callable[[], object], device: torch.device) -> float:
 
 def watched(action: Callable[[], Result], device: torch.device) -> tuple[Result, Memory | None]:
     """The result of an action, and the memory that was held meanwhile; None where the system does not tell."""
-    _release()
+    release_freed_memory()
     known = reset_peak_memory(device)
     held = peak_memory_mib(device)
     result = action()
@@ -118,13 +116,6 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     available = _field(MEMORY_INFO, "MemAvailable")
     return int(available.removesuffix(" kB")) * 2**10 if available else 0
-
-
-def _release() -> None:
-    """Give freed memory back to the system, where its allocator keeps some."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim:
-        trim(0)
 
 
 def _synchronize(device: torch.device) -> None:

@@ -43,7 +43,7 @@ from models.weights import export
 from training.context import Context
 from training.run import take_step
 from utils.config import load_config
-from utils.device import select_device, select_dtype, use_huge_pages
+from utils.device import select_device, select_dtype, tune_allocator
 from utils.distributed import World
 from utils.errors import run_command
 from utils.files import atomic_path
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single keys of all configs")
     arguments = parser.parse_intermixed_args(argv)
-    use_huge_pages()
+    tune_allocator()
     stages, device = [], torch.device("cpu")
     say(f"{'config':<32} {'stage':<10} {'dtype':<9} {'images/s':>9} {'straightforward':>16} {'speedup':>8}")
     for path in arguments.config:

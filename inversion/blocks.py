@@ -18,7 +18,7 @@ from utils.errors import UserError
 # Larger blocks save little work, and leave the processor's caches: measured, the fastest ones are at these limits.
 LARGEST = 512  # pixels along an edge
 ENOUGH = 384 * 2**20  # bytes of activations
-RESERVED = 128 * 2**20  # bytes for blocks that wait, strips of rows, and the allocator's gaps
+RESERVED = 112 * 2**20  # bytes for blocks that wait, strips of rows, and the allocator's gaps
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def even(length: int, edge: int, cell: int) -> int:
 
 def weights(texture: TextureSynthesizer, dtype: torch.dtype) -> int:
     """Bytes of the convolution weights into which a style is folded, and of folding the largest one in float32."""
-    sizes = [layer.conv.weight.numel() for layer in texture.layers]
+    sizes = [layer.conv.folded_values(dtype) for layer in texture.layers]
     return sum(sizes) * dtype.itemsize + 2 * max(sizes) * torch.float32.itemsize
 
 

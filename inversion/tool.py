@@ -23,7 +23,7 @@ from inversion.scenes import Read, Scene, Style
 from models.generator import Generator, Noise
 from models.geometry import Region
 from models.weights import load_inverter
-from utils.device import select_device, select_dtype, use_exact_float32, use_huge_pages
+from utils.device import release_freed_memory, select_device, select_dtype, tune_allocator, use_exact_float32
 from utils.distributed import ALONE, World
 from utils.errors import UserError
 from utils.files import atomic_path, refusals, scratch_folder
@@ -49,7 +49,7 @@ class Tool:
         device = device or select_device(options.device)
         dtype = select_dtype(options.dtype, device)
         use_exact_float32()
-        use_huge_pages()
+        tune_allocator()
         networks = load_inverter(checkpoint, encoders)
         encoder = Encoder(networks, device, dtype) if networks.encoder else None
         tool = Tool(Decoder(networks.generator, device, dtype), encoder, networks.fingerprint, options, checkpoint)
@@ -123,6 +123,7 @@ class Tool:
             if found:
                 return found
         z_g = self.encode_global(image)
+        release_freed_memory()
         with refusals(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             return LatentStore.create(path, description, self._latent_shape(size), z_g, plan.cells)
@@ -137,6 +138,7 @@ class Tool:
             for region, z_s in self._encoder.encode(image, missing):
                 behind.do(store.write, region, z_s)
                 tick(1)
+        release_freed_memory()
 
     def store(
         self,

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import winograd
 from models.geometry import BLUR, Chain, Upsample, Window, convolution
 
 GAIN = math.sqrt(2.0)  # restores the variance that the leaky ReLU takes
@@ -171,7 +172,18 @@ class ModulatedConv2d(nn.Module):
             weight = weight * self._demodulation(scale).T[:, :, None, None]
         weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
         bias = None if bias is None else (bias * gain).to(dtype)
+        if self._takes_winograd(dtype):
+            convolve = winograd.fold(weight)
+            return lambda x: convolve(x, bias)
         return lambda x: self.convolve(x, weight, bias)
+
+
+    def folded_values(self, dtype: torch.dtype) -> int:
+        """How many values `fold` keeps."""
+        return self.weight.numel() * winograd.VALUES // 9 if self._takes_winograd(dtype) else self.weight.numel()
+
+    def _takes_winograd(self, dtype: torch.dtype) -> bool:
+        return not self.upsample and winograd.pays(self.weight, dtype)
 
 
 class ShiftedConv2d(EqualizedConv2d):

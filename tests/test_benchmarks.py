@@ -219,7 +219,6 @@ def small_machine(monkeypatch):
     monkeypatch.setattr(machine, "CHANNELS", 8)
     monkeypatch.setattr(machine, "COPIED", 2**16)
     monkeypatch.setattr(machine, "PEAK_SECONDS", 0.0)
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
 
 
 def measured(folder, main, *arguments):

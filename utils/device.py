@@ -1,5 +1,6 @@
 """Which device and number format to compute with, and how much memory that took."""
 
+import ctypes
 import os
 import re
 import resource
@@ -14,6 +15,8 @@ BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}  # x86 instructions without which b
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 CPU_INFO = Path("/proc/cpuinfo")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+LARGEST_KEPT = 2**24  # bytes
 
 
 def select_device(name: str) -> torch.device:
@@ -80,9 +83,21 @@ def use_exact_float32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def use_huge_pages() -> None:
-    """Let PyTorch ask for huge pages on CPUs: new features of many MiB are then written up to five times as fast.
+def tune_allocator() -> None:
+    """Spare the system from clearing pages for each new feature: up to a fifth of the time of an inversion on a CPU.
 
-    For the allocations of this process that follow; a setting of the environment stays.
+    The C library (glibc) keeps the memory of freed tensors for the next ones; the largest do go back, or the gaps would
+    add up, but PyTorch asks for huge pages for them. A setting of THP_MEM_ALLOC_ENABLE in the environment stays.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+
+
+def release_freed_memory() -> None:
+    """Return to the system what `tune_allocator` lets it keep: before work with tensors of other sizes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -1,5 +1,8 @@
 """Devices, number formats and peaks of memory."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -81,3 +84,27 @@ def test_without_proc_the_peak_is_still_known(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "STATUS", tmp_path / "none")
     monkeypatch.setattr(module, "CLEAR_REFS", tmp_path / "none" / "none")
     assert peak_memory_mib(CPU) > 10 and reset_peak_memory(CPU) is False
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are reset on Linux only")
+def test_freed_memory_is_kept_until_it_is_released():
+    """In a process of its own: the settings last."""
+    code = """
+import torch
+from utils.device import peak_memory_mib, release_freed_memory, reset_peak_memory, tune_allocator
+cpu = torch.device("cpu")
+def held():
+    reset_peak_memory(cpu)
+    return peak_memory_mib(cpu)
+tune_allocator()
+before = held()
+for _ in range(4):
+    parts = [torch.ones(2**21) for _ in range(25)]
+del parts
+kept = held()
+release_freed_memory()
+print(kept - before, held() - before)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kept, released = map(float, result.stdout.split())
+    assert 150 < kept < 260 and released < 30
