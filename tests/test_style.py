@@ -27,6 +27,7 @@ PRINTING = (*COMMANDS, "utils.log", "benchmarks", "scripts")
 HOUSE = (
     ("utils",),
     ("models.geometry",),
+    ("models.winograd",),
     ("models.layers", "models.noise"),
     ("models.generator", "models.encoder", "models.discriminator"),
     ("models.fusion",),
