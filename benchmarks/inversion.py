@@ -195,7 +195,8 @@ class Bench:
         scene = Scene(size, lambda region: z_s[(slice(None), *region.slices_in(cells))], z_g, None, stored=True)
         canvas = Region.at(0, 0, *size)
         pixels = np.empty((*size, 3), np.uint8 if eight_bit else np.float32)
-        for region, block in decoder.decode(scene, blocks(canvas, plan.pixels), plan.batch, eight_bit):
+        groups = decoder.groups(scene, blocks(canvas, plan.pixels), plan.batch)
+        for region, block in decoder.decode(scene, groups, eight_bit):
             pixels[region.slices_in(canvas)] = block
         return pixels
 

@@ -121,10 +121,10 @@ def random_generator(model: dict, folder: Path) -> Path:
 
 def steps_of(config: dict) -> int:
     """Steps after which each lazy loss has come."""
-    losses, every = config.losses.generator, config.losses
+    losses, weights = config.losses, config.losses.generator
     if config.train.stage != "generator":
         return SHORTEST
-    lazy = [every.r1_every] * bool(losses.r1) + [every.path_length_every] * bool(losses.path_length)
+    lazy = [losses.r1_every] * bool(weights.r1) + [losses.path_length_every] * bool(weights.path_length)
     return math.lcm(SHORTEST, *lazy)
 
 

@@ -72,14 +72,9 @@ class Pixels:
         """Whether a block is known to be drawn, also by an earlier run."""
         return self.array.has(self._window(region))
 
-    def held(self, group: Sequence[Region]) -> int:
+    def count_done(self, group: Sequence[Region]) -> int:
         """The number of these blocks, if all of them are known to be drawn, else 0."""
         return len(group) if all(map(self.has, group)) else 0
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether they are lost when the program ends."""
-        return isinstance(self.array, MemoryArray)
 
     def read(self, region: Region) -> np.ndarray:
         """The pixels [h, w, 3] of a region, counted from the first pixel of what is drawn."""

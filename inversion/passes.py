@@ -78,11 +78,10 @@ class Decoder:
     def decode(
         self,
         scene: Scene,
-        regions: Iterable[Region],  # of pixels
-        batch: int = 1,  # blocks of one shape that are drawn at once
+        groups: Iterable[list[Region]],  # of pixels; those of one group are drawn at once, see `groups`
         eight_bit: bool = True,
     ) -> Iterator[tuple[Region, np.ndarray]]:
-        """The pixels of regions, one after the other: (region, pixels [h, w, 3] uint8).
+        """The pixels of all regions, one after the other: (region, pixels [h, w, 3] uint8).
 
         Without `eight_bit` they are float32, nominally in [-1, 1].
         """
@@ -94,7 +93,6 @@ class Decoder:
             return group, _pinned(z_s, self.device)
 
         def drawn() -> Iterator[tuple[Region, Tensor]]:
-            groups = self.groups(scene, regions, batch)
             # reading generated structure is computation, which a second thread would only disturb
             for group, z_s in ahead(map(read, groups)) if scene.stored else map(read, groups):
                 noise = _noise_of_blocks(scene.noise, group, texture)
@@ -150,7 +148,7 @@ def _fetched(items: Iterator[tuple[Region, Tensor]]) -> Iterator[tuple[Region, T
         host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         host.copy_(values, non_blocking=True)
         done = torch.cuda.Event()
-        done.record()
+        done.record(torch.cuda.current_stream(values.device))
         if waiting:
             waiting[2].synchronize()
             yield waiting[:2]

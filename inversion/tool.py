@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,10 +80,6 @@ class Tool:
     def cell_blocks(self, size: tuple[int, int]) -> Iterator[Region]:
         """The blocks of latent cells in which the latents of an image of (height, width) are stored."""
         return blocks(self.decoder.cells(*size), self.plan(size).cells)
-
-    def count_cell_blocks(self, size: tuple[int, int]) -> int:
-        """How many those are."""
-        return count_blocks(self.decoder.cells(*size), self.plan(size).cells)
 
     def latent_path(self, folder: Path, name: str, size: tuple[int, int]) -> Path:
         """Where the latents of an image of (height, width) are stored: a file, or a folder if they are large."""
@@ -219,29 +215,13 @@ class Tool:
         world: World = ALONE,
     ) -> None:
         """Draw the blocks that the pixels lack, or this worker's share of them."""
-        eight_bit = not self.options.save_float
+        groups = self.decoder.groups(scene, blocks(pixels.region, plan.pixels), plan.batch)
+        # whole groups: several blocks at once may round otherwise than fewer of them
+        missing = (group for group in world.share(groups) if not _done(pixels.count_done(group), tick))
         with Behind() as behind:
-            for regions in self._missing(scene, pixels, plan, tick, world):
-                for region, block in self.decoder.decode(scene, regions, plan.batch, eight_bit):
-                    behind.do(pixels.write, region, block)
-                    tick(1)
-
-    def _missing(
-        self, scene: Scene, pixels: Pixels, plan: Plan, tick: Callable[[int], object], world: World
-    ) -> Iterator[Iterable[Region]]:
-        """The blocks that `draw` draws, in parts that are drawn one after the other.
-
-        Several blocks at once may round otherwise than one: those that are drawn at once in the whole image are so too
-        where some of them are there already, or where workers share it.
-        """
-        regions = blocks(pixels.region, plan.pixels)
-        if plan.batch == 1:
-            yield (region for region in world.share(regions) if not _done(pixels.has(region), tick))
-        elif world.size == 1 and pixels.in_memory:
-            yield regions
-        else:
-            groups = self.decoder.groups(scene, regions, plan.batch)
-            yield from (group for group in world.share(groups) if not _done(pixels.held(group), tick))
+            for region, block in self.decoder.decode(scene, missing, eight_bit=not self.options.save_float):
+                behind.do(pixels.write, region, block)
+                tick(1)
 
     def draw_picture(self, scene: Scene, path: Path) -> None:
         """Draw a scene into a picture, with a progress bar; the suffix of the path becomes that of its format."""

@@ -21,7 +21,7 @@ from datasets.image import ImageError
 from inversion.inputs import begin, make_folder, memory_errors
 from inversion.latents import FILE, FOLDER
 from inversion.outputs import KINDS, Record, write_figures
-from utils.distributed import ALONE, LostWorker, World
+from utils.distributed import LostWorker, World
 from utils.errors import UserError
 from utils.files import atomic_path, remove_all_stale, remove_tree, replace_folder
 from utils.log import complain, say
@@ -78,7 +78,7 @@ class Item:
         outcome = Outcome(None, failed=str(error))
         with suppress(UserError):
             self.enter(outcome)
-        if isinstance(error, ImageError):
+        if isinstance(error, ImageError) and not _passing(error.__cause__):
             self.discard()
         return outcome
 
@@ -162,14 +162,14 @@ class Run:
         for item in self.items:
             item.settle()
             outcome = item.outcome()
-            if outcome and outcome.failed:
-                (item.folder / "record.json").unlink()
+            if outcome is None or outcome.failed:
+                (item.folder / "record.json").unlink(missing_ok=True)
 
     @contextmanager
     def attempt(self, item: Item) -> Iterator[None]:
         """The work on an image: if it fails, that is recorded and told, and the others are done."""
         try:
-            with step(ALONE, item):
+            with memory_errors(item.path):
                 yield
         except LostWorker:
             raise
@@ -213,8 +213,7 @@ class Run:
         """
         self.world.agree()
         outcomes = [*map(Item.outcome, self.items), *self._known.values()]
-        code = 1 if any(outcome and outcome.failed for outcome in outcomes) else 0
-        self.world.agree()
+        failed = self.world.agree(any(outcome and outcome.failed for outcome in outcomes))
         if self.world.main:
             self.stop()
             if not any(item.begun for item in self.items):
@@ -222,7 +221,8 @@ class Run:
             else:
                 say("note: the same command goes on with what is unfinished")
             say(f"{len(self.records)} of {len(self.items)} images done; results in {self.output}")
-        return code
+        self.world.agree()  # torchrun ends the others when one leaves with an error
+        return int(failed)
 
     def _in_order(self) -> Iterator[tuple[str, Outcome]]:
         return ((item.name, self._known[item.name]) for item in self.items if item.name in self._known)
@@ -262,10 +262,16 @@ def step(world: World, item: Item) -> Iterator[None]:
         raise
     except UserError as error:
         failure = error
-        item.fail(error)
+        with suppress(UserError):
+            item.enter(Outcome(None, failed=str(error)))
     if world.agree(failure is not None):
         outcome = item.outcome()
         raise failure or UserError(outcome.failed if outcome else f"{item.path}: failed in another worker")
+
+
+def _passing(cause: BaseException | None) -> bool:
+    """Whether an image may be read another time: the disk or the memory failed, not the decoder."""
+    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
 
 
 def key(path: Path, name: str) -> str:

@@ -177,7 +177,6 @@ class ModulatedConv2d(nn.Module):
             return lambda x: convolve(x, bias)
         return lambda x: self.convolve(x, weight, bias)
 
-
     def folded_values(self, dtype: torch.dtype) -> int:
         """How many values `fold` keeps."""
         return self.weight.numel() * winograd.VALUES // 9 if self._takes_winograd(dtype) else self.weight.numel()

@@ -66,7 +66,7 @@ def drawn(checkpoint, window, *overrides):
     config = load_config(None, [*overrides, FLOAT32, "infer.device=cpu"])
     tool = Tool.load(checkpoint, config.infer, encoders=False)
     scene = generate.make_scene(tool, config.generate, 3)
-    ((_, pixels),) = tool.decoder.decode(scene, [window], eight_bit=False)
+    ((_, pixels),) = tool.decoder.decode(scene, [[window]], eight_bit=False)
     return pixels
 
 

@@ -41,7 +41,7 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes files and prints."""
+        """Whether this process speaks for all: it prints, and writes what there is once for the run."""
         return self.rank == 0
 
     def average(self, values: Iterable[Tensor]) -> None:

@@ -46,7 +46,8 @@ def panorama(generator, height, width, seed, noise=True):
 def draw(generator, scene, pixels, edge=10**6):
     """A region of pixels [h, w, 3], each drawn once."""
     image = np.full((*pixels.shape, 3), np.nan, np.float32)
-    for region, values in decoder_of(generator).decode(scene, blocks(pixels, (edge, edge)), eight_bit=False):
+    parts = ([block] for block in blocks(pixels, (edge, edge)))
+    for region, values in decoder_of(generator).decode(scene, parts, eight_bit=False):
         image[region.slices_in(pixels)] = values
     return image
 

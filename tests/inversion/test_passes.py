@@ -61,7 +61,7 @@ def scene_of(inverter, cells, z_s, size, seed):
 
 
 def draw(decoder, scene, pixels, edge, batch=1):
-    return decoder.decode(scene, blocks(pixels, (edge, edge)), batch, eight_bit=False)
+    return decoder.decode(scene, decoder.groups(scene, blocks(pixels, (edge, edge)), batch), eight_bit=False)
 
 
 def decode(inverter, cells, z_s, pixels, edge, seed):
@@ -214,7 +214,7 @@ def test_pixels_of_eight_bits_are_rounded_and_clipped(inverters):
     cells = decoder.cells(40, 30)
     z_s = 3 * np.random.default_rng(0).normal(size=(5, *cells.shape)).astype(np.float32)
     scene = scene_of(inverter, cells, z_s, (40, 30), 1)
-    ((_, exact),), ((_, rounded),) = (list(decoder.decode(scene, [pixels], eight_bit=flag)) for flag in (False, True))
+    ((_, exact),), ((_, rounded),) = (list(decoder.decode(scene, [[pixels]], flag)) for flag in (False, True))
     assert exact.min() < -1 and exact.max() > 1
     assert (rounded == np.clip(np.rint((exact + 1) * 127.5), 0, 255)).all() and rounded.dtype == np.uint8
 

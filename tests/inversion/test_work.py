@@ -4,17 +4,21 @@ import fcntl
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import PIL.Image
 import pytest
 
 import infer
+from datasets.image import ImageError
 from inversion import outputs
+from inversion.latents import LatentStore
 from tests.conftest import lines
 from utils.errors import UserError
 
@@ -101,6 +105,34 @@ def test_an_interrupted_run_goes_on(run, photographs, monkeypatch, batch, count)
     # 30 blocks of a, 9 of b, one of the tiny image, which is in memory; what is drawn at once is drawn anew at once
     assert code == 0 and 39 - count <= len(after) <= 41 - count + (3 if batch[-1] == "3" else 0)
     assert results(output) == results(whole) and images(output) == 3
+
+
+def test_a_result_that_was_deleted_is_made_again_even_if_that_is_stopped(run, photographs, monkeypatch):
+    """The record of the image's first result must not make its unfinished latents count as done."""
+    options = ["--input", photographs, "infer.latents=zarr"]
+    whole = run(*options, output="whole")[2]
+    with monkeypatch.context() as patch:
+        stopping(patch, 35)
+        output = run(*options)[2]
+    shutil.rmtree(output / "latents" / "a.zarr")
+    for error in (KeyboardInterrupt, None):
+        with monkeypatch.context() as patch:
+            if error:
+                patch.setattr(LatentStore, "write", Mock(side_effect=error))
+            code = run(*options)[0]
+    assert code == 0 and results(output) == results(whole)
+
+
+@pytest.mark.parametrize(("error", "kept"), [(OSError(5, "Input/output error"), True), (OSError("broken"), False)])
+def test_an_error_of_the_disk_keeps_what_is_done_and_damage_does_not(run, photographs, monkeypatch, error, kept):
+    def damaged(image, *window):
+        raise ImageError("a.png", "cannot be read") from error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("infer.measure", damaged)
+        code, err, output = run("--input", photographs / "a.png")
+    assert code == 1 and len(lines(err)) == 1
+    assert bool(list(output.rglob("pixels.zarr"))) == kept
 
 
 def test_what_goes_on_is_said(run, photographs, monkeypatch, capsys):
