@@ -29,6 +29,7 @@ from inversion.inputs import find_files, find_latents, find_photographs
 from inversion.latents import FILE, FOLDER, SUFFIXES, LatentStore, appearing
 from inversion.outputs import Pictures, Pixels, Record, in_memory, measure
 from inversion.scenes import Scene
+from inversion.sweeps import in_memory as refined_in_memory
 from inversion.tool import Tool, progress
 from inversion.work import Item, Run, only_run, step
 from models.geometry import Region
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as infer.block=256")
     arguments = parser.parse_intermixed_args(argv)
     options = load_config(arguments.config, arguments.overrides, sections=("infer",)).infer
+    if arguments.latents and (options.refine or options.refine_style):
+        raise UserError("infer.refine: latents are refined against their photograph; give --input, not --latents")
     if options.region is not None and arguments.latents is None:
         raise UserError("infer.region: regions are drawn from saved latents; invert once, then give --latents")
     try:
@@ -124,7 +127,7 @@ def invert(tool: Tool, item: Item, team: World, speaks: bool) -> None:
         size = image.height, image.width
         pictures = Pictures.choose(tool.options, size, image)
     plan, latents = tool.plan(size, image.held), tool.latent_path(Path("latents"), item.name, size)
-    on_disk = team.size > 1 or not in_memory(size)
+    on_disk = team.size > 1 or not in_memory(size) or not refined_in_memory(size, tool.options.refine)
     unfinished = item.latents(FOLDER if on_disk or latents.suffix == FOLDER else FILE)
     with progress(item.name, sum(tool.count(plan, size)), main=speaks) as bar:
         with step(team, item):
@@ -133,6 +136,9 @@ def invert(tool: Tool, item: Item, team: World, speaks: bool) -> None:
         with step(team, item):
             store = store if team.main else LatentStore.open(unfinished, whole=False)
             tool.encode_into(store, image, plan, bar.update, team)
+        for part in tool.refinement(store, image, plan, item.refined, bar.update, team):
+            with step(team, item):
+                part()
         pixels = draw(tool, tool.scene(store), Region.at(0, 0, *size), plan, item, team, bar.update)
     with step(team, item):
         if team.main:

@@ -9,7 +9,7 @@ from itertools import islice
 
 import torch
 
-from inversion.cost import decode_cost, encode_cost
+from inversion.cost import decode_cost, encode_cost, refine_cost
 from models.encoder import PatchEncoder
 from models.generator import TextureSynthesizer
 from models.geometry import Region, partition
@@ -18,6 +18,7 @@ from utils.errors import UserError
 # Larger blocks save little work, and leave the processor's caches: measured, the fastest ones are at these limits.
 LARGEST = 512  # pixels along an edge
 ENOUGH = 384 * 2**20  # bytes of activations
+REFINED = 384 * 2**20  # bytes of activations and gradients of a block that is refined
 RESERVED = 112 * 2**20  # bytes for blocks that wait, strips of rows, and the allocator's gaps
 
 
@@ -26,7 +27,7 @@ class Plan:
     """The blocks of an image: (rows, columns) of one, and how many are drawn at once."""
 
     pixels: tuple[int, int]  # of a block that is drawn
-    cells: tuple[int, int]  # of a block of latents that is encoded
+    cells: tuple[int, int]  # of a block of latents that is encoded, and refined
     batch: int
 
 
@@ -45,19 +46,35 @@ def plan(
 ) -> Plan:
     """The blocks of an image. UserError if `infer.block` is smaller than one latent cell."""
     cell, cells = pixels_per_cell(texture), Region.at(0, 0, *size).input(texture.rule).shape
-    if options["block"] == "whole":
-        return Plan(size, cells, options["batch"])
-    if options["block"] == "auto":
+    batch, edge = options["batch"], options["block"]
+    if edge == "auto":
         budget = options["memory_mib"] * 2**20 - held - RESERVED - weights(texture, dtype)
-        edge = largest_edge(min(budget, ENOUGH) // options["batch"], texture, dtype, encoder)
+        edge = largest_edge(min(budget, ENOUGH) // batch, texture, dtype, encoder)
         pixels = tuple(even(length, edge, cell) for length in size)
-        return Plan(pixels, tuple(even(length, edge // cell, 1) for length in cells), options["batch"])
-    if options["block"] < cell:
-        raise UserError(
-            f"infer.block: {options['block']} px is smaller than one latent cell of this checkpoint; at least {cell}"
-        )
-    edge = options["block"]
-    return Plan((edge, edge), (edge // cell, edge // cell), options["batch"])
+        encoded = tuple(even(length, edge // cell, 1) for length in cells)
+    elif edge == "whole":
+        pixels, encoded = size, cells
+    elif edge < cell:
+        raise UserError(f"infer.block: {edge} px is smaller than one latent cell of this checkpoint; at least {cell}")
+    else:
+        pixels, encoded = (edge, edge), (edge // cell, edge // cell)
+    if options["refine"]:
+        encoded = tuple(even(length, refined_edge(texture, dtype), 1) for length in cells)
+    return Plan(pixels, encoded, batch)
+
+
+def refined_edge(texture: TextureSynthesizer, dtype: torch.dtype) -> int:
+    """Edge, in cells, of the blocks of latents that are encoded and refined: it follows from the network alone.
+
+    Steps of descent through leaky ReLUs amplify the rounding that differs between blocks of other shapes; so these
+    keep theirs, and the latents are the same to the last bit whatever the other blocks are.
+    """
+
+    def fits(edge: int) -> bool:
+        touched = Region.at(0, 0, edge, edge).influence(texture.rule)
+        return refine_cost(texture, touched, dtype).bytes <= REFINED
+
+    return next((edge for edge in range(max(LARGEST // pixels_per_cell(texture), 1), 1, -1) if fits(edge)), 1)
 
 
 def largest_edge(budget: int, texture: TextureSynthesizer, dtype: torch.dtype, encoder: PatchEncoder | None) -> int:

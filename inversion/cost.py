@@ -14,6 +14,7 @@ from models.geometry import Region, Upsample
 
 NOISE = 48  # bytes for each value of the noise field while it is hashed
 COLOURS = 48  # bytes for each pixel of the float32 colours that are summed over the stages
+GRADIENTS = 96  # bytes for each pixel of the colours, their gradients and the photograph, while latents are refined
 PIXELS = 36  # bytes for each pixel that is read: as float32, before and after it is reflected and turned
 
 
@@ -48,6 +49,20 @@ def decode_cost(texture: TextureSynthesizer, pixels: Region, dtype: torch.dtype)
         if index % 2:
             parts.append(Cost(gives * texture.to_rgb[index // 2].conv.weight.numel(), 0))
     return Cost.of(parts)
+
+
+def refine_cost(texture: TextureSynthesizer, pixels: Region, dtype: torch.dtype) -> Cost:
+    """Of drawing these pixels as one block, and of the gradient of its structure latents."""
+    kept, passing = 0, 0
+    for layer, span in zip(texture.layers, texture.spans_to(pixels), strict=True):
+        outputs, inputs = layer.conv.weight.shape[:2]
+        features = area(span.gives) * outputs
+        if layer.conv.upsample:
+            features += area(span.reads.output(Upsample())) * outputs
+        kept += features
+        passing = max(passing, features + area(span.reads) * inputs)
+    macs = 2 * decode_cost(texture, pixels, dtype).macs
+    return Cost(macs, (kept + passing) * dtype.itemsize + area(pixels) * (NOISE + GRADIENTS))
 
 
 def encode_cost(encoder: PatchEncoder, cells: Region, dtype: torch.dtype) -> Cost:

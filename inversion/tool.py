@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,11 @@ from inversion.latents import FOLDER, Description, LatentStore, appearing, laten
 from inversion.outputs import Pixels, bytes_in_memory, in_memory
 from inversion.passes import Decoder, Encoder
 from inversion.pipeline import Behind
+from inversion.refinement import Refiner, fit_style
 from inversion.scenes import Read, Scene, Style
+from inversion.sweeps import Sweeps, Tick
+from inversion.sweeps import bytes_in_memory as refinement_bytes
+from inversion.sweeps import in_memory as refined_in_memory
 from models.generator import Generator, Noise
 from models.geometry import Region
 from models.weights import load_inverter
@@ -75,6 +80,7 @@ class Tool:
         """The blocks of an image of (height, width) pixels, of which `held` bytes are in memory already."""
         encoder = self.encoder.networks.encoder if self.encoder else None
         held += bytes_in_memory(size, self.options.save_float)
+        held += refinement_bytes(self._latent_shape(size), size, self.options.refine)
         return plan(self.options, size, self.generator.texture, self.decoder.dtype, encoder, held)
 
     def cell_blocks(self, size: tuple[int, int]) -> Iterator[Region]:
@@ -98,16 +104,27 @@ class Tool:
             raise UserError(f"{self.checkpoint}: holds no encoder, so it cannot invert photographs")
 
     def encode_global(self, image: Image) -> Tensor:
-        """The global latent [D] of an image. UserError if the checkpoint has no encoder."""
-        return self._encoder.encode_global(image)
+        """The global latent [D] of an image, refined as the options say. UserError if the checkpoint has no encoder."""
+        z_g = self._encoder.encode_global(image)
+        if not self.options.refine_style:
+            return z_g
+
+        def encoded(region: Region) -> Tensor:
+            ((_, z_s),) = self._encoder.encode(image, [region])
+            return z_s.clone()  # autograd takes no tensors of inference mode
+
+        return fit_style(self.decoder, image, z_g, self._image_noise(image), encoded, self.options.refine_style)
 
     def encode(self, image: Image, path: Path) -> LatentStore:
-        """Encode an image into a latent file or folder, with a progress bar."""
+        """Encode an image into a latent file or folder, refined as the options say, with a progress bar."""
         size = image.height, image.width
         plan = self.plan(size, image.held)
         with appearing(path) as temporary, progress(f"{path.stem}: encode", self.count(plan, size)[0]) as bar:
             store = self.store_of(image, temporary, plan)
             self.encode_into(store, image, plan, bar.update)
+            with scratch_folder(path) as folder:
+                for part in self.refinement(store, image, plan, folder, bar.update):
+                    part()
         return LatentStore.open(path)
 
     def store_of(self, image: Image, path: Path, plan: Plan) -> LatentStore:
@@ -125,7 +142,7 @@ class Tool:
             return LatentStore.create(path, description, self._latent_shape(size), z_g, plan.cells)
 
     def encode_into(
-        self, store: LatentStore, image: Image, plan: Plan, tick: Callable[[int], object], world: World = ALONE
+        self, store: LatentStore, image: Image, plan: Plan, tick: Tick, world: World = ALONE
     ) -> None:
         """Encode the blocks of an image that its store lacks, or this worker's share; `tick` takes 1 for each."""
         regions = world.share(blocks(store.cells, plan.cells))
@@ -135,6 +152,25 @@ class Tool:
                 behind.do(store.write, region, z_s)
                 tick(1)
         release_freed_memory()
+
+    def refinement(
+        self, store: LatentStore, image: Image, plan: Plan, folder: Path, tick: Tick, world: World = ALONE
+    ) -> Iterator[Callable[[], None]]:
+        """The refinement of the latents of an image that the options ask for, in parts that all workers do together.
+
+        `folder`: where the state of a long one is kept, to go on from, or that of one which workers share.
+        """
+        size, steps = (image.height, image.width), self.options.refine
+        if not steps:
+            return iter(())
+        noise, weight = self._image_noise(image), self.options.refine_prior
+        refiner = partial(Refiner, self.decoder, image, store.z_g, noise, store.read, weight)
+        alone = world.size == 1 and refined_in_memory(size, steps)
+        return Sweeps(refiner, store, steps, plan.cells, None if alone else folder, world, tick).parts()
+
+    def _image_noise(self, image: Image) -> Noise | None:
+        """The noise that a photograph is drawn with."""
+        return self.noise(wanted(self.options.noise, self.options.seed or 0), (image.height, image.width))
 
     def store(
         self,
@@ -211,7 +247,7 @@ class Tool:
         scene: Scene,
         pixels: Pixels,  # of the scene, or of a window of it
         plan: Plan,
-        tick: Callable[[int], object],  # takes the number of blocks that are done
+        tick: Tick,
         world: World = ALONE,
     ) -> None:
         """Draw the blocks that the pixels lack, or this worker's share of them."""
@@ -236,9 +272,9 @@ class Tool:
         say(f"wrote {path}")
 
     def count(self, plan: Plan, size: tuple[int, int]) -> tuple[int, int]:
-        """How many blocks of latents, and of pixels, an image of (height, width) has."""
+        """How many blocks of latents, once more for each step of refinement, and of pixels (height, width) have."""
         cells, pixels = self.decoder.cells(*size), Region.at(0, 0, *size)
-        return count_blocks(cells, plan.cells), count_blocks(pixels, plan.pixels)
+        return (1 + self.options.refine) * count_blocks(cells, plan.cells), count_blocks(pixels, plan.pixels)
 
     @property
     def _encoder(self) -> Encoder:
@@ -246,7 +282,7 @@ class Tool:
         return self.encoder
 
 
-def _done(count: int, tick: Callable[[int], object]) -> bool:
+def _done(count: int, tick: Tick) -> bool:
     """Whether something was done before: then the progress takes note of it."""
     if count:
         tick(int(count))

@@ -53,6 +53,11 @@ class Item:
         """The folder of its pixels so far."""
         return self.folder / f"pixels{FOLDER}"
 
+    @property
+    def refined(self) -> Path:
+        """The folder of the state of its refinement."""
+        return self.folder / "refined"
+
     def latents(self, suffix: str) -> Path:
         """The file or folder of its latents so far."""
         return self.folder / f"latents{suffix}"
@@ -102,7 +107,7 @@ class Item:
 
     def discard(self) -> None:
         """Remove the unfinished work on it."""
-        for path in (self.pixels, self.latents(FILE), self.latents(FOLDER)):
+        for path in (self.pixels, self.refined, self.latents(FILE), self.latents(FOLDER)):
             remove_tree(path)
 
     @property

@@ -48,6 +48,11 @@ class WeightedSum:
         """Names of the tensors that a call must be given."""
         return {name for term in self.terms.values() for name in term.inputs}
 
+    def without(self, tensors: set[str]) -> "WeightedSum":
+        """The sum of those terms that need none of these tensors."""
+        terms = {name: term for name, term in self.terms.items() if not tensors & set(term.inputs)}
+        return WeightedSum(terms, self.weights)
+
     def to(self, device: torch.device | str) -> "WeightedSum":
         """Move the pretrained networks of the terms; returns itself."""
         for term in self.terms.values():

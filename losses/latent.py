@@ -47,8 +47,8 @@ def maximum_mean_discrepancy(x: Tensor, y: Tensor) -> Tensor:
     """
     points = torch.cat([x, y])
     count = len(points)
-    # Differences and not products: a distance of zero must be zero, with a finite gradient.
-    distances = (points[:, None] - points[None, :]).square().sum(2)  # [B + N, B + N]
+    # Differences and not products: a distance of zero must be zero, with a finite gradient (that of cdist is 0 there).
+    distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").square()  # [B + N, B + N]
     mean = (distances.detach().sum() / (count * count - count)).clamp(min=1e-12)
     powers = [MMD_FACTOR ** (k - MMD_KERNELS // 2) for k in range(MMD_KERNELS)]
     kernel = sum(torch.exp(-distances / (mean * power)) for power in powers)

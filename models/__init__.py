@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from models.discriminator import Discriminator
-from models.encoder import GlobalEncoder, PatchEncoder
+from models.encoder import GlobalEncoder, PatchEncoder, RandomGlobal
 from models.generator import CoordinateGrid, Generator, StructureSynthesizer, TextureSynthesizer
 from models.geometry import Interval
 from utils.errors import UserError
@@ -23,12 +23,14 @@ def build_generator(model: dict) -> Generator:
     )
 
 
-def build_encoders(model: dict) -> tuple[PatchEncoder, GlobalEncoder]:
+def build_encoders(model: dict) -> tuple[PatchEncoder, GlobalEncoder | RandomGlobal]:
     """Patch encoder and global encoder of a `model` section. UserError if its numbers do not fit together."""
     if len(model["encoder"]["widths"]) != model["stages"]:
         raise _mismatch("model.encoder.widths", model["encoder"]["widths"], model["stages"])
     try:
-        global_encoder = GlobalEncoder(model["global_dim"], **model["global_encoder"])
+        whole = model["global_encoder"]
+        random = not whole["widths"]
+        global_encoder = RandomGlobal(model["global_dim"]) if random else GlobalEncoder(model["global_dim"], **whole)
     except ValueError as error:
         raise UserError(f"model.global_encoder: {error}") from error
     return PatchEncoder(model["local_dim"], **model["encoder"]), global_encoder

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.geometry import Chain, Interval, Region, Rule, Translate, Window
 from models.layers import CONVOLUTIONS, EqualizedConv2d, EqualizedLinear
+from models.noise import gaussian_field
 
 
 class EncoderLayer(nn.Module):
@@ -137,3 +138,20 @@ class GlobalEncoder(nn.Module):
 
     def forward(self, thumbnail: Tensor) -> Tensor:
         return self.head(self.layers(thumbnail).flatten(1)).float()
+
+
+class RandomGlobal(nn.Module):
+    """A global latent that is drawn at random, whatever the image shows, as the published code does (ablation).
+
+    The draw is a function of the thumbnail's values, so that an image always gets the same one.
+    """
+
+    def __init__(self, global_dim: int) -> None:
+        super().__init__()
+        self.global_dim = global_dim
+
+    def forward(self, thumbnail: Tensor) -> Tensor:
+        """Thumbnail [B, 3, T, T] -> standard normal z_g [B, D]."""
+        values = (thumbnail.flatten(1).double() * 2**20).long()
+        seeds = (values * torch.arange(1, values.shape[1] + 1, device=values.device)).sum(1)
+        return gaussian_field(seeds, range(-1, 0), 0, 0, 1, self.global_dim)[:, 0, 0]

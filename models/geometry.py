@@ -45,6 +45,9 @@ class Rule(Protocol):
     def output(self, input: Interval) -> Interval:
         """The largest interval of output that an interval of input gives."""
 
+    def influence(self, input: Interval) -> Interval:
+        """The interval of output that depends on any of an interval of input."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -60,13 +63,20 @@ class Window:
     padded: bool = False
 
     def input(self, output: Interval) -> Interval:
-        if self.padded:
-            return Interval(self.stride * output.first, self.stride * output.last + self.stride - 1)
-        return Interval(self.stride * output.first + self.first, self.stride * output.last + self.last)
+        low, high = self._taps
+        return Interval(self.stride * output.first + low, self.stride * output.last + high)
 
     def output(self, input: Interval) -> Interval:
-        low, high = (0, self.stride - 1) if self.padded else (self.first, self.last)
+        low, high = self._taps
         return Interval(-((low - input.first) // self.stride), (input.last - high) // self.stride)
+
+    def influence(self, input: Interval) -> Interval:
+        low, high = self._taps
+        return Interval(-((high - input.first) // self.stride), (input.last - low) // self.stride)
+
+    @property
+    def _taps(self) -> tuple[int, int]:
+        return (0, self.stride - 1) if self.padded else (self.first, self.last)
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,9 @@ class Upsample:
 
     def output(self, input: Interval) -> Interval:
         return Interval(2 * input.first, 2 * input.last)
+
+    def influence(self, input: Interval) -> Interval:
+        return Interval(2 * input.first - 1, 2 * input.last + 1)
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,9 @@ class Translate:
 
     def output(self, input: Interval) -> Interval:
         return Interval(input.first - self.offset, input.last - self.offset)
+
+    def influence(self, input: Interval) -> Interval:
+        return self.output(input)
 
 
 @dataclass(frozen=True)
@@ -107,6 +123,11 @@ class Chain:
     def output(self, input: Interval) -> Interval:
         for rule in self.rules:
             input = rule.output(input)
+        return input
+
+    def influence(self, input: Interval) -> Interval:
+        for rule in self.rules:
+            input = rule.influence(input)
         return input
 
 
@@ -178,6 +199,10 @@ class Region:
     def output(self, rule: Rule) -> Region:
         """The largest region that `rule` gives from this one."""
         return Region(rule.output(self.rows), rule.output(self.cols))
+
+    def influence(self, rule: Rule) -> Region:
+        """The region that depends on any part of this one, by `rule`."""
+        return Region(rule.influence(self.rows), rule.influence(self.cols))
 
     def common(self, other: Region) -> Region | None:
         """What two regions share; None if that is nothing."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models import build_encoders, build_generator
-from models.encoder import GlobalEncoder, PatchEncoder
+from models.encoder import GlobalEncoder, PatchEncoder, RandomGlobal
 from models.generator import Generator
 from utils.checkpoint import load_weights, save_weights
 from utils.config import validate_section
@@ -27,7 +27,7 @@ class Inverter:
 
     generator: Generator
     encoder: PatchEncoder | None  # None in a file of a generator alone
-    global_encoder: GlobalEncoder | None
+    global_encoder: GlobalEncoder | RandomGlobal | None
     model: dict  # the `model` section that they were built from
     fingerprint: str  # of the weights
 
@@ -94,10 +94,10 @@ class Weights:
     def fill(self, name: str, network: nn.Module) -> nn.Module:
         """The network, in evaluation mode, with its tensors. UserError if there are none, or none of its shapes."""
         own = {key.removeprefix(f"{name}."): value for key, value in self.tensors.items() if key.startswith(f"{name}.")}
-        if not own:
+        expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        if expected and not own:
             held = ", ".join(sorted({key.split(".")[0] for key in self.tensors}))
             raise UserError(f"{self.path}: holds no {name}, only {held}")
-        expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
         for key in sorted(expected.keys() | own.keys()):
             given, needed = tuple(own[key].shape) if key in own else "nothing", expected.get(key, "nothing")
             if given != needed:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import ImageColor
 from torch.utils.flop_counter import FlopCounterMode
 
 import infer
@@ -341,6 +342,19 @@ def test_ticks_span_the_values(low, ratio):
     assert low * ratio <= found[-1] * (1 + 1e-9)
     assert 2 <= len(found) <= 14
     assert found == sorted(set(found))
+
+
+def test_plots_show_every_series(tmp_path):
+    series = {"one": [(64, 0.5), (16, 2.0)], "none": [], "other": [(32, 7.0)]}
+    panels = [plot.Panel("time, seconds", "pixels", series), plot.Panel("nothing", "pixels", {"none": []})]
+    plot.write_plot(tmp_path / "a.png", panels)
+    with PIL.Image.open(tmp_path / "a.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    size = plot.HEIGHT, len(panels) * plot.WIDTH + plot.LEGEND
+    assert pixels.shape[:2] == pytest.approx([plot.DOTS * edge for edge in size], abs=1)
+    first = pixels[:, : round(plot.DOTS * plot.WIDTH)]
+    drawn = [(first == ImageColor.getrgb(colour)).all(-1).sum() > 20 for colour in plot.COLOURS[:3]]
+    assert drawn == [True, False, True]
 
 
 # Speed of training

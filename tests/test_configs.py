@@ -26,6 +26,8 @@ LAUNCHED = [path for path in CONFIGS if path.name != "default.yaml" and path not
 # What a section is called where it is not called by its name.
 GIVEN = {
     "datasets/__init__.py": {"config": "data"},
+    "evaluate.py": {"options": "evaluate"},
+    "evaluation/run.py": {"options": "evaluate"},
     "fuse.py": {"options": "fuse"},
     "generate.py": {"options": "generate"},
     "inbetween.py": {"options": "inbetween"},

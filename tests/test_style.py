@@ -21,7 +21,7 @@ LONGEST = 60  # lines of a function
 LONGEST_LOOP = 100  # of the one training loop
 EDITORS = ("fuse", "outpaint", "inbetween", "resample")
 COMMANDS = ("train", "infer", "generate", *EDITORS, "prepare_data", "import_infinitygan")
-PRINTING = (*COMMANDS, "utils.log", "benchmarks", "scripts")
+PRINTING = (*COMMANDS, "evaluate", "utils.log", "benchmarks", "scripts")
 
 # From bottom to top: who stands further down may be imported. Names of one line do not know each other.
 HOUSE = (
@@ -36,7 +36,9 @@ HOUSE = (
     ("losses",),
     ("datasets",),
     ("inversion", "training"),
+    ("evaluation",),
     COMMANDS,
+    ("evaluate",),
     ("benchmarks", "scripts"),
 )
 

@@ -38,7 +38,11 @@ class InverterStage:
 
     def __init__(self, config: dict, context: Context) -> None:
         self.settings, self.context, self.model = config.train, context, config.model
-        self.weights, self.pretrained = config.losses.inverter, config.losses.weights
+        self.generated_every, self.pretrained = config.losses.generated_every, config.losses.weights
+        self.weights = {
+            name: weight * (self.generated_every if GENERATED & set(losses.TERMS[name].inputs) else 1)
+            for name, weight in config.losses.inverter.items()
+        }
         context.check_batch(2, "samples come in pairs")
         self.generator = context.place(build_generator(config.model)).eval().requires_grad_(False)
         self.cells = Interval(0, config.train.patch_cells - 1)
@@ -55,8 +59,10 @@ class InverterStage:
             )
         if "redrawn" in self.needs and not config.train.tune_texture:
             raise UserError("losses.inverter.preservation: a frozen generator needs none; set train.tune_texture or 0")
+        if self.generated_every > 1 and self.needs <= GENERATED:
+            raise UserError("losses.generated_every: every other step would have no loss; set it to 1")
         self.discriminator = self._build_discriminator() if self.needs & JUDGED else None
-        self.losses, self.average = None, None  # until `load_files`
+        self.losses, self.losses_of_photographs, self.average = None, None, None  # until `load_files`
 
     def load_files(self) -> None:
         """Load the weights that the run starts from, and the losses' networks. UserError for a file that is of no use.
@@ -76,6 +82,7 @@ class InverterStage:
         if self.discriminator and settings.discriminator is not None:
             fill(settings.discriminator, {"discriminator": self.discriminator})
         self.losses = losses.build(self.weights, self.pretrained).to(self.context.device)
+        self.losses_of_photographs = self.losses.without(GENERATED)
         self.average = Average(self.trained, self._build_trained(), settings.ema_images)
 
     def _build_trained(self) -> _Trained:
@@ -122,16 +129,17 @@ class InverterStage:
         schedule(self.optimizer, self.settings.optimizer, step)
         seeds = self.context.draws(Purpose.RECONSTRUCTION, step).seeds()
         noise = NoiseField(seeds, self.context.device) if self.settings.noise == "field" else None
+        generates = bool(self.needs & GENERATED) and step % self.generated_every == 0
         with self.context.autocast():
             tensors = self._reconstruct(self.trained, batch, noise)
-            if self.needs & GENERATED:
+            if generates:
                 tensors |= self._reciprocate(step)
         scalars = self._judge(step, tensors) if self.discriminator else {}
         world = self.context.world
         prior = self.context.draws(Purpose.PRIOR, step).normal(tensors["global_latent"].shape[1])
         # the discrepancy of distributions is that of the whole batch, over all processes
         tensors["global_latent"], tensors["global_prior"] = world.gather(tensors["global_latent"]), world.gather(prior)
-        total, parts = self.losses(**tensors)
+        total, parts = (self.losses if generates else self.losses_of_photographs)(**tensors)
         scalars |= {f"inverter/{name}": value for name, value in parts.items()} | {"inverter/total": total.detach()}
         update("inverter", self.trained, self.optimizer, total, scalars, world)
         self.average.update(step, len(batch["window"]) * world.size)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from training.muon import Muon
 from utils.distributed import World, gradients
 from utils.errors import UserError
 
@@ -20,10 +22,13 @@ class Diverged(UserError):
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: dict, lazy_every: int | None = None):
-    """Adam or AdamW. `lazy_every` corrects rate and momenta for a regulariser with a step of its own every n steps
-    (StyleGAN2, appendix B)."""
+    """Adam, AdamW or Muon.
+
+    `lazy_every` corrects rate and momenta for a regulariser with a step of its own every n steps (StyleGAN2,
+    appendix B).
+    """
     ratio = 1.0 if lazy_every is None else lazy_every / (lazy_every + 1)
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}
     return kinds[settings["name"]](
         list(parameters),
         lr=settings["lr"] * ratio,
@@ -33,10 +38,12 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: dict, lazy_eve
 
 
 def schedule(optimizer: torch.optim.Optimizer, settings: dict, step: int, ratio: float = 1.0) -> None:
-    """Set the learning rate of a step: step decay."""
+    """Set the learning rate of a step: step decay, and a cosine that falls to 0."""
     decays = 0 if settings["decay_every"] is None else step // settings["decay_every"]
+    passed = 0.0 if settings["cosine_steps"] is None else min(step / settings["cosine_steps"], 1.0)
+    cosine = (1 + math.cos(math.pi * passed)) / 2
     for group in optimizer.param_groups:
-        group["lr"] = settings["lr"] * ratio * settings["decay_factor"] ** decays
+        group["lr"] = settings["lr"] * ratio * settings["decay_factor"] ** decays * cosine
 
 
 def update(

@@ -218,7 +218,7 @@ MODEL = {
         "widths": ListOf(CHANNELS, *STAGES),
         "depth": Integer(1, 64),
     },
-    "global_encoder": {"thumbnail": Integer(2, 4096), "widths": ListOf(CHANNELS, 1, 12)},
+    "global_encoder": {"thumbnail": Integer(2, 4096), "widths": ListOf(CHANNELS, 0, 12)},
 }
 
 DATA = {
@@ -248,12 +248,13 @@ TRAIN = {
     "patch_cells": Integer(1),
     "ema_images": Integer(1),
     "optimizer": {
-        "name": Choice(("adam", "adamw")),
+        "name": Choice(("adam", "adamw", "muon")),
         "lr": Number(0, 1e3, above=True),
         "betas": ListOf(Number(0, 1, below=True), 2, 2),
         "weight_decay": Number(0, 1e3),
         "decay_every": Optional(Integer(1)),
         "decay_factor": Number(0, 1, above=True),
+        "cosine_steps": Optional(Integer(1)),
     },
     "style_mixing": SHARE,
     "log_every": Integer(1),
@@ -275,6 +276,7 @@ LOSSES = {
     "generator": dict.fromkeys(GENERATOR_TERMS, WEIGHT),
     "r1_every": Integer(1),
     "path_length_every": Integer(1),
+    "generated_every": Integer(1),
     "inverter": dict.fromkeys(INVERTER_TERMS, WEIGHT),
     "weights": dict.fromkeys(("alexnet", "lpips", "resnet50"), PATH),
 }
@@ -285,6 +287,9 @@ INFER = {
     "block": Block(),
     "batch": Integer(1),
     "memory_mib": Integer(1),
+    "refine": Integer(0, 100_000),
+    "refine_prior": WEIGHT,
+    "refine_style": Integer(0, 100_000),
     "noise": Optional(NOISE),
     "seed": Optional(SEED),
     "region": Optional(Rectangle()),
@@ -296,6 +301,21 @@ INFER = {
 }
 
 EDGE = Integer(1, 1_000_000)  # pixels that a PNG has along an edge
+
+EVALUATE = {
+    "details": Integer(0),
+    "seam_block": EDGE,
+    "cycles": Integer(1),
+    "pictures": Integer(0),
+    "generated": Integer(0),
+    "generated_size": EDGE,
+    "lpips": Flag(),
+    "inception": PATH,
+    "scales": ListOf(Integer(1, 64), 1, 16),
+    "discriminator": PATH,
+    "optimized": Integer(0),
+    "optimization_steps": Integer(1),
+}
 
 GENERATE = {
     "height": EDGE,
@@ -351,6 +371,7 @@ SCHEMA = {
     "train": TRAIN,
     "losses": LOSSES,
     "infer": INFER,
+    "evaluate": EVALUATE,
     "generate": GENERATE,
     "fuse": FUSE,
     "complete": COMPLETE,

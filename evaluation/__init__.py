@@ -1,0 +1,1 @@
+"""Measures of inverters and generators, and the report on them."""

@@ -1,0 +1,91 @@
+"""What an evaluation measures: the name, unit and meaning of every number in `means`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a measure is shown and read."""
+
+    title: str
+    unit: str  # empty: none
+    better: str  # higher | lower | one (the nearer to 1) | none
+    digits: int  # after the point
+    note: str  # what it is, in a sentence
+
+
+MEASURES = {
+    "psnr": Measure("PSNR", "dB", "higher", 2, "Peak signal-to-noise ratio of the 8-bit reconstruction."),
+    "ssim": Measure("SSIM", "", "higher", 3, "Structural similarity (Wang et al. 2004)."),
+    "ms_ssim": Measure(
+        "MS-SSIM", "", "higher", 3,
+        "Structural similarity over up to five scales (Wang et al. 2003); of images up to 4 megapixels.",
+    ),
+    "lpips": Measure(
+        "LPIPS", "", "lower", 3,
+        "Distance of AlexNet's features (Zhang et al. 2018, version 0.1, one scale); of images up to 4 megapixels.",
+    ),
+    "seam_score": Measure(
+        "Seams", "", "one", 3,
+        "Gradient at the borders of small blocks over that near them, divided by the same of an inversion in one pass. "
+        "1: none.",
+    ),
+    "latent_mean_distance": Measure(
+        "Latent mean", "std", "lower", 3,
+        "Distance of the channel means of encoded and generated structure latents, in standard deviations.",
+    ),
+    "latent_std_ratio": Measure(
+        "Latent spread", "", "one", 3,
+        "Standard deviation of encoded over that of generated structure latents, mean over the channels.",
+    ),
+    "latent_mmd": Measure(
+        "Latent MMD", "", "lower", 4, "Maximum mean discrepancy between encoded and generated structure latents.",
+    ),
+    "latent_mmd_floor": Measure(
+        "Latent MMD, floor", "", "none", 4,
+        "The same between two halves of the generated latents: no encoder can be expected to come below.",
+    ),
+    "reciprocal_error": Measure(
+        "Reciprocal error", "", "lower", 3,
+        "E(TS(z)) against z: mean squared error over the variance of z. 0: the encoder inverts what is generated.",
+    ),
+    "edit_consistency": Measure(
+        "Edit consistency", "", "higher", 3,
+        "Structure latents of an image that is redrawn in another's style, encoded again: 1 - squared error over "
+        "variance. 1: the structure has stayed.",
+    ),
+    "edit_score": Measure("Score of edits", "", "higher", 3, "What the discriminator makes of edits: mean score."),
+    "reconstruction_score": Measure(
+        "Score of reconstructions", "", "higher", 3, "What the discriminator makes of reconstructions: mean score.",
+    ),
+    "real_score": Measure(
+        "Score of photographs", "", "none", 3, "What the discriminator makes of the photographs: mean score.",
+    ),
+    "cycle_psnr_drop": Measure(
+        "Loss over cycles", "dB", "lower", 2,
+        "PSNR of the first inversion minus that of the last one, where each inverts the result of the one before.",
+    ),
+    "swd": Measure(
+        "SWD", "x 1000", "lower", 2,
+        "Sliced Wasserstein distance of generated and real patches (Karras et al. 2018), mean over the levels.",
+    ),
+    "swd_floor": Measure("SWD, floor", "x 1000", "none", 2, "The same between two halves of the real patches."),
+    "fid": Measure("FID", "", "lower", 2, "Frechet Inception distance of generated and real patches."),
+    "seconds_per_megapixel": Measure("Time", "s / megapixel", "lower", 2, "Seconds that infer.py takes a megapixel."),
+    "peak_memory_mib": Measure("Memory", "MiB", "lower", 0, "Peak of the inversions, the largest of all images."),
+}  # fmt: skip
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the finite values (an exact result has an infinite PSNR); None if there are none."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else None
+
+
+def ratio(upper: float, lower: float) -> float | None:
+    """A quotient; None where it is none."""
+    return upper / lower if lower > 0 else None

@@ -1,0 +1,252 @@
+"""Refinement: the structure latents of a photograph, optimised from the encoder's result, block by block.
+
+All cells take a step at once, from the latents of the step before. The gradient of a block of cells comes from all
+pixels that they touch, drawn from them and from the cells around: so blocks equal the whole, in any order, and memory
+depends on the block.
+
+Minimised is 1/2 |TS(z) - x|^2 + weight/2 |(z - mean) / deviation|^2, with x in [-1, 1] and the mean and deviation of
+the generator's own structure latents, by Nesterov's accelerated gradient, preconditioned by the curvature of a cell:
+
+    g = P gradient,   m <- MOMENTUM m + g,   z <- z - rate (g + MOMENTUM m)
+
+P [C, C] is the inverse of the mean of J^T J over cells (Gauss-Newton, J: pixels by the latents of one cell), damped,
+and the rate the inverse of the largest eigenvalue of P J^T J over all cells. Both are measured once, in a window of the
+image.
+
+Letters: C channels, D global latent, h/w latent cells, H/W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.image import Image
+from inversion.blocks import pixels_per_cell
+from inversion.cost import refine_cost
+from inversion.generation import GeneratedStructure, LocalField
+from inversion.passes import Decoder
+from inversion.scenes import Read
+from models.generator import Generator, Noise, TextureSynthesizer
+from models.geometry import Interval, Region, Rule, reflect
+from models.noise import gaussian_field
+
+MOMENTUM = 0.98
+DAMPING = 0.1  # of P, times the mean curvature: some channels hardly change any pixel
+PRIOR_CELLS = 32  # edge of the generated structure whose mean and deviation are the prior's
+WINDOW_CELLS = 16  # largest edge of the window in which the curvature is measured
+WINDOW_BYTES = 2**28  # that it may take
+SAMPLES = 8  # gradients for each channel, in the mean of J^T J
+STYLE_RATE = 0.02  # of Adam, for the global latent
+LANCZOS_STEPS = 6  # for the largest eigenvalue
+LARGER = 1.1  # times as large it may be elsewhere in the image
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The distribution of the generator's structure latents: an independent normal for each channel."""
+
+    mean: Tensor  # [C, 1, 1]
+    variance: Tensor  # [C, 1, 1]
+    weight: float
+
+    @staticmethod
+    @torch.no_grad()
+    def of(generator: Generator, z_g: Tensor, weight: float) -> Prior:
+        """Of what a generator draws in the style z_g [D], on its device."""
+        cells = Region.at(0, 0, PRIOR_CELLS, PRIOR_CELLS)
+        local = LocalField(generator.structure.local_dim, 0, z_g.device)
+        variance, mean = torch.var_mean(GeneratedStructure(generator, cells, local, z_g).read(cells), (1, 2))
+        variance = variance.clamp(min=1e-3 * float(variance.mean()) + 1e-12)  # of channels that are always the same
+        return Prior(mean[:, None, None].clone(), variance[:, None, None].clone(), weight)
+
+    def gradient(self, z_s: Tensor) -> Tensor:
+        """Of the weighted prior, at z_s [C, h, w]."""
+        return (z_s - self.mean) * (self.weight / self.variance)
+
+
+class Refiner:
+    """The steps of the structure latents of one image, which start at those that `encoded` reads."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        image: Image,
+        z_g: Tensor,  # [D]
+        noise: Noise | None,
+        encoded: Read,  # region of cells -> z_s [C, h, w]
+        prior_weight: float,
+    ) -> None:
+        self.image, self.noise, self.device = image, noise, decoder.device
+        self.texture = decoder.generator.texture.requires_grad_(False)
+        self.pixels = Region.at(0, 0, image.height, image.width)
+        z_g = z_g.to(self.device)
+        with torch.no_grad():
+            self.draw = self.texture.fold(self.texture.mapping(z_g[None])[0], decoder.dtype)
+        self.prior = Prior.of(decoder.generator, z_g, prior_weight)
+        cells, pixels = curvature_window(self.texture, decoder.dtype)
+        z_s = _reflected(encoded, decoder.cells(image.height, image.width), cells.shape).to(self.device)
+        self._measure(z_s, cells, pixels)
+
+    def step(self, latents: Read, momentum: Read | None, region: Region) -> tuple[Tensor, Tensor]:
+        """One step of a region of cells, from the latents of all and the momentum of these (None: at rest).
+
+        Returns their next latents and momentum, each [C, h, w] on the CPU.
+        """
+        gradient = self._gradient(latents, region)
+        z_s = latents(region).to(self.device)
+        gradient = self._precondition(gradient + self.prior.gradient(z_s))
+        moved = gradient if momentum is None else MOMENTUM * momentum(region).to(self.device) + gradient
+        return (z_s - self.rate * (gradient + MOMENTUM * moved)).cpu(), moved.cpu()
+
+    def _gradient(self, latents: Read, region: Region) -> Tensor:
+        """Of half the squared error of all pixels that a region of cells touches, by these cells: [C, h, w]."""
+        pixels = region.influence(self.texture.rule).common(self.pixels)
+        cells = pixels.input(self.texture.rule)
+        z_s = latents(cells).to(self.device).requires_grad_()
+        drawn = self._drawn(z_s, pixels)
+        (gradient,) = torch.autograd.grad(drawn, z_s, drawn.detach() - _target(self.image, pixels, self.device))
+        return _within(gradient, cells, region)
+
+    def _drawn(self, z_s: Tensor, pixels: Region) -> Tensor:
+        return self.draw(z_s[None], self.noise, pixels)
+
+    def _precondition(self, gradient: Tensor) -> Tensor:
+        return torch.einsum("oc,chw->ohw", self.preconditioner, gradient)
+
+    def _measure(self, z_s: Tensor, cells: Region, pixels: Region) -> None:
+        """Set the preconditioner P [C, C] and the rate, at latents z_s [C, h, w] of cells that draw these pixels."""
+        z_s = z_s.requires_grad_()
+        drawn = self._drawn(z_s, pixels)
+        pull = partial(torch.autograd.grad, drawn, z_s, retain_graph=True)  # J^T of an image
+        precision = self.prior.weight / self.prior.variance
+
+        inner = _touching_only(pixels, cells, self.texture.rule)
+        probes = math.ceil(SAMPLES * len(z_s) / math.prod(inner.shape))
+        curvature = torch.diag(precision.flatten())
+        for probe in range(probes):
+            white = gaussian_field(torch.tensor([probe], device=self.device), range(3), 0, 0, *pixels.shape)
+            gradients = _within(pull(white)[0], cells, inner).flatten(1)
+            curvature += gradients @ gradients.T / (probes * gradients.shape[1])
+        curvature.diagonal().add_(DAMPING * float(curvature.diagonal().mean()) + 1e-12)
+        self.preconditioner = torch.linalg.inv(curvature)
+        values, vectors = torch.linalg.eigh(self.preconditioner)
+        root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+        def apply(v: Tensor) -> Tensor:  # P^1/2 (J^T J + prior) P^1/2, symmetric
+            v = torch.einsum("oc,chw->ohw", root, v)
+            pushed = torch.func.jvp(lambda z: self._drawn(z, pixels), (z_s.detach(),), (v,))[1]
+            return torch.einsum("oc,chw->ohw", root, pull(pushed)[0] + precision * v)
+
+        start = gaussian_field(torch.tensor([0], device=self.device), range(len(z_s)), 0, 0, *cells.shape)[0]
+        self.rate = 1.0 / max(LARGER * largest_eigenvalue(apply, start), 1e-20)
+
+
+def largest_eigenvalue(apply: Callable[[Tensor], Tensor], start: Tensor) -> float:
+    """Of a symmetric positive operator on tensors, nearly and from below: Lanczos' method, orthogonalised twice."""
+    basis = [start / start.norm()]
+    projected = torch.zeros(LANCZOS_STEPS, LANCZOS_STEPS, dtype=torch.float64)
+    for step in range(LANCZOS_STEPS):
+        rest = apply(basis[step])
+        for _ in range(2):
+            for row, vector in enumerate(basis):
+                share = (vector * rest).sum()
+                projected[row, step] += float(share)
+                rest = rest - share * vector
+        norm = rest.norm()
+        if float(norm) < 1e-6 * float(projected[step, step].abs()) + 1e-30:
+            break
+        basis.append(rest / norm)
+    return float(torch.linalg.eigvalsh((projected + projected.T) / 2)[-1])
+
+
+def fit_style(
+    decoder: Decoder,
+    image: Image,
+    z_g: Tensor,  # [D]
+    noise: Noise | None,
+    encoded: Read,  # region of cells -> z_s [C, h, w]
+    steps: int,
+) -> Tensor:
+    """The global latent [D], on the CPU, that draws an image best from its encoded structure; by Adam, from `z_g` on.
+
+    It looks at up to four windows, which follow from the image's size and not from its blocks.
+    """
+    texture, device = decoder.generator.texture.requires_grad_(False), decoder.device
+    edge = curvature_window(texture, decoder.dtype)[1].rows.size
+    rows, cols = (_spread(length, edge) for length in (image.height, image.width))
+    windows = [Region(row, col) for row in rows for col in cols]
+    z_s = [encoded(window.input(texture.rule)).to(device)[None] for window in windows]
+    targets = [_target(image, window, device) for window in windows]
+    z_g = torch.nn.Parameter(z_g.to(device).clone())
+    optimizer = torch.optim.Adam([z_g], lr=STYLE_RATE)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        draw = texture.fold(texture.mapping(z_g[None])[0], decoder.dtype)
+        for place, latents, target in zip(windows, z_s, targets, strict=True):
+            (draw(latents, noise, place) - target).square().mean().backward(retain_graph=True)
+        optimizer.step()
+    return z_g.detach().cpu()
+
+
+def _spread(length: int, edge: int) -> list[Interval]:
+    """Parts of a length, of at most `edge`: one in the middle, or two around the quarters of what is twice as long."""
+    shares = (0.25, 0.75) if length >= 2 * edge else (0.5,)
+    starts = [round(max(length - edge, 0) * share) for share in shares]
+    return [Interval(start, min(start + edge, length) - 1) for start in starts]
+
+
+def _target(image: Image, pixels: Region, device: torch.device) -> Tensor:
+    """Pixels [1, 3, H, W] of a photograph, in [-1, 1]."""
+    values = torch.from_numpy(image.window_float(pixels.rows.first, pixels.cols.first, *pixels.shape))
+    return values.to(device).permute(2, 0, 1)[None]
+
+
+def curvature_window(texture: TextureSynthesizer, dtype: torch.dtype) -> tuple[Region, Region]:
+    """The cells of the window in which the curvature is measured, and the pixels that they draw: at the origin.
+
+    It follows from the network alone, so that it is the same for all blocks.
+    """
+    cell = pixels_per_cell(texture)
+    smallest = math.ceil(texture.rule.influence(Interval(0, 0)).size / cell) + 1
+    for edge in range(max(WINDOW_CELLS, smallest), smallest - 1, -1):
+        pixels = Region.at(0, 0, edge * cell, edge * cell)
+        cells = pixels.input(texture.rule)
+        if refine_cost(texture, pixels, dtype).bytes <= WINDOW_BYTES:
+            break
+    return cells, pixels
+
+
+def _touching_only(pixels: Region, cells: Region, rule: Rule) -> Region:
+    """The cells of a square that touch none but these pixels."""
+
+    def inside(cell: int) -> bool:
+        touched = rule.influence(Interval(cell, cell))
+        return pixels.rows.first <= touched.first and touched.last <= pixels.rows.last
+
+    found = list(filter(inside, range(cells.rows.first, cells.rows.last + 1)))
+    return Region(Interval(found[0], found[-1]), Interval(found[0], found[-1]))
+
+
+def _within(values: Tensor, outer: Region, inner: Region) -> Tensor:
+    """The part of values [C, H, W] of an outer region that lies in an inner one."""
+    return values[:, *inner.slices_in(outer)]
+
+
+def _reflected(read: Read, cells: Region, shape: tuple[int, int]) -> Tensor:
+    """The latents [C, h, w] in the middle of all cells; where there are fewer, they are reflected."""
+    index = []
+    for axis, count in zip((cells.rows, cells.cols), shape, strict=True):
+        index.append(axis.first + reflect(np.arange(count) + (axis.size - count) // 2, axis.size))
+    region = Region(*(Interval(int(positions.min()), int(positions.max())) for positions in index))
+    rows, cols = (
+        torch.from_numpy(positions - axis.first)
+        for positions, axis in zip(index, (region.rows, region.cols), strict=True)
+    )
+    return read(region)[:, rows[:, None], cols]

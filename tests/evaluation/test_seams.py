@@ -1,0 +1,104 @@
+"""The seam score: where lines are counted, what it sees, and what it does not mind."""
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datasets.image import Image
+from evaluation.seams import SeamScore, line_gradients
+from inversion import canvas
+from models.geometry import Interval, Region
+
+CELL, BLOCK = 8, 32
+SIZE = 150, 131
+
+
+def image(pixels):
+    return Image(PIL.Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8)))
+
+
+def noise(seed=0, size=SIZE):
+    return 128 + np.random.default_rng(seed).normal(0, 6, (*size, 3))
+
+
+def cells(size=SIZE):
+    return Region.at(-2, -2, size[0] // CELL + 5, size[1] // CELL + 5)
+
+
+def score(photograph, result):
+    seams = SeamScore(CELL, BLOCK)
+    seams.add(image(photograph), image(result), cells(photograph.shape[:2]))
+    return seams.score
+
+
+def checked(size, width):
+    """Light and dark bands, `width` pixels wide, that begin where blocks of latents do."""
+    rows, cols = ((np.arange(length) + 20) // width % 2 for length in size)
+    return 24.0 * (rows[:, None] ^ cols)[..., None]
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 9))
+@settings(max_examples=20)
+def test_gradients_are_those_of_numpy(height, width, rows):
+    pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+    strip = canvas.STRIP
+    canvas.STRIP = 3 * width * rows
+    try:
+        down, across = line_gradients(image(pixels))
+    finally:
+        canvas.STRIP = strip
+    assert np.allclose(down, np.abs(np.diff(pixels.astype(float), axis=0)).mean(2).sum(1))
+    assert np.allclose(across, np.abs(np.diff(pixels.astype(float), axis=1)).mean(2).sum(0))
+
+
+def test_what_is_no_seam_scores_one():
+    assert score(noise(), noise()) == 1
+    assert abs(score(noise(0), noise(1)) - 1) < 0.02
+    assert abs(score(noise(0), 128 + (noise(1) - 128) / 3) - 1) < 0.02
+
+
+def test_blocks_of_latents_that_differ_are_seen():
+    """Blocks begin at the cells -2, 2, 6 ...: their borders are the lines 12, 44, 76, 108."""
+    assert score(noise(0), noise(1) + checked(SIZE, BLOCK)) > 1.1
+
+
+def test_blocks_of_pixels_that_differ_are_seen():
+    """A shift of a block by its own level: a step at the lines 32, 64, 96 and nowhere else."""
+    rows, cols = (np.arange(length) // BLOCK % 2 for length in SIZE)
+    stepped = noise(1) + 24.0 * (rows[:, None] ^ cols)[..., None]
+    assert score(noise(0), stepped) > 1.02
+
+
+def test_what_the_photograph_shows_itself_does_not_count():
+    edges = checked(SIZE, BLOCK)
+    assert abs(score(noise(0) + edges, noise(1) + edges) - 1) < 0.02
+
+
+def test_the_pattern_of_up_sampling_does_not_count():
+    """A step at every second cell is at borders and beside them."""
+    rows, cols = ((np.arange(length) + 4) // CELL % 2 for length in SIZE)
+    assert abs(score(noise(0), noise(1) + 24.0 * (rows[:, None] ^ cols)[..., None]) - 1) < 0.02
+
+
+def test_places():
+    places = SeamScore(8, 64).places(Interval(-2, 21), 150)
+    at = [lines for where, lines in places if where]
+    assert [(lines[0], lines[-1]) for lines in at] == [(36, 52), (100, 116), (64, 64), (128, 128)]
+    beside = [lines for where, lines in places if not where]
+    assert (beside[0] == [*range(20, 36), *range(53, 64), *range(65, 69)]).all()
+    assert (beside[3] == [*range(117, 128), *range(129, 145)]).all()
+    assert all(0 < line < 150 for lines in beside + at for line in lines)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (30, 200), (1, 1)])
+def test_images_without_borders_have_no_score(size):
+    seams = SeamScore(CELL, 4096)
+    seams.add(image(noise(0, size)), image(noise(1, size)), cells(size))
+    assert seams.score is None
+
+
+def test_flat_images_have_no_score():
+    flat = np.full((*SIZE, 3), 9.0)
+    assert score(flat, noise()) is None and score(noise(), flat) is None

@@ -1,0 +1,193 @@
+"""evaluate.py as a user calls it: its files, what fails, and wrong commands."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import evaluate
+from evaluation.measures import MEASURES
+from inversion.work import UNFINISHED
+from tests.conftest import lines, write_inverter
+from tests.inversion.conftest import tiny_inverter
+from utils.errors import run_command
+
+SMALL = [
+    "infer.device=cpu", "infer.dtype=float32", "evaluate.details=2", "evaluate.seam_block=32", "evaluate.cycles=2",
+    "evaluate.generated=4", "evaluate.generated_size=56", "evaluate.pictures=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Three photographs, in which a is too small for patches, and a damaged one."""
+    folder, random = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    for name, size in {"a.png": (48, 70), "b.jpg": (93, 104), "sub/c.png": (100, 90)}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        PIL.Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)).save(folder / name)
+    (folder / "damaged.png").write_bytes((folder / "a.png").read_bytes()[:2000])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    """Another inverter whose file has the same name."""
+    path = tmp_path_factory.mktemp("other") / "tiny.safetensors"
+    write_inverter(path, tiny_inverter(convolution="zero_pad"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def evaluated(checkpoint, second, photographs, tmp_path_factory):
+    """The exit code and the folder of an evaluation of two checkpoints."""
+    output = tmp_path_factory.mktemp("evaluation") / "output"
+    places = ["--input", str(photographs), "--output", str(output)]
+    return run_command(evaluate.main, [*places, "--checkpoint", str(checkpoint), str(second), *SMALL]), output
+
+
+@pytest.fixture(scope="module")
+def evaluation(evaluated):
+    return json.loads((evaluated[1] / "evaluation.json").read_text())
+
+
+def test_images_that_fail_are_named_and_the_others_evaluated(evaluated, evaluation):
+    assert evaluated[0] == 1
+    for checkpoint in evaluation["checkpoints"]:
+        assert list(checkpoint["failed"]) == ["damaged"] and "damaged" in checkpoint["failed"]["damaged"]
+        assert [image["name"] for image in checkpoint["images"]] == ["a", "b", "sub/c"]
+    assert evaluation["settings"]["images"] == 4
+
+
+def test_what_is_left_behind(evaluated):
+    _, output = evaluated
+    assert sorted(path.name for path in output.iterdir()) == [
+        "evaluation.csv", "evaluation.json", "inversions", "report.html"
+    ]  # fmt: skip
+    for folder in (output / "inversions").iterdir():
+        assert sorted(path.name for path in folder.iterdir() if path.name != UNFINISHED) == [
+            "latents", "metrics.csv", "reconstruction", "summary.json"
+        ]  # fmt: skip
+
+
+def test_checkpoints_of_one_name_get_names_of_their_own(evaluation, checkpoint, second):
+    names = [f"{path.parent.name}-tiny" for path in (checkpoint, second)]
+    assert [each["name"] for each in evaluation["checkpoints"]] == names
+    assert [each["path"] for each in evaluation["checkpoints"]] == [str(checkpoint), str(second)]
+    assert evaluation["checkpoints"][0]["weights"] != evaluation["checkpoints"][1]["weights"]
+
+
+def test_figures_are_those_of_infer(evaluated, evaluation):
+    for checkpoint in evaluation["checkpoints"]:
+        folder = evaluated[1] / "inversions" / checkpoint["name"]
+        with open(folder / "metrics.csv", newline="") as file:
+            rows = {row["name"]: row for row in csv.DictReader(file)}
+        for image in checkpoint["images"]:
+            for key in ("height", "width", "psnr", "ssim", "seconds", "peak_memory_mib"):
+                assert image[key] == float(rows[image["name"]][key])
+        summary = json.loads((folder / "summary.json").read_text())
+        assert checkpoint["means"]["psnr"] == pytest.approx(summary["mean"]["psnr"])
+
+
+def test_everything_that_is_asked_for_is_measured(evaluation):
+    unasked = {"lpips", "edit_score", "reconstruction_score", "real_score", "fid"}
+    for checkpoint in evaluation["checkpoints"]:
+        means = checkpoint["means"]
+        assert list(means) == list(MEASURES)
+        assert {key for key, value in means.items() if value is None} == unasked
+        assert all(math.isfinite(value) for value in means.values() if value is not None)
+        assert [cycle["cycle"] for cycle in checkpoint["cycles"]] == [1, 2]
+        drop = checkpoint["cycles"][0]["psnr"] - checkpoint["cycles"][1]["psnr"]
+        assert means["cycle_psnr_drop"] == pytest.approx(drop)
+        assert [level["size"] for level in checkpoint["pyramid"]] == [56, 28]
+        assert checkpoint["scale_invariant_fid"] == [] and checkpoint["curves"] == {}
+        assert min(checkpoint["parameters"].values()) > 100
+
+
+def test_padded_blocks_show(evaluation):
+    """The second encoder pads its blocks with zeros."""
+    scores = [checkpoint["means"]["seam_score"] for checkpoint in evaluation["checkpoints"]]
+    assert scores[1] > scores[0] + 0.02
+
+
+def test_the_table(evaluated, evaluation):
+    with open(evaluated[1] / "evaluation.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = [(each["name"], image) for each in evaluation["checkpoints"] for image in each["images"]]
+    assert [(row.pop("checkpoint"), row["name"]) for row in rows] == [(name, image["name"]) for name, image in expected]
+    assert rows[1] == {key: "" if value is None else str(value) for key, value in expected[1][1].items()}
+
+
+def test_the_report_names_all(evaluated, evaluation):
+    page = (evaluated[1] / "report.html").read_text()
+    assert all(checkpoint["name"] in page for checkpoint in evaluation["checkpoints"]) and "damaged" in page
+
+
+def test_nothing_but_inversions(checkpoint, photographs, tmp_path, capsys):
+    """Without details and generated images; what is not measured is null, and the same command measures the same."""
+    little = ["evaluate.details=0", "evaluate.generated=0", "evaluate.pictures=0"]
+    files = ["--checkpoint", str(checkpoint), "--input", str(photographs / "a.png"), "--output", str(tmp_path / "out")]
+    found = []
+    for _ in range(2):
+        assert run_command(evaluate.main, [*files, *SMALL, *little]) == 0
+        (entry,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["checkpoints"]
+        taken = ("seconds_per_megapixel", "peak_memory_mib")
+        found.append({key: value for key, value in entry["means"].items() if key not in taken})
+    assert found[0] == found[1]
+    assert {key for key, value in found[0].items() if value is not None} == {"psnr", "ssim", "ms_ssim"}
+    assert entry["cycles"] == entry["pyramid"] == []
+
+
+def test_all_images_may_fail(checkpoint, photographs, tmp_path):
+    places = ["--input", str(photographs / "damaged.png"), "--output", str(tmp_path / "out")]
+    files = ["--checkpoint", str(checkpoint), *places]
+    assert run_command(evaluate.main, [*files, *SMALL]) == 1
+    (entry,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["checkpoints"]
+    assert entry["images"] == [] and entry["means"]["psnr"] is None and entry["means"]["reciprocal_error"] > 0
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["evaluate.detail=3"], "evaluate.detail"),
+        (["evaluate.cycles=0"], "evaluate.cycles"),
+        (["evaluate.seam_block=0"], "evaluate.seam_block"),
+        (["infer.format=jpeg"], "infer.format: jpeg"),
+        (["infer.latents=none"], "infer.latents"),
+        (["infer.region=0,0,8,8"], "infer.region"),
+        (["losses.r1_every=3"], "losses.r1_every"),
+        (["train.batch=3"], "'train' is not read here"),
+        (["evaluate.lpips=true"], "losses.weights.lpips"),
+        (["evaluate.discriminator={checkpoint}"], "holds no discriminator"),
+        (["evaluate.inception={tmp}/none.pth"], "evaluate.inception"),
+        (["--output", "{photographs}/results"], "lies in --input"),
+        (["--input", "{tmp}"], "no JPEG"),
+        (["--checkpoint", "{checkpoint}", "{tmp}/none.safetensors"], "none.safetensors"),
+        (["--checkpoint", "{checkpoint}", "{checkpoint}"], "given twice"),
+        (["--checkpoint", "evaluate.details=3"], "names no file"),
+    ],
+)
+def test_a_wrong_command_gets_one_line(checkpoint, photographs, tmp_path, capsys, arguments, said):
+    places = {"tmp": tmp_path, "photographs": photographs, "checkpoint": checkpoint}
+    files = ["--checkpoint", str(checkpoint), "--input", str(photographs), "--output", str(tmp_path / "output")]
+    code = run_command(evaluate.main, [*files, *(text.format(**places) for text in arguments)])
+    err = capsys.readouterr().err
+    assert code == 2 and len(err.strip().splitlines()) == len(lines(err)) == 1
+    assert said in err and not (tmp_path / "output").exists() and not (photographs / "results").exists()
+
+
+def test_the_parts_of_paths_that_tell_checkpoints_apart(tmp_path):
+    paths = [tmp_path / name for name in ("a/x/inverter.safetensors", "b/x/inverter.safetensors")]
+    assert list(evaluate.names_of(paths)) == ["a-x-inverter", "b-x-inverter"]
+    assert evaluate.names_of([paths[0], tmp_path / "other.safetensors"]) == {
+        "inverter": paths[0], "other": tmp_path / "other.safetensors"
+    }  # fmt: skip
+
+
+def test_numbers_that_json_has_none_for():
+    assert evaluate.finite({"a": [1.5, math.inf, {"b": math.nan}], "c": (True, None, "x", 3)}) == {
+        "a": [1.5, None, {"b": None}], "c": [True, None, "x", 3]
+    }  # fmt: skip
