@@ -127,7 +127,7 @@ def invert(tool: Tool, item: Item, team: World, speaks: bool) -> None:
         size = image.height, image.width
         pictures = Pictures.choose(tool.options, size, image)
     plan, latents = tool.plan(size, image.held), tool.latent_path(Path("latents"), item.name, size)
-    on_disk = team.size > 1 or not in_memory(size) or not refined_in_memory(size, tool.options.refine)
+    on_disk = team.size > 1 or not refined_in_memory(size, tool.options.refine)
     unfinished = item.latents(FOLDER if on_disk or latents.suffix == FOLDER else FILE)
     with progress(item.name, sum(tool.count(plan, size)), main=speaks) as bar:
         with step(team, item):

@@ -78,12 +78,12 @@ COLUMNS = {  # the first measure of a column, and in brackets the others
     "score of edits (reconstructions, photographs)": ("edit_score", "reconstruction_score", "real_score"),
 }
 LEGEND = """\
-PSNR, SSIM and MS-SSIM are means over the images. Seams: the gradient across the borders of blocks over that elsewhere,
-over the same of the photograph; 1 is none. Latent MMD and mean: how far structure latents of photographs lie from those
-that the generator draws; the floor is the discrepancy between two halves of the latter, the mean is in standard
-deviations. Reciprocal error: E(TS(z)) against z, over the variance of z. Edit consistency: how much of the structure is
-found again after an edit of the style; 1 is all. Score: what the generator's discriminator makes of pictures; more is
-better.
+PSNR, SSIM and MS-SSIM are means over the images. Seams: the gradient across the borders of blocks over that
+elsewhere, over the same of an inversion in one pass; 1 is none. Latent MMD and mean: how far structure latents of
+photographs lie from those that the generator draws; the floor is the discrepancy between two halves of the latter,
+the mean is in standard deviations. Reciprocal error: E(TS(z)) against z, over the variance of z. Edit consistency:
+how much of the structure is found again after an edit of the style; 1 is all. Score: what the generator's
+discriminator makes of pictures; more is better.
 """
 TRAINING = ("model", "data", "train", "losses", "seed")  # sections that are for train.py
 EVALUATION = ("evaluate.", "infer.", "losses.weights", "seed")  # how keys begin that are for evaluate.py

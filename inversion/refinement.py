@@ -88,31 +88,36 @@ class Refiner:
         self.pixels = Region.at(0, 0, image.height, image.width)
         z_g = z_g.to(self.device)
         with torch.no_grad():
-            self.draw = self.texture.fold(self.texture.mapping(z_g[None])[0], decoder.dtype)
+            self.draw = self.texture.fold(self.texture.mapping(z_g[None])[0], decoder.dtype, direct=True)
         self.prior = Prior.of(decoder.generator, z_g, prior_weight)
         cells, pixels = curvature_window(self.texture, decoder.dtype)
         z_s = _reflected(encoded, decoder.cells(image.height, image.width), cells.shape).to(self.device)
         self._measure(z_s, cells, pixels)
 
-    def step(self, latents: Read, momentum: Read | None, region: Region) -> tuple[Tensor, Tensor]:
+    def step(self, latents: Read, momentum: Read | None, region: Region) -> tuple[Tensor, Tensor, float]:
         """One step of a region of cells, from the latents of all and the momentum of these (None: at rest).
 
-        Returns their next latents and momentum, each [C, h, w] on the CPU.
+        Returns their next latents and momentum, each [C, h, w] on the CPU, and the squared error, before the step, of
+        all pixels that they touch.
         """
-        gradient = self._gradient(latents, region)
+        gradient, error = self._gradient(latents, region)
         z_s = latents(region).to(self.device)
         gradient = self._precondition(gradient + self.prior.gradient(z_s))
         moved = gradient if momentum is None else MOMENTUM * momentum(region).to(self.device) + gradient
-        return (z_s - self.rate * (gradient + MOMENTUM * moved)).cpu(), moved.cpu()
+        return (z_s - self.rate * (gradient + MOMENTUM * moved)).cpu(), moved.cpu(), error
 
-    def _gradient(self, latents: Read, region: Region) -> Tensor:
-        """Of half the squared error of all pixels that a region of cells touches, by these cells: [C, h, w]."""
+    def _gradient(self, latents: Read, region: Region) -> tuple[Tensor, float]:
+        """Of half the squared error of all pixels that a region of cells touches, by these cells: [C, h, w].
+
+        And that squared error.
+        """
         pixels = region.influence(self.texture.rule).common(self.pixels)
         cells = pixels.input(self.texture.rule)
         z_s = latents(cells).to(self.device).requires_grad_()
         drawn = self._drawn(z_s, pixels)
-        (gradient,) = torch.autograd.grad(drawn, z_s, drawn.detach() - _target(self.image, pixels, self.device))
-        return _within(gradient, cells, region)
+        residual = drawn.detach() - _target(self.image, pixels, self.device)
+        (gradient,) = torch.autograd.grad(drawn, z_s, residual)
+        return _within(gradient, cells, region), float(residual.square().sum())
 
     def _drawn(self, z_s: Tensor, pixels: Region) -> Tensor:
         return self.draw(z_s[None], self.noise, pixels)
@@ -163,7 +168,7 @@ def largest_eigenvalue(apply: Callable[[Tensor], Tensor], start: Tensor) -> floa
         if float(norm) < 1e-6 * float(projected[step, step].abs()) + 1e-30:
             break
         basis.append(rest / norm)
-    return float(torch.linalg.eigvalsh((projected + projected.T) / 2)[-1])
+    return float(torch.linalg.eigvalsh(projected, UPLO="U")[-1])
 
 
 def fit_style(
@@ -188,7 +193,7 @@ def fit_style(
     optimizer = torch.optim.Adam([z_g], lr=STYLE_RATE)
     for _ in range(steps):
         optimizer.zero_grad()
-        draw = texture.fold(texture.mapping(z_g[None])[0], decoder.dtype)
+        draw = texture.fold(texture.mapping(z_g[None])[0], decoder.dtype, direct=True)
         for place, latents, target in zip(windows, z_s, targets, strict=True):
             (draw(latents, noise, place) - target).square().mean().backward(retain_graph=True)
         optimizer.step()

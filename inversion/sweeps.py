@@ -6,9 +6,10 @@ that the blocks of a step need no order, and a killed run goes on within the ste
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,12 @@ from torch import Tensor
 from inversion.blocks import blocks, count_blocks
 from inversion.chunks import BlockArray, ChunkArray, MemoryArray
 from inversion.latents import LatentStore
+from inversion.outputs import in_memory as small
 from inversion.refinement import Refiner
 from models.geometry import Region
 from utils.distributed import World
 from utils.files import remove_tree
+from utils.log import complain
 
 RESUMABLE = 2**26  # pixels times steps; more than that is kept in a folder, and can be gone on with
 
@@ -30,7 +33,7 @@ Tick = Callable[[int], object]  # takes the number of blocks that are done
 
 def in_memory(size: tuple[int, int], steps: int) -> bool:
     """Whether the state of a refinement of an image of (height, width) is kept in memory."""
-    return size[0] * size[1] * steps <= RESUMABLE
+    return small(size) and size[0] * size[1] * steps <= RESUMABLE
 
 
 def bytes_in_memory(shape: tuple[int, int, int], size: tuple[int, int], steps: int) -> int:
@@ -82,25 +85,31 @@ class State:
 class Sweeps:
     """The refinement of the latents in a store, in which they are replaced at the end."""
 
-    refiner: Callable[[], Refiner]  # makes it, when there is something to do
+    make_refiner: Callable[[], Refiner]  # called where there is something to do
     store: LatentStore
     steps: int
     block: tuple[int, int]  # cells that take a step at once
     folder: Path | None  # of the states; None: they are kept in memory
     world: World
     tick: Tick
+    _encoded: float = math.inf  # squared error of this worker's blocks, as they were encoded; infinity: not known
+    _refined: float = 0.0  # and before the last step
 
     def parts(self) -> Iterator[Callable[[], None]]:
         """What all workers do one after the other, each part when all have done the one before."""
         done, state = self._latest()
         self.tick(done * self._count)
-        refiner = self.refiner() if done < self.steps else None
         for step in range(done, self.steps):
             following = self._state(step + 1)
             yield partial(self._prepare, following, step)
-            yield partial(self._sweep, refiner, state, following)
+            yield partial(self._sweep, state, following)
             state = following
         yield partial(self._finish, state)
+
+    @cached_property
+    def _refiner(self) -> Refiner:
+        """It measures the encoded latents, so before they are replaced; and within a part, since it can fail."""
+        return self.make_refiner()
 
     @property
     def _count(self) -> int:
@@ -131,14 +140,24 @@ class Sweeps:
         following.latents.continued()
         following.momentum.continued()
 
-    def _sweep(self, refiner: Refiner, state: State | None, following: State) -> None:
+    def _sweep(self, state: State | None, following: State) -> None:
         latents = self.store.read if state is None else partial(state.read, state.latents)
         momentum = None if state is None else partial(state.read, state.momentum)
-        for region in self._share():
-            if not following.has(region):
-                following.write(region, *refiner.step(latents, momentum, region))
+        regions = list(self._share())
+        missing = [region for region in regions if not following.has(region)]
+        self.tick(len(regions) - len(missing))
+        self._refined = 0.0
+        for region in missing:
+            *values, error = self._refiner.step(latents, momentum, region)
+            following.write(region, *values)
+            self._refined += error
             self.tick(1)
+        if state is None and missing == regions:
+            self._encoded = self._refined
 
     def _finish(self, state: State) -> None:
+        if self.world.main and not self._refined <= self._encoded:
+            errors = f"squared error {self._encoded:.4g} at first, {self._refined:.4g} at last"
+            complain(f"note: {self._refiner.image.name}: refinement went away from the photograph: {errors}")
         for region in self._share():
             self.store.write(region, state.read(state.latents, region))

@@ -141,9 +141,7 @@ class Tool:
             path.parent.mkdir(parents=True, exist_ok=True)
             return LatentStore.create(path, description, self._latent_shape(size), z_g, plan.cells)
 
-    def encode_into(
-        self, store: LatentStore, image: Image, plan: Plan, tick: Tick, world: World = ALONE
-    ) -> None:
+    def encode_into(self, store: LatentStore, image: Image, plan: Plan, tick: Tick, world: World = ALONE) -> None:
         """Encode the blocks of an image that its store lacks, or this worker's share; `tick` takes 1 for each."""
         regions = world.share(blocks(store.cells, plan.cells))
         missing = (region for region in regions if not _done(store.has(region), tick))
@@ -158,15 +156,16 @@ class Tool:
     ) -> Iterator[Callable[[], None]]:
         """The refinement of the latents of an image that the options ask for, in parts that all workers do together.
 
-        `folder`: where the state of a long one is kept, to go on from, or that of one which workers share.
+        `folder`: where the state is kept if the latents lie in a folder too, so can be gone on with, or if it is long.
         """
         size, steps = (image.height, image.width), self.options.refine
         if not steps:
             return iter(())
         noise, weight = self._image_noise(image), self.options.refine_prior
         refiner = partial(Refiner, self.decoder, image, store.z_g, noise, store.read, weight)
-        alone = world.size == 1 and refined_in_memory(size, steps)
-        return Sweeps(refiner, store, steps, plan.cells, None if alone else folder, world, tick).parts()
+        # refined latents that a killed run left must not be taken for encoded ones
+        kept = store.path.suffix == FOLDER or not refined_in_memory(size, steps)
+        return Sweeps(refiner, store, steps, plan.cells, folder if kept else None, world, tick).parts()
 
     def _image_noise(self, image: Image) -> Noise | None:
         """The noise that a photograph is drawn with."""

@@ -173,12 +173,9 @@ class Run:
     @contextmanager
     def attempt(self, item: Item) -> Iterator[None]:
         """The work on an image: if it fails, that is recorded and told, and the others are done."""
-        try:
-            with memory_errors(item.path):
-                yield
-        except LostWorker:
-            raise
-        except UserError as error:
+        with failure_of(item) as failures:
+            yield
+        for error in failures:
             self._known[item.name] = item.fail(error)
             if self.world.main:
                 complain(f"failed: {error}")
@@ -259,19 +256,28 @@ def only_run(output: Path, world: World) -> Iterator[None]:
 @contextmanager
 def step(world: World, item: Item) -> Iterator[None]:
     """A part of the work on an image that all workers do; where it fails in one of them, it fails in all."""
-    failure = None
+    with failure_of(item) as failures:
+        yield
+    for error in failures:
+        with suppress(UserError):
+            item.enter(Outcome(None, failed=str(error)))
+    if world.agree(bool(failures)):
+        outcome = item.outcome()
+        told = outcome.failed if outcome else f"{item.path}: failed in another worker"
+        raise failures[0] if failures else UserError(told)
+
+
+@contextmanager
+def failure_of(item: Item) -> Iterator[list[UserError]]:
+    """What the work on an image fails with, if it does: a list that is empty or holds one. A lost worker ends all."""
+    failures: list[UserError] = []
     try:
         with memory_errors(item.path):
-            yield
+            yield failures
     except LostWorker:
         raise
     except UserError as error:
-        failure = error
-        with suppress(UserError):
-            item.enter(Outcome(None, failed=str(error)))
-    if world.agree(failure is not None):
-        outcome = item.outcome()
-        raise failure or UserError(outcome.failed if outcome else f"{item.path}: failed in another worker")
+        failures.append(error)
 
 
 def _passing(cause: BaseException | None) -> bool:

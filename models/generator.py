@@ -142,10 +142,13 @@ class TextureLayer(nn.Module):
     def forward(self, x: Tensor, noise: Tensor | None, style: Tensor) -> Tensor:
         return self.finish(self.conv(x, style), noise)
 
-    def fold(self, style: Tensor, dtype: torch.dtype) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """A function (x, noise) -> forward for one fixed style [D]."""
+    def fold(
+        self, style: Tensor, dtype: torch.dtype, direct: bool = False
+    ) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """A function (x, noise) -> forward for one fixed style [D]; `direct` as in `ModulatedConv2d.fold`."""
         # sqrt 2 moves through the leaky ReLU into weights, bias and noise; all after the convolution is in place
-        convolve, strength = self.conv.fold(style, dtype, self.bias, GAIN), self.noise_strength * GAIN
+        convolve = self.conv.fold(style, dtype, self.bias, GAIN, direct)
+        strength = self.noise_strength * GAIN
 
         def layer(x: Tensor, noise: Tensor | None) -> Tensor:
             y = convolve(x)
@@ -228,10 +231,13 @@ class TextureSynthesizer(nn.Module):
         to_rgb = [_with_style(rgb, styles[:, self.rgb_style(k)]) for k, rgb in enumerate(self.to_rgb)]
         return self.draw(z_s, layers, to_rgb, noise, self.spans_from(Region.at(*origin, *z_s.shape[-2:])))
 
-    def fold(self, w: Tensor, dtype: torch.dtype) -> FoldedTexture:
-        """The synthesizer for one fixed style [D] (or [L + 1, D]), with plain convolution weights in `dtype`."""
+    def fold(self, w: Tensor, dtype: torch.dtype, direct: bool = False) -> FoldedTexture:
+        """The synthesizer for one fixed style [D] (or [L + 1, D]), with plain convolution weights in `dtype`.
+
+        `direct`: for gradients, as in `ModulatedConv2d.fold`.
+        """
         styles = w.expand(self.style_count, -1)
-        layers = [layer.fold(styles[i], dtype) for i, layer in enumerate(self.layers)]
+        layers = [layer.fold(styles[i], dtype, direct) for i, layer in enumerate(self.layers)]
         to_rgb = [rgb.fold(styles[self.rgb_style(k)], dtype) for k, rgb in enumerate(self.to_rgb)]
         return FoldedTexture(self, layers, to_rgb, dtype)
 

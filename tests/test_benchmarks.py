@@ -1,6 +1,5 @@
 """The benchmarks measure what they say, and tell failure by their exit code."""
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -15,7 +14,7 @@ from PIL import ImageColor
 from torch.utils.flop_counter import FlopCounterMode
 
 import infer
-from benchmarks import inversion, machine, memory, plot, quality, training
+from benchmarks import inversion, machine, memory, plot, training
 from benchmarks.published import (
     CELLS,
     Canvas,
@@ -51,52 +50,6 @@ def checkpoint(tmp_path_factory):
 
 def picture(number, height, width):
     return np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def means_written_out(pixels):
-    """The picture of mean colours, cell by cell."""
-    result = pixels.copy()
-    for top in range(0, pixels.shape[0], 16):
-        for left in range(0, pixels.shape[1], 16):
-            cell = pixels[top : top + 16, left : left + 16]
-            result[top : top + 16, left : left + 16] = np.rint(cell.mean(axis=(0, 1)))
-    return result
-
-
-@pytest.mark.parametrize("size", [(32, 48), (37, 61), (5, 3), (1, 17)])
-def test_mean_colours(size):
-    pixels = picture(0, *size)
-    error = np.square(pixels.astype(float) - means_written_out(pixels)).mean()
-    found = quality.cell_psnr(Image(PIL.Image.fromarray(pixels)))
-    assert found == pytest.approx(10 * np.log10(255**2 / error), abs=1e-9)
-
-
-def test_quality(checkpoint, tmp_path, capsys):
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    pictures = [picture(number, 24 + number, 40) for number in range(2)]
-    for number, pixels in enumerate(pictures):
-        PIL.Image.fromarray(pixels).save(folder / f"{number}.png")
-    options = ["--checkpoint", str(checkpoint), "infer.device=cpu", "infer.dtype=float32"]
-    assert run_command(quality.main, [str(folder), *options]) == 0
-    heading, _, line = capsys.readouterr().out.splitlines()
-    found = dict(zip(heading.strip("| ").split(" | "), line.strip("| ").split(" | "), strict=True))
-    assert infer.main(["--input", str(folder), "--output", str(tmp_path / "out"), *options]) == 0
-    with open(tmp_path / "out/metrics.csv") as file:
-        rows = list(csv.DictReader(file))
-    assert (found["folder"], found["images"]) == ("photographs", "2")
-    assert float(found["PSNR"]) == pytest.approx(np.mean([float(row["psnr"]) for row in rows]), abs=0.006)
-    assert float(found["SSIM"]) == pytest.approx(np.mean([float(row["ssim"]) for row in rows]), abs=0.0006)
-    cells = np.mean([quality.cell_psnr(Image(PIL.Image.fromarray(pixels))) for pixels in pictures])
-    assert float(found["PSNR of 16 x 16 means"]) == pytest.approx(cells, abs=0.006)
-    assert float(found["seconds per megapixel"]) > 0
-
-
-def test_quality_of_what_cannot_be_inverted(checkpoint, tmp_path, capfd):
-    (tmp_path / "text.png").write_text("no pixels")
-    assert run_command(quality.main, [str(tmp_path), "--checkpoint", str(checkpoint)]) == 2
-    assert f"error: {tmp_path}: infer.py ended with 1" in capfd.readouterr().err
-    assert run_command(quality.main, [str(tmp_path), "train.batch=8"]) == 2
 
 
 @pytest.mark.parametrize(("large", "code"), [(355.9, 0), (356.1, 1)])

@@ -117,31 +117,12 @@ def test_sizes_of_the_published_setting(patch, stages, context):
     assert encoder.rule.input(Interval(0, 10)).size == context
 
 
-@pytest.mark.parametrize("kind", ["shifted", "valid", "zero_pad", "rolled"])
-def test_an_ablation_changes_one_thing(kind):
-    sample = load_config(ROOT / "configs/sample/inverter.yaml")
-    other = load_config(ROOT / f"configs/ablation/{kind}.yaml")
-    assert other.model.encoder.convolution == kind
-    other.model.encoder.convolution = sample.model.encoder.convolution
-    other.train.patch_cells = sample.train.patch_cells
-    assert other == sample
-
-
-def test_valid_convolutions_leave_the_reciprocal_loss_as_many_cells():
+def test_valid_convolutions_leave_the_reciprocal_loss_fewer_cells():
     figures = []
-    for path in (ROOT / "configs/sample/inverter.yaml", ROOT / "configs/ablation/valid.yaml"):
+    for path in (ROOT / "configs/ablation/shifted.yaml", ROOT / "configs/ablation/valid.yaml"):
         _, encoder, pixels = networks(path)
         figures.append((encoder.rule.input(Interval(0, 0)).size, pixels.size, encoder.rule.output(pixels).size))
-    assert figures == [(22, 85, 8), (43, 109, 8)]
-
-
-@pytest.mark.parametrize("loss", ["reciprocal", "distribution"])
-def test_an_ablation_leaves_one_loss_out(loss):
-    sample = load_config(ROOT / "configs/sample/inverter.yaml")
-    other = load_config(ROOT / f"configs/ablation/no-{loss}.yaml")
-    assert sample.losses.inverter[loss] > 0 == other.losses.inverter[loss]
-    other.losses.inverter[loss] = sample.losses.inverter[loss]
-    assert other == sample
+    assert figures == [(22, 85, 8), (43, 85, 5)]
 
 
 def name_of(node):

@@ -20,7 +20,7 @@ from models import build_discriminator, build_generator, patch_pixels
 from models.weights import export, fill, read_weights
 from training.context import Context
 from training.draws import Purpose, draw_latents
-from training.optimization import Average, build_optimizer, schedule, update
+from training.optimization import Average, build_optimizer, restore, schedule, update
 
 
 class GeneratorStage:
@@ -183,6 +183,6 @@ class GeneratorStage:
         """Go on from `state_dict`."""
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
-            self.optimizers[name].load_state_dict(state["optimizers"][name])
+            restore(self.optimizers[name], state["optimizers"][name])
         self.average.copy.load_state_dict(state["average"])
         self.path_mean = state["path_mean"].to(self.context.device)

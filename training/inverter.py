@@ -23,7 +23,7 @@ from models.noise import NoiseField
 from models.weights import export, fill, read_weights
 from training.context import Context
 from training.draws import Latents, Purpose, draw_latents
-from training.optimization import Average, build_optimizer, schedule, update
+from training.optimization import Average, build_optimizer, restore, schedule, update
 from utils.checkpoint import fingerprint
 from utils.errors import UserError
 
@@ -59,8 +59,8 @@ class InverterStage:
             )
         if "redrawn" in self.needs and not config.train.tune_texture:
             raise UserError("losses.inverter.preservation: a frozen generator needs none; set train.tune_texture or 0")
-        if self.generated_every > 1 and self.needs <= GENERATED:
-            raise UserError("losses.generated_every: every other step would have no loss; set it to 1")
+        if self.generated_every > 1 and set() < self.needs <= GENERATED:
+            raise UserError("losses.generated_every: the steps between would have no loss; set it to 1")
         self.discriminator = self._build_discriminator() if self.needs & JUDGED else None
         self.losses, self.losses_of_photographs, self.average = None, None, None  # until `load_files`
 
@@ -244,11 +244,11 @@ class InverterStage:
     def load_state_dict(self, state: dict) -> None:
         """Go on from `state_dict`."""
         self.trained.load_state_dict(state["trained"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore(self.optimizer, state["optimizer"])
         self.average.copy.load_state_dict(state["average"])
         if self.discriminator:
             self.discriminator.load_state_dict(state["discriminator"])
-            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+            restore(self.discriminator_optimizer, state["discriminator_optimizer"])
 
 
 class _Trained(nn.Module):

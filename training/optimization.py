@@ -37,6 +37,14 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: dict, lazy_eve
     )
 
 
+def restore(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Go on from a `state_dict`, with the settings that the optimizer has now. UserError where it is another kind's."""
+    saved, groups = state["param_groups"], optimizer.state_dict()["param_groups"]
+    if ("eps" in saved[0]) != ("eps" in groups[0]):  # Adam and AdamW have it, Muon has not
+        raise UserError("train.optimizer.name: the saved state is not of this optimizer; set that of before")
+    optimizer.load_state_dict(state | {"param_groups": groups})
+
+
 def schedule(optimizer: torch.optim.Optimizer, settings: dict, step: int, ratio: float = 1.0) -> None:
     """Set the learning rate of a step: step decay, and a cosine that falls to 0."""
     decays = 0 if settings["decay_every"] is None else step // settings["decay_every"]

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inversion.blocks import LARGEST, blocks, count_blocks, even, plan
-from inversion.cost import decode_cost, encode_cost
+from inversion import blocks as module
+from inversion.blocks import LARGEST, blocks, count_blocks, even, pixels_per_cell, plan, refined_edge
+from inversion.cost import decode_cost, encode_cost, refine_cost
 from models.geometry import Region
 from utils.config import load_config
 from utils.errors import UserError
@@ -83,3 +84,38 @@ def test_blocks_as_asked_for(inverters):
     assert (given_edge.pixels, given_edge.cells, given_edge.batch) == ((29, 29), (3, 3), 4)
     with pytest.raises(UserError, match="infer.block: 7 px .* at least 8"):
         plan(options("infer.block=7"), (100, 70), texture, torch.float32)
+
+
+@settings(max_examples=25)
+@given(
+    size=st.tuples(st.integers(1, 2000), st.integers(1, 2000)), block=st.sampled_from(["whole", 8, 29, 512]),
+    batch=st.integers(1, 4), mib=st.integers(120, 4000), steps=st.integers(1, 100), held=st.integers(0, 10**9),
+)  # fmt: skip
+def test_blocks_that_are_refined_follow_from_the_network_alone(inverters, size, block, batch, mib, steps, held):
+    texture, encoder = inverters().generator.texture, inverters().encoder
+    chosen = (f"infer.block={block}", f"infer.batch={batch}", f"infer.memory_mib={mib}")
+    plain, refined = (
+        plan(options(*chosen, f"infer.refine={count}"), size, texture, torch.float32, encoder, held)
+        for count in (0, steps)
+    )
+    assert refined.cells == plan(options("infer.refine=1"), size, texture, torch.float32).cells
+    assert (refined.pixels, refined.batch) == (plain.pixels, plain.batch)
+
+
+@pytest.mark.parametrize("stages", [3, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_largest_blocks_whose_gradients_fit_are_refined(inverters, stages, dtype, monkeypatch):
+    texture = inverters(stages).generator.texture
+    largest = LARGEST // pixels_per_cell(texture)
+
+    def needed(edge):
+        return refine_cost(texture, Region.at(0, 0, edge, edge).influence(texture.rule), dtype).bytes
+
+    found = []
+    for limit in (0, 2**22, 2**24, 2**26, 2**40):
+        monkeypatch.setattr(module, "REFINED", limit)
+        edge = refined_edge(texture, dtype)
+        assert edge == 1 or needed(edge) <= limit
+        assert edge == largest or needed(edge + 1) > limit
+        found.append(edge)
+    assert found == sorted(found) and (found[0], found[-1]) == (1, largest)

@@ -1,14 +1,18 @@
 """The model of what a block costs, against what the networks really compute and keep."""
 
+from collections import Counter
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from inversion.blocks import blocks
-from inversion.cost import Cost, area, decode_cost, encode_cost
+from inversion.cost import Cost, area, decode_cost, encode_cost, refine_cost
+from models.generator import TextureSynthesizer
 from models.geometry import Region
+from models.noise import NoiseField
 
 places = st.builds(Region.at, st.integers(-40, 40), st.integers(-40, 40), st.integers(1, 90), st.integers(1, 90))
 
@@ -24,6 +28,44 @@ def test_multiply_adds_of_drawing_are_those_of_pytorch(inverters, stages, pixels
             image = synthesize(z_s, None, pixels)
     assert image.shape[-2:] == pixels.shape
     assert decode_cost(texture, pixels, torch.float32).macs * 2 == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("stages", [3, 4, 5])
+@settings(max_examples=10)
+@given(pixels=places)
+def test_multiply_adds_of_refining_are_those_of_pytorch(inverters, stages, pixels):
+    texture = inverters(stages).generator.texture.requires_grad_(False)
+    synthesize = texture.fold(torch.zeros(6), torch.float32, direct=True)
+    z_s = torch.zeros(1, 5, *pixels.input(texture.rule).shape, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        image = synthesize(z_s, None, pixels)
+        torch.autograd.grad(image, z_s, torch.ones_like(image))
+    assert refine_cost(texture, pixels, torch.float32).macs * 2 == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("widths", [[6, 4, 4, 3], [64, 32, 16, 8], [256, 256, 64]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@settings(max_examples=5)
+@given(pixels=places)
+def test_refining_keeps_no_more_than_is_said(widths, dtype, pixels):
+    texture = TextureSynthesizer(5, 6, widths, 1, 0.01).requires_grad_(False)
+    layers = [*texture.layers, *texture.to_rgb]
+    weights = sum(layer.conv.weight.numel() for layer in layers) * dtype.itemsize
+    kept = Counter()
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    synthesize = texture.fold(torch.zeros(6), dtype, direct=True)
+    z_s = torch.zeros(1, 5, *pixels.input(texture.rule).shape, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        synthesize(z_s, NoiseField(1), pixels)
+    features = kept.total() - weights
+    said = refine_cost(texture, pixels, dtype).bytes
+    assert features <= said
+    assert area(pixels) < 2000 or said <= 12 * features + 2**20
 
 
 @pytest.mark.parametrize("convolution", ["shifted", "valid"])

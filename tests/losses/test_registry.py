@@ -41,6 +41,20 @@ def test_terms_of_weight_zero_are_not_built(monkeypatch):
     assert loss.needs == {"reconstruction", "target", "encoded_structure", "true_structure"}
 
 
+def test_a_sum_without_tensors_has_the_other_terms():
+    loss = build({"l1": 2.0, "distribution": 3.0, "reciprocal": 5.0, "global_latent": 7.0}, PRETRAINED)
+    rest = loss.without({"encoded_structure", "global_prior", "no such tensor"})
+    assert rest.names == ("l1", "global_latent") and rest.weights == {"l1": 2.0, "global_latent": 7.0}
+    assert all(rest.terms[name] is loss.terms[name] for name in rest.names)
+    assert loss.names == ("l1", "reciprocal", "global_latent", "distribution")
+    image, latent = torch.full((1, 3, 4, 4), 0.5), torch.full((2, 4), 0.5)
+    given = {"reconstruction": image, "target": 0 * image, "encoded_global": latent, "true_global": 0 * latent}
+    total, values = rest(**given)
+    assert values.keys() == {"l1", "global_latent"}
+    assert total.item() == pytest.approx(2 * values["l1"].item() + 7 * values["global_latent"].item())
+    assert loss.without(set()).names == loss.names and loss.without(loss.needs).names == ()
+
+
 def test_unneeded_tensors_are_ignored_and_missing_ones_named():
     loss = build({"l2": 1.0, "distribution": 1.0}, PRETRAINED)
     image = torch.zeros(1, 3, 4, 4)

@@ -38,6 +38,25 @@ rules = st.recursive(
 )
 
 
+# Every input is read by some output: what a chain's outputs read has no gaps.
+gapless = st.recursive(
+    st.one_of(
+        windows().filter(lambda window: window.padded or window.last - window.first + 1 >= window.stride),
+        st.just(Upsample()),
+        st.builds(Translate, st.integers(-50, 50)),
+    ),
+    lambda inner: st.lists(inner, max_size=4).map(lambda parts: Chain(tuple(parts))),
+    max_leaves=6,
+)
+places = st.builds(lambda first, size: Interval(first, first + size - 1), st.integers(-30, 30), st.integers(1, 20))
+
+
+def depending(rule, held, around):
+    """The outputs near some place whose input meets an interval, one by one."""
+    needed = ((output, rule.input(Interval(output, output))) for output in range(around[0], around[1] + 1))
+    return [output for output, read in needed if read.first <= held.last and held.first <= read.last]
+
+
 def inside(inner, outer):
     return outer.first <= inner.first and inner.last <= outer.last
 
@@ -118,6 +137,29 @@ def test_the_output_is_the_largest(rule, held):
     if given_back.size >= 1:
         for wider in (given_back._replace(first=given_back.first - 1), given_back._replace(last=given_back.last + 1)):
             assert not inside(rule.input(wider), held)
+
+
+@given(windows() | gapless, places)
+def test_what_depends_on_an_interval(rule, held):
+    influenced = rule.influence(held)
+    near = min(influenced) - 9, max(influenced) + 9
+    assert depending(rule, held, near) == list(range(influenced.first, influenced.last + 1))
+
+
+@given(gapless, places, places)
+def test_what_depends_on_a_region(rule, rows, cols):
+    assert Region(rows, cols).influence(rule) == Region(rule.influence(rows), rule.influence(cols))
+
+
+@pytest.mark.parametrize("stages", [1, 3, 5])
+@given(held=places)
+def test_pixels_that_cells_touch(stages, held):
+    touched = texture(stages).influence(held)
+    assert inside(texture(stages).output(held), touched)
+    assert inside(held, texture(stages).input(touched))
+    for beyond in (touched.first - 1, touched.last + 1):
+        read = texture(stages).input(Interval(beyond, beyond))
+        assert read.last < held.first or held.last < read.first
 
 
 @given(st.integers(2, 40), st.data())

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from models import build_discriminator, build_encoders, build_generator, count_parameters, patch_pixels
 from models.discriminator import Discriminator, minibatch_deviation
-from models.encoder import GlobalEncoder, PatchEncoder
+from models.encoder import GlobalEncoder, PatchEncoder, RandomGlobal
 from models.generator import CoordinateGrid, StructureSynthesizer, TextureSynthesizer
 from models.geometry import Interval, Region, partition
 from models.noise import NoiseField
+from models.weights import export, load_inverter
 from utils.config import load_config
 from utils.errors import UserError
 
@@ -245,6 +246,54 @@ def test_global_encoder_needs_a_thumbnail_that_can_be_halved():
     assert GlobalEncoder(6, 32, [2, 3, 4])(normal(2, 3, 32, 32)).shape == (2, 6)
     with pytest.raises(ValueError, match="9 px cannot be halved 3 times"):
         GlobalEncoder(6, 9, [2, 3, 4])
+
+
+def test_a_global_latent_at_random_is_a_normal_draw_by_the_thumbnail():
+    network, thumbnails = RandomGlobal(64), normal(200, 3, 16, 16)
+    latents = network(thumbnails)
+    assert latents.shape == (200, 64) and latents.dtype == torch.float32 and not network.state_dict()
+    assert abs(latents.mean()) < 0.03 and abs(latents.std() - 1) < 0.03  # 12,800 values: three deviations
+    assert abs(latents.mean(0)).max() < 0.3 and abs(latents.mean(1)).max() < 0.5  # four deviations
+    correlations = torch.corrcoef(latents) - torch.eye(200)
+    assert correlations.abs().max() < 0.65  # five deviations: the draws of two images have nothing in common
+
+
+def test_a_global_latent_at_random_is_that_of_its_image():
+    """Also in another batch and another memory format, but not where a single value or the order differs."""
+    network, thumbnails = RandomGlobal(6), normal(3, 3, 8, 8)
+    latents = network(thumbnails)
+    assert torch.equal(latents, network(thumbnails.to(memory_format=torch.channels_last)))
+    assert torch.equal(latents[1:2], RandomGlobal(6)(thumbnails[1:2]))
+    brighter = thumbnails.clone()
+    brighter[..., 4, 4] += 1 / 255
+    for other in (thumbnails.flip(-1), thumbnails.flip(1), -thumbnails, brighter):
+        assert ((network(other) - latents).abs() > 1e-3).any(1).all()
+
+
+def test_a_global_latent_at_random_is_exported_and_loaded(tmp_path):
+    model = model_section(
+        "model.stages=3", "model.local_dim=5", "model.global_dim=6", "model.structure.layers=1",
+        "model.texture.widths=[6,4,4]", "model.texture.mapping_layers=1", "model.encoder.widths=[4,6,5]",
+        "model.global_encoder.widths=[]",
+    )  # fmt: skip
+    generator, (encoder, random) = build_generator(model), build_encoders(model)
+    assert isinstance(random, RandomGlobal) and count_parameters(random) == 0
+    networks = {"generator": generator, "encoder": encoder, "global_encoder": random}
+    export(tmp_path / "random.safetensors", model, networks, step=0)
+    loaded = load_inverter(tmp_path / "random.safetensors")
+    assert torch.equal(loaded.global_encoder(normal(2, 3, 64, 64)), random(normal(2, 3, 64, 64)))
+    assert loaded.encoder.state_dict().keys() == encoder.state_dict().keys()
+
+    trained = model_section("model.global_encoder={thumbnail: 16, widths: [4, 4]}")
+    networks["global_encoder"] = GlobalEncoder(6, **trained.global_encoder)
+    for held, section, words in (
+        (networks, model, "another architecture: global_encoder"),
+        ({"generator": generator, "encoder": encoder}, model | {"global_encoder": trained.global_encoder}, "holds no"),
+        ({"generator": generator}, model, "holds no encoder"),
+    ):
+        export(tmp_path / "other.safetensors", section, held, step=0)
+        with pytest.raises(UserError, match=words):
+            load_inverter(tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize("patch", [13, 29, 53])

@@ -11,6 +11,8 @@ import torch
 
 from utils.checkpoint import load_latest
 
+TOLERANCE = 5e-4  # 1e-4 has been seen; gradients of one process alone differ by far more
+
 
 def torchrun():
     """A prefix that starts two processes on a free port."""
@@ -23,7 +25,7 @@ def torchrun():
 
 @pytest.mark.parametrize("stage", ["generator", "inverter"])
 def test_two_processes_are_one_with_the_doubled_batch(run, launch, stage_arguments, tmp_path, stage, final_state):
-    """Within float error: sums are taken in another order."""
+    """Within float error, which a few steps amplify: sums are taken in another order."""
     arguments = [*stage_arguments[stage], "train.steps=5", "train.log_every=2"]
     process = launch(*arguments, f"train.output={tmp_path / 'two'}", "train.batch=4", prefix=torchrun())
     assert run(*arguments, f"train.output={tmp_path / 'one'}", "train.batch=8") == 0
@@ -34,7 +36,7 @@ def test_two_processes_are_one_with_the_doubled_batch(run, launch, stage_argumen
     assert one.keys() == two.keys()
     for name, value in one.items():
         if isinstance(value, torch.Tensor):
-            assert torch.allclose(value, two[name], rtol=1e-5, atol=1e-5), name
+            assert torch.allclose(value, two[name], rtol=TOLERANCE, atol=TOLERANCE), name
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")

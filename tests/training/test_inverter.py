@@ -10,8 +10,10 @@ from training.context import Context
 from training.inverter import GENERATED, InverterStage, shrink
 from utils.config import load_config
 from utils.distributed import World
+from utils.errors import UserError
 
 CPU = torch.device("cpu")
+GENERATED_TERMS = {"reciprocal", "global_latent", "preservation"}
 
 
 @pytest.fixture
@@ -112,6 +114,68 @@ def test_only_what_a_loss_needs_is_computed(stage):
         other = stage(*(override for name, override in none.items() if name != term))
         assert (other.discriminator is not None) == (term in judging)
         assert bool(other.needs & GENERATED) == (term in generating)
+
+
+def only(*terms):
+    """Overrides that leave these losses alone, each with a weight of its own."""
+    names = load_config(None).losses.inverter
+    return [f"losses.inverter.{name}={0.5 + terms.index(name) if name in terms else 0}" for name in names]
+
+
+def total_of(scalars, weights):
+    """The weighted sum of the logged terms, beside the logged total."""
+    terms = {name.partition("/")[2]: value for name, value in scalars.items() if name.startswith("inverter/")}
+    total = terms.pop("total")
+    return total, sum(weights[name] * value for name, value in terms.items())
+
+
+def test_generated_images_come_every_few_steps_with_as_much_more_weight(stage, tiny, monkeypatch):
+    stage = stage("losses.generated_every=3")
+    batch, drawn = random_batch(stage), []
+    reciprocate = stage._reciprocate
+    monkeypatch.setattr(stage, "_reciprocate", lambda step: (drawn.append(step), reciprocate(step))[1])
+    given = load_config(tiny).losses.inverter
+    photographs = {name for name, weight in given.items() if weight} - GENERATED_TERMS
+    for step in range(7):
+        scalars = stage.step(step, batch)
+        logged = {name.partition("/")[2] for name in scalars if name.startswith("inverter/")} - {"total"}
+        assert logged == photographs | (GENERATED_TERMS if step % 3 == 0 else set())
+        more = {name: 3 * weight if name in GENERATED_TERMS else weight for name, weight in given.items()}
+        assert torch.allclose(*total_of(scalars, more))
+    assert drawn == [0, 3, 6]
+
+
+def test_a_step_between_learns_from_photographs_alone(stage):
+    """As a run does that has no losses of generated images."""
+    without = [f"losses.inverter.{name}=0" for name in sorted(GENERATED_TERMS)]
+    one, other = stage("losses.generated_every=2"), stage(*without)
+    for each in (one, other):
+        each.step(1, random_batch(each))
+    for name, value in one.trained.state_dict().items():
+        assert torch.equal(value, other.trained.state_dict()[name]), name
+
+
+def test_steps_without_a_loss_are_refused(stage):
+    with pytest.raises(UserError, match=r"^losses\.generated_every: the steps between would have no loss; set it to 1"):
+        stage(*only("reciprocal", "global_latent"), "losses.generated_every=2")
+    stage(*only("reciprocal", "global_latent"), "losses.generated_every=1")
+    stage(*only("reciprocal", "distribution"), "losses.generated_every=2")
+    with pytest.raises(UserError, match=r"^losses\.inverter: every weight is 0"):
+        stage(*only(), "losses.generated_every=2")
+
+
+def test_a_global_latent_at_random_trains_the_others(stage, tmp_path):
+    """There is nothing to train, to average, to save or to load, but what is exported can be loaded."""
+    stage = stage("model.global_encoder.widths=[]")
+    before = {name: value.clone() for name, value in stage.trained.state_dict().items()}
+    stage.step(0, random_batch(stage))
+    after = stage.trained.state_dict()
+    assert {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])} == {"patch", "texture"}
+    assert not any(name.startswith("whole.") for name in after)
+    stage.load_state_dict(stage.state_dict())
+    (path,) = stage.export(tmp_path, 1)
+    thumbnail = random_batch(stage)["thumbnail"]
+    assert torch.equal(load_inverter(path).global_encoder(thumbnail), stage.trained.whole(thumbnail))
 
 
 def random_batch(stage):

@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from training.optimization import Average, Diverged, build_optimizer, schedule, update
+from training.optimization import Average, Diverged, build_optimizer, restore, schedule, update
 from utils.distributed import World
+from utils.errors import UserError
 
-ADAM = {"name": "adam", "lr": 0.1, "betas": [0.5, 0.9], "weight_decay": 0.0, "decay_every": 3, "decay_factor": 0.5}
+ADAM = {
+    "name": "adam", "lr": 0.1, "betas": [0.5, 0.9], "weight_decay": 0.0,
+    "decay_every": 3, "decay_factor": 0.5, "cosine_steps": None,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -24,7 +28,7 @@ def snapshot(module, optimizer):
 
 def same(one, other):
     flat = [torch.utils._pytree.tree_leaves(value) for value in (one, other)]
-    return all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
+    return all(torch.equal(*map(torch.as_tensor, pair)) for pair in zip(*flat, strict=True))
 
 
 class SilentlyInfinite(torch.autograd.Function):
@@ -56,8 +60,9 @@ def test_nothing_changes_where_a_loss_or_gradient_is_not_finite(module, damage):
     assert same(before, snapshot(module, optimizer))
 
 
-def test_an_update_descends(module):
-    optimizer = build_optimizer(module.parameters(), ADAM)
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+def test_an_update_descends(module, name):
+    optimizer = build_optimizer(module.parameters(), ADAM | {"name": name})
     losses = []
     for _ in range(5):
         losses.append(module(torch.ones(4, 3)).square().mean())
@@ -65,7 +70,7 @@ def test_an_update_descends(module):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
 def test_lazy_regularisation_corrects_rate_and_momenta(module, name):
     optimizer = build_optimizer(module.parameters(), ADAM | {"name": name}, lazy_every=4)
     group = optimizer.param_groups[0]
@@ -82,6 +87,53 @@ def test_step_decay(module):
     assert rates == [0.05] * 3 + [0.025] * 3 + [0.0125] * 2
     schedule(optimizer, ADAM | {"decay_every": None}, 10**9)
     assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_a_cosine_falls_to_zero_and_stays_there(module):
+    settings, rates = ADAM | {"decay_every": None, "cosine_steps": 6}, []
+    optimizer = build_optimizer(module.parameters(), settings)
+    for step in range(9):
+        schedule(optimizer, settings, step, ratio=0.5)
+        rates.append(optimizer.param_groups[0]["lr"])
+    half = 3**0.5 / 2  # the cosine of 30 degrees
+    shares = [1, (1 + half) / 2, 0.75, 0.5, 0.25, (1 - half) / 2, 0, 0, 0]
+    assert rates == pytest.approx([0.05 * share for share in shares], abs=1e-12)
+
+
+def test_a_cosine_and_step_decay_multiply(module):
+    settings = ADAM | {"cosine_steps": 12}
+    optimizer = build_optimizer(module.parameters(), settings)
+    schedule(optimizer, settings, 6)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**2 * 0.5)
+
+
+def trained(module, settings, steps=1):
+    optimizer = build_optimizer(module.parameters(), settings)
+    for _ in range(steps):
+        update("net", module, optimizer, module(torch.ones(4, 3)).square().mean(), {}, World())
+    return optimizer
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+def test_a_saved_state_goes_on_with_the_settings_of_now(module, name):
+    """Also with those of AdamW where it was Adam's."""
+    before = trained(module, ADAM | {"name": name}, steps=2).state_dict()
+    settings = ADAM | {"name": "muon" if name == "muon" else "adamw", "betas": [0.1, 0.2], "weight_decay": 0.3}
+    optimizer = build_optimizer(module.parameters(), settings)
+    own = copy.deepcopy(optimizer.state_dict()["param_groups"])
+    restore(optimizer, before)
+    assert optimizer.state_dict()["param_groups"] == own
+    assert own[0]["betas"] == (0.1, 0.2) and own[0]["weight_decay"] == 0.3
+    assert before["state"] and same(before["state"], optimizer.state_dict()["state"])
+
+
+@pytest.mark.parametrize(("before", "now"), [("adam", "muon"), ("adamw", "muon"), ("muon", "adam"), ("muon", "adamw")])
+def test_the_state_of_another_optimizer_is_refused(module, before, now):
+    state = trained(module, ADAM | {"name": before}).state_dict()
+    optimizer = build_optimizer(module.parameters(), ADAM | {"name": now})
+    with pytest.raises(UserError, match=r"^train\.optimizer\.name: "):
+        restore(optimizer, state)
+    assert not optimizer.state_dict()["state"]
 
 
 def test_the_average_moves_half_way_in_its_half_life(module):

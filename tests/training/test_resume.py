@@ -64,6 +64,32 @@ def test_what_makes_the_state_unusable_is_refused(
     assert final_step(folder) == 2
 
 
+@pytest.mark.parametrize("stage", ["generator", "inverter"])
+def test_the_state_of_another_optimizer_is_refused(run, stage_arguments, finished, tmp_path, capsys, stage):
+    folder = finished(run, stage, stage_arguments[stage], tmp_path / "run")
+    capsys.readouterr()
+    override = "train.optimizer.name=muon"
+    assert run(*stage_arguments[stage], override, f"train.output={folder}", "train.steps=3") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: train.optimizer.name: the saved state is not of this optimizer")
+    assert final_step(folder) == 2
+
+
+@pytest.mark.parametrize("stage", ["generator", "inverter"])
+def test_muon_along_a_cosine_resumes_to_the_last_bit(run, stage_arguments, tmp_path, final_state, stage):
+    """With networks wide enough for it to have matrices, and between two steps on generated images."""
+    muon = ["train.optimizer.name=muon", "train.optimizer.cosine_steps=6", "train.optimizer.decay_every=null"]
+    arguments = [*stage_arguments[stage], *muon, "losses.generated_every=2", "model.encoder.widths=[4,16,16]"]
+    arguments.append("model.discriminator.widths=[4,16,16]")
+    for folder, sessions in (("straight", [5]), ("twice", [2, 3, 5])):
+        for steps in sessions:
+            assert run(*arguments, f"train.output={tmp_path / folder}", f"train.steps={steps}") == 0
+    one, other = final_state(tmp_path / "straight"), final_state(tmp_path / "twice")
+    assert one.keys() == other.keys() and any(name.endswith("/momentum") for name in one)
+    for name, value in one.items():
+        assert torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name], name
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

@@ -1,0 +1,155 @@
+"""Muon: orthogonal updates of the matrices, by singular values; Adam's of everything else; resumption."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from training.muon import MOMENTUM, ROOT_MEAN_SQUARE, Muon, is_matrix, orthogonal
+
+SETTINGS = {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.1}
+LOW, HIGH = 0.65, 1.25  # where `orthogonal` brings singular values to
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def polar(matrix):
+    """The nearest orthogonal matrix, by its singular vectors."""
+    left, _, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    return (left @ right).float()
+
+
+def cosine(one, other):
+    return float((one * other).sum() / one.norm() / other.norm())
+
+
+def with_singular_values(rows, cols, values):
+    left, right = torch.linalg.qr(normal(rows, len(values)))[0], torch.linalg.qr(normal(cols, len(values), seed=1))[0]
+    return left, right, left @ values.diag() @ right.T
+
+
+def stepped(parameters, gradients, **settings):
+    """Copies of parameters after a step for each list of gradients, and their optimizer."""
+    copies = [nn.Parameter(parameter.clone()) for parameter in parameters]
+    optimizer = Muon(copies, **(SETTINGS | settings))
+    take_steps(optimizer, copies, gradients)
+    return copies, optimizer
+
+
+def take_steps(optimizer, parameters, gradients):
+    for of_step in gradients:
+        for parameter, gradient in zip(parameters, of_step, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(16, 144), (144, 16), (24, 24), (96, 432)])
+@pytest.mark.parametrize("scale", [1e-5, 1.0, 1e5])
+def test_singular_values_become_about_one_and_their_vectors_stay(rows, cols, scale):
+    left, right, matrix = with_singular_values(rows, cols, torch.logspace(0, -1.5, min(rows, cols)))
+    found = orthogonal(matrix * scale)
+    assert found.shape == matrix.shape and found.dtype == torch.float32
+    values = torch.linalg.svdvals(found)
+    assert values.min() > LOW and values.max() < HIGH
+    rotated = left.T @ found @ right
+    off = rotated - rotated.diagonal().diag()
+    assert rotated.diagonal().min() > LOW - 0.05 and off.abs().max() < 0.05
+    assert cosine(found, polar(matrix)) > 0.97
+
+
+def test_no_singular_value_grows_beyond_about_one_and_nothing_stays_nothing():
+    for count in (1, 10, 19):
+        _, _, matrix = with_singular_values(20, 60, torch.tensor([1.0] * count + [1e-5] * (20 - count)))
+        values = torch.linalg.svdvals(orthogonal(matrix))
+        assert values[count - 1] > LOW and values[0] < HIGH
+    assert torch.equal(orthogonal(torch.zeros(16, 20)), torch.zeros(16, 20))
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((16, 16, 1, 1), True), ((16, 2, 3, 3), True), ((64, 32, 3, 3), True),
+        ((3, 64, 3, 3), False), ((15, 64, 3, 3), False), ((16, 15, 1, 1), False),
+        ((64, 64), False), ((64,), False), ((), False), ((16, 16, 3), False),
+    ],
+)  # fmt: skip
+def test_matrices_are_weights_of_convolutions_with_enough_channels(shape, expected):
+    assert is_matrix(torch.zeros(shape)) == expected
+
+
+@pytest.mark.parametrize("shape", [(16, 32, 3, 3), (300, 17, 1, 1)])
+def test_a_matrix_moves_along_its_orthogonal_momentum(shape):
+    """By steps whose root mean square does not depend on the gradient's, nor on the shape."""
+    start, first, second = normal(*shape), normal(*shape, seed=1), 0.5 * normal(*shape, seed=2)
+    (before,), _ = stepped([start], [[first]], weight_decay=0.0)
+    (after,), _ = stepped([start], [[first], [second]], weight_decay=0.0)
+    moved = (before - after).detach().flatten(1) / SETTINGS["lr"]
+    momentum = MOMENTUM * first + second
+    assert cosine(moved, polar((second + MOMENTUM * momentum).flatten(1))) > 0.98
+    assert LOW * ROOT_MEAN_SQUARE < moved.square().mean().sqrt() < HIGH * ROOT_MEAN_SQUARE
+    assert cosine(moved, polar(momentum.flatten(1))) < 0.98  # Nesterov's momentum looks ahead
+
+
+def test_weight_decay_is_decoupled():
+    shapes = [(16, 16, 3, 3), (20, 20), (5,)]
+    start, gradients = [normal(*shape) for shape in shapes], [[normal(*shape, seed=1) for shape in shapes]]
+    for one, other, value in zip(
+        stepped(start, gradients)[0], stepped(start, gradients, weight_decay=0.0)[0], start, strict=True
+    ):
+        assert torch.allclose(other - one, 0.01 * 0.1 * value, atol=1e-6) and not torch.equal(one, other)
+
+
+def test_the_rest_learns_as_with_adamw():
+    shapes = [(7,), (20, 24), (3, 32, 1, 1), (32, 1, 3, 3)]
+    gradients = [[10.0**step * normal(*shape, seed=step) for shape in shapes] for step in range(5)]
+    start = [normal(*shape, seed=9) for shape in shapes]
+    moved, _ = stepped(start, gradients)
+    expected = [nn.Parameter(value.clone()) for value in start]
+    take_steps(torch.optim.AdamW(expected, eps=1e-8, **SETTINGS), expected, gradients)
+    for one, other, value in zip(moved, expected, start, strict=True):
+        assert torch.allclose(one, other, rtol=1e-6, atol=1e-7) and not torch.allclose(one, value, atol=1e-3)
+
+
+def test_what_has_no_gradient_stays():
+    parameters = [nn.Parameter(normal(16, 16, 1, 1)), nn.Parameter(normal(4))]
+    before = copy.deepcopy(parameters)
+    optimizer = Muon(parameters, **SETTINGS)
+    optimizer.step()
+    assert all(torch.equal(*pair) for pair in zip(before, parameters, strict=True)) and not optimizer.state
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_a_saved_state_goes_on_to_the_last_bit(memory):
+    shapes = [(16, 16, 3, 3), (20, 20), (6,)]
+    gradients = [[normal(*shape, seed=step) for shape in shapes] for step in range(6)]
+    start = [normal(*shape).to(memory_format=memory if len(shape) == 4 else torch.preserve_format) for shape in shapes]
+    straight, _ = stepped(start, gradients)
+    half, optimizer = stepped(start, gradients[:3])
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    resumed = Muon(half, lr=1.0, betas=(0.0, 0.0), weight_decay=0.0)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    take_steps(resumed, half, gradients[3:])
+    assert all(torch.equal(*pair) for pair in zip(straight, half, strict=True))
+
+
+def test_it_finds_the_minimum_of_a_convex_problem():
+    """Inputs of very different sizes, among them rare ones, that gradient descent would be slow for."""
+    torch.manual_seed(0)
+    true, network = nn.Conv2d(16, 20, 3), nn.Conv2d(16, 20, 3)
+    x = torch.randn(8, 16, 8, 8) * torch.logspace(0, -2, 16)[:, None, None]
+    target, steps, losses = true(x).detach(), 150, []
+    optimizer = Muon(network.parameters(), lr=0.05, betas=(0.9, 0.99), weight_decay=0.0)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / steps)
+        loss = (network(x) - target).square().mean()
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 1e-3 * losses[0]
