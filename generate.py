@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     config = load_config(arguments.config, arguments.overrides, sections=("generate", "infer"))
     refuse_unread(config.infer)
+    if config.infer.refine or config.infer.refine_style:
+        raise UserError("infer.refine: latents are refined against a photograph; generate.py has none")
     tool = Tool.load(arguments.checkpoint, config.infer, encoders=False)
     if config.generate.panorama and config.generate.width % tool.cell:
         raise UserError(

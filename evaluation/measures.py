@@ -73,7 +73,10 @@ MEASURES = {
         "SWD", "x 1000", "lower", 2,
         "Sliced Wasserstein distance of generated and real patches (Karras et al. 2018), mean over the levels.",
     ),
-    "swd_floor": Measure("SWD, floor", "x 1000", "none", 2, "The same between two halves of the real patches."),
+    "swd_floor": Measure(
+        "SWD, floor", "x 1000", "none", 2,
+        "The same between two halves of the real patches: of fewer images, which makes it larger.",
+    ),
     "fid": Measure("FID", "", "lower", 2, "Frechet Inception distance of generated and real patches."),
     "seconds_per_megapixel": Measure("Time", "s / megapixel", "lower", 2, "Seconds that infer.py takes a megapixel."),
     "peak_memory_mib": Measure("Memory", "MiB", "lower", 0, "Peak of the inversions, the largest of all images."),

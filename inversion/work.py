@@ -107,7 +107,7 @@ class Item:
 
     def discard(self) -> None:
         """Remove the unfinished work on it."""
-        for path in (self.pixels, self.refined, self.latents(FILE), self.latents(FOLDER)):
+        for path in (self.pixels, self.latents(FILE), self.latents(FOLDER), self.refined):
             remove_tree(path)
 
     @property

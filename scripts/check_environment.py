@@ -19,7 +19,13 @@ from pathlib import Path
 OLDEST_PYTHON = (3, 11)
 # a weights file can corrupt the memory of a torch before 2.10 (CVE-2026-24747); of the others any version will do
 OLDEST = {"torch": (2, 10), "torchvision": (0, 25), "numpy": (2, 0)}
-MODULES = {"opencv-python-headless": "cv2", "PyYAML": "yaml", "pillow": "PIL", "scikit-image": "skimage"}
+MODULES = {
+    "opencv-python-headless": "cv2",
+    "PyYAML": "yaml",
+    "pillow": "PIL",
+    "scikit-image": "skimage",
+    "pytorch-msssim": "pytorch_msssim",
+}
 
 
 def main(arguments: list[str]) -> int:
