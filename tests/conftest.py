@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests share."""
 
+import PIL.Image
 import pytest
 import torch
 from hypothesis import settings
@@ -17,6 +18,12 @@ TORCHVISION_SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
+
+
+@pytest.fixture(autouse=True)
+def limit_of_pillow(monkeypatch):
+    """The limit that the decoder sets for all of Pillow ends with a test."""
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", PIL.Image.MAX_IMAGE_PIXELS)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The parts of a checkpoint's evaluation whose result is known; all of it together is tested with evaluate.py."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def subject(checkpoint, tmp_path):
     """Makes a subject, of whose photographs each reconstruction is brighter by 10; `overrides`: single options."""
     random, records = np.random.default_rng(0), []
     photographs = {name: tmp_path / f"{name}.png" for name in SIZES}
-    (tmp_path / "reconstruction").mkdir()
+    (tmp_path / "reconstruction").mkdir(exist_ok=True)
     for index, (name, size) in enumerate(SIZES.items()):
         pixels = random.integers(0, 200, (*size, 3), np.uint8)
         PIL.Image.fromarray(pixels).save(photographs[name])
@@ -86,18 +87,27 @@ def test_pictures_are_of_the_size_that_is_shown(subject, monkeypatch):
     assert [row[0] for row in run.inversion_rows(subject(), ["a", "b", "c"])] == ["c"]
 
 
-def test_curves_are_means_over_the_images(subject, monkeypatch):
+def test_curves_are_means_over_the_images(subject, tmp_path, monkeypatch):
     seen = []
 
     def optimize(tool, image, steps, seed, perceptual):
         seen.append((image.shape[:2], steps, seed, perceptual))
         yield from (Point(step, step * len(seen), 10.0 + len(seen)) for step in (0, 2))
 
+    def invert(inputs, output, options):
+        steps = int(options[0].removeprefix("infer.refine="))
+        names = sorted(path.stem for path in inputs.iterdir())
+        records = [Record(name, 9, 9, 20.0 + steps + k, 0.5, 1.0 + k, 1.0, 1.0) for k, name in enumerate(names)]
+        output.mkdir()
+        write_figures(output, records, {}, {})
+
     monkeypatch.setattr(run, "optimize", optimize)
-    curves = run.optimization_curves(subject("evaluate.optimized=2", "evaluate.optimization_steps=9"))
-    assert curves == {"random latents": [{"seconds": 0, "psnr": 11.5}, {"seconds": 3, "psnr": 11.5}]}
+    made = replace(subject("evaluate.optimized=2", "evaluate.optimization_steps=9"), invert=invert)
+    curves = run.optimization_curves(made, tmp_path / "refined")
+    assert curves["random latents"] == [{"seconds": 0, "psnr": 11.5}, {"seconds": 3, "psnr": 11.5}]
+    assert curves["refinement"] == [{"seconds": 1.5, "psnr": 20.5 + steps} for steps in run.REFINEMENTS]
     assert seen == [(SIZES["a"], 9, 7, None), (SIZES["c"], 9, 7, None)]
-    assert run.optimization_curves(subject()) == {}
+    assert run.optimization_curves(subject(), tmp_path / "none") == {}
 
 
 def test_scores_are_of_the_details(subject, tmp_path):
