@@ -25,8 +25,9 @@ import infer
 from evaluation.edits import Critic
 from evaluation.frechet import Inception
 from evaluation.inversions import Inversions
+from evaluation.measures import PER_IMAGE
 from evaluation.report import write_report
-from evaluation.run import PER_IMAGE, Judges, Subject, evaluate_checkpoint, machine
+from evaluation.run import Judges, Subject, evaluate_checkpoint, machine
 from evaluation.sets import real_set
 from inversion.inputs import begin, find_files, find_photographs, refuse_unread
 from inversion.tool import Tool
@@ -109,7 +110,8 @@ def evaluate(config: dict, arguments: argparse.Namespace, files: dict[Path, str]
     # all inversions come first, so that time and memory are those of infer.py alone
     codes = [invert(config.infer, path, arguments.input, folders[name]) for name, path in checkpoints.items()]
     options, judges = config.evaluate, load_judges(config)
-    real = real_set(list(files), options.generated_size, config.seed, config.infer.max_pixels)
+    each = max(math.ceil(options.generated / len(files)), 1)  # as many real patches as generated images
+    real = real_set(list(files), options.generated_size, config.seed, config.infer.max_pixels, each)
     photographs, entries, pictures = {name: path for path, name in files.items()}, [], {}
     for name, path in checkpoints.items():
         tool, quietly = Tool.load(path, config.infer, encoders=True), Quiet(config.infer, path)

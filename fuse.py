@@ -22,7 +22,7 @@ from torch import Tensor
 from inversion.editing import KINDS, Source, edit_files, parse
 from inversion.generation import generated_style
 from inversion.grain import wanted
-from inversion.inputs import begin
+from inversion.inputs import begin, refuse_refinement
 from inversion.latents import SUFFIXES
 from inversion.masks import read_labels, stretched
 from inversion.scenes import Fusion, Scene
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.input:
         work = partial(fuse, tool, config.fuse.styles, styles, blend, arguments.output)
         return edit_files(tool, arguments.input, arguments.output, work)
+    refuse_refinement(config.infer, "generated images")
     begin(arguments.output, KINDS)
     options, size = config.generate, (config.generate.height, config.generate.width)
     style = blend([styles[item] for item in config.fuse.styles], size)

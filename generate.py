@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inversion.grain import Grain, wanted
-from inversion.inputs import begin, refuse_unread
+from inversion.inputs import begin, refuse_refinement, refuse_unread
 from inversion.scenes import Scene
 from inversion.tool import Tool
 from models.weights import SHIPPED
@@ -33,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     config = load_config(arguments.config, arguments.overrides, sections=("generate", "infer"))
     refuse_unread(config.infer)
-    if config.infer.refine or config.infer.refine_style:
-        raise UserError("infer.refine: latents are refined against a photograph; generate.py has none")
+    refuse_refinement(config.infer, "generated images")
     tool = Tool.load(arguments.checkpoint, config.infer, encoders=False)
     if config.generate.panorama and config.generate.width % tool.cell:
         raise UserError(

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from datasets.image import Image
 from inversion.blocks import Plan, blocks, count_blocks
-from inversion.inputs import find_files, find_latents, find_photographs
+from inversion.inputs import find_files, find_latents, find_photographs, refuse_refinement
 from inversion.latents import FILE, FOLDER, SUFFIXES, LatentStore, appearing
 from inversion.outputs import Pictures, Pixels, Record, in_memory, measure
 from inversion.scenes import Scene
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as infer.block=256")
     arguments = parser.parse_intermixed_args(argv)
     options = load_config(arguments.config, arguments.overrides, sections=("infer",)).infer
-    if arguments.latents and (options.refine or options.refine_style):
-        raise UserError("infer.refine: latents are refined against their photograph; give --input, not --latents")
+    if arguments.latents:
+        refuse_refinement(options, "those of --latents")
     if options.region is not None and arguments.latents is None:
         raise UserError("infer.region: regions are drawn from saved latents; invert once, then give --latents")
     try:

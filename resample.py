@@ -19,7 +19,7 @@ import numpy as np
 
 from inversion.editing import KINDS, Source, complete, draw_stored, edit_files, parse
 from inversion.grain import Grain, mixed, wanted
-from inversion.inputs import begin
+from inversion.inputs import begin, refuse_refinement
 from inversion.masks import at_cells, read_mask, rectangles, stretched
 from inversion.pieces import MaskedLatents
 from inversion.scenes import Scene
@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return edit_files(tool, arguments.input, arguments.output, work)
     if config.generate.panorama:
         raise UserError("generate.panorama: true; only generate.py closes images, resample.py does not")
+    refuse_refinement(config.infer, "generated images")
     begin(arguments.output, KINDS)
     for seed in range(config.generate.seed, config.generate.seed + config.generate.count):
         resample_generated(tool, config, white, arguments.output, seed)

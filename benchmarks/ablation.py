@@ -52,7 +52,7 @@ CONFIGS = ROOT / "configs" / "ablation"
 GENERATOR = "generator"
 GROUPS = {
     "Kinds of convolution": {
-        "shifted": "shifted; the inverter as published",
+        "shifted": "shifted; the inverter with all its parts",
         "valid": "3 x 3 without padding",
         "zero_pad": "3 x 3, padded with zeros",
         "rolled": "shifted, wrapped around at the block's border",

@@ -123,7 +123,7 @@ def steps_of(config: dict) -> int:
     """Steps after which each lazy loss has come."""
     losses, weights = config.losses, config.losses.generator
     if config.train.stage != "generator":
-        return SHORTEST
+        return math.lcm(SHORTEST, losses.generated_every)
     lazy = [losses.r1_every] * bool(weights.r1) + [losses.path_length_every] * bool(weights.path_length)
     return math.lcm(SHORTEST, *lazy)
 

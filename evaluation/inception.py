@@ -104,11 +104,11 @@ class Inception:
         return x
 
 
-def resized(x: Tensor, edge: int = EDGE) -> Tensor:
+def resized(x: Tensor) -> Tensor:
     """[B, C, H, W] -> [B, C, 299, 299], bilinear as in TensorFlow 1: pixel i is taken at i H / 299, from the corner."""
     for axis in (2, 3):
         size = x.shape[axis]
-        places = torch.arange(edge, device=x.device) * (size / edge)
+        places = torch.arange(EDGE, device=x.device) * (size / EDGE)
         first = places.long().clamp(max=size - 1)
         share = (places - first).reshape(-1, *(1,) * (3 - axis))
         x = torch.lerp(x.index_select(axis, first), x.index_select(axis, (first + 1).clamp(max=size - 1)), share)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+PER_IMAGE = ("psnr", "ssim", "ms_ssim", "lpips", "seconds", "peak_memory_mib")  # measures of each image
+
 
 @dataclass(frozen=True)
 class Measure:

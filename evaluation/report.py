@@ -18,7 +18,7 @@ import PIL.Image
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from evaluation.measures import MEASURES, Measure
+from evaluation.measures import MEASURES, PER_IMAGE, Measure
 from evaluation.plots import SERIES, charts, draw
 from utils.files import atomic_path
 
@@ -38,7 +38,6 @@ ENCODINGS = (
 NARROWEST, WIDEST = 120, 300  # pixels that pictures are wide on the page at least, where there is room
 SHARE = 0.8  # of their own width, that they want in between
 ABSENT = "–"
-OF_AN_IMAGE = ("psnr", "ssim", "ms_ssim", "lpips", "seconds", "peak_memory_mib")
 SECONDS = ("Time", "s", 2)  # title, unit and digits of an image's time, for which MEASURES has no entry
 
 
@@ -73,7 +72,7 @@ def render(evaluation: Mapping, pictures: Pictures) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html").render(
+    return environment.get_template("report.html.jinja").render(
         checkpoints=checkpoints,
         series=SERIES,
         absent=ABSENT,
@@ -177,7 +176,7 @@ def values_of(checkpoint: Mapping, key: str) -> list:
 def image_columns(checkpoints: Sequence[Mapping]) -> list[tuple[str, str, str, int]]:
     """Key, title, unit and digits of what was measured of any image."""
     measured = [
-        key for key in OF_AN_IMAGE if any(is_number(value) for each in checkpoints for value in values_of(each, key))
+        key for key in PER_IMAGE if any(is_number(value) for each in checkpoints for value in values_of(each, key))
     ]
     return [(key, *about(key)) for key in measured]
 

@@ -18,7 +18,7 @@ from evaluation.fidelity import LARGEST, perceived
 from evaluation.frechet import Inception, fid, scale_invariant_fid
 from evaluation.inversions import Inversions, Invert, invert_images, spread
 from evaluation.latents import Vectors, compare_latents, generated_vectors, reciprocal_error, stored_vectors
-from evaluation.measures import MEASURES, mean, ratio
+from evaluation.measures import MEASURES, PER_IMAGE, mean, ratio
 from evaluation.optimization import optimize
 from evaluation.report import EDGE, Row
 from evaluation.seams import SMALLEST as SMALLEST_BLOCK
@@ -31,7 +31,7 @@ from losses.perceptual import LPIPS
 from models import count_parameters
 from utils.log import say
 
-PER_IMAGE = ("psnr", "ssim", "ms_ssim", "lpips", "seconds", "peak_memory_mib")
+PLAIN = "infer.refine=0"
 REFINEMENTS = (0, 3, 10, 30, 100)  # steps
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -199,12 +199,16 @@ def measure_seams(subject: Subject, photographs: Mapping[str, Path], folder: Pat
         say(f"note: {subject.name}: no seams measured; evaluate.seam_block: {block} px, but {smallest} are needed")
         return None
     say(f"{subject.name}: seams of {len(photographs)} images")
-    inversions = invert_images(subject.invert, photographs, folder, [f"infer.block={block}"])
+    # refined latents have blocks of their own, which are the same for any `infer.block`
+    inversions = invert_images(subject.invert, photographs, folder / "blocks", [f"infer.block={block}", PLAIN])
+    whole = subject.inversions
+    if subject.tool.options.refine:
+        whole = invert_images(subject.invert, photographs, folder / "whole", [PLAIN])
     score = SeamScore(subject.tool.cell, block)
     for name in inversions.rows:
         # as infer.py draws it by itself: in one block, unless the image is large
-        whole, result = (subject.open(each.reconstruction(name)) for each in (subject.inversions, inversions))
-        score.add(whole, result, subject.tool.decoder.cells(whole.height, whole.width))
+        once, result = (subject.open(each.reconstruction(name)) for each in (whole, inversions))
+        score.add(once, result, subject.tool.decoder.cells(once.height, once.width))
     return score.score
 
 

@@ -89,6 +89,12 @@ def refuse_unread(options: dict) -> None:
         raise UserError("infer.latents: none; only infer.py does without; allowed: auto, safetensors, zarr")
 
 
+def refuse_refinement(options: dict, source: str) -> None:
+    """UserError if `infer` options ask for a refinement of what `source` names, which has no photograph."""
+    if options.refine or options.refine_style:
+        raise UserError(f"infer.refine: latents are refined against their photograph, and {source} have none")
+
+
 @contextmanager
 def failures(path: Path, name: str, failed: dict[str, str]) -> Iterator[None]:
     """Enters into `failed`, and names in one line, an image that cannot be done; other errors are ours and go on."""

@@ -99,6 +99,7 @@ def test_the_latents_of_a_panorama_repeat(checkpoint):
         (["generate.width=0"], "generate.width"),
         (["fuse.blur=3"], "'fuse' is not read here"),
         (["infer.block=7"], "at least 8"),
+        (["infer.refine=3"], "generated images have none"),
         (["--checkpoint", "{tmp}/none.safetensors"], "none.safetensors"),
         (["--config", "{tmp}/none.yaml"], "none.yaml"),
         (["--output", "{tmp}/file"], "file"),

@@ -127,7 +127,7 @@ def test_saved_latents_are_not_refined(command, photographs, option):
     first = command(infer.main, "--input", photographs / "a.png", output="first")[2]
     code, err, output = command(infer.main, "--latents", first / "latents", option)
     assert code == 2 and len(lines(err)) == 1
-    assert "give --input, not --latents" in lines(err)[0] and not output.exists()
+    assert "those of --latents have none" in lines(err)[0] and not output.exists()
 
 
 @pytest.mark.parametrize("wrong", ["refine=-1", "refine_prior=-0.1", "refine_style=x"])
