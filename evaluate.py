@@ -32,11 +32,11 @@ from evaluation.sets import real_set
 from inversion.inputs import begin, find_files, find_photographs, refuse_unread
 from inversion.tool import Tool
 from losses.perceptual import LPIPS
+from utils import log
 from utils.config import load_config
 from utils.device import select_device
 from utils.errors import UserError, run_command
 from utils.files import atomic_path, scratch_folder
-from utils.log import say
 
 LOSSLESS = ("auto", "png", "tiff")
 COLUMNS = ("checkpoint", "name", "height", "width", *PER_IMAGE)
@@ -162,7 +162,7 @@ def write(output: Path, evaluation: dict, pictures: dict) -> None:
         for checkpoint in evaluation["checkpoints"]:
             table.writerows({"checkpoint": checkpoint["name"], **image} for image in checkpoint["images"])
     write_report(output / "report.html", evaluation, pictures)
-    say(f"wrote {output}/evaluation.json, evaluation.csv, report.html")
+    log.info(f"wrote {output}/evaluation.json, evaluation.csv, report.html")
 
 
 def finite(value: Any) -> Any:

@@ -21,10 +21,10 @@ import torch
 from models import build_generator, count_parameters, patch_pixels
 from models.infinitygan import PUBLISHED, Checkpoint, Constants, read_checkpoint
 from models.weights import export_states
+from utils import log
 from utils.config import dump_config, load_config
 from utils.errors import UserError, run_command
 from utils.files import atomic_path
-from utils.log import say
 
 SUFFIX = ".safetensors"
 HEAD = """\
@@ -53,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     targets = name_targets(source, output)
     constants = Constants(**arguments)
     checkpoint = read_checkpoint(source, constants)
-    say(describe(checkpoint, constants))
+    log.info(describe(checkpoint, constants))
     files = plan(checkpoint, constants, targets)
     write_together(files)
     for path in files:
-        say(f"wrote {path}")
+        log.info(f"wrote {path}")
     return 0
 
 
@@ -85,7 +85,7 @@ def plan(checkpoint: Checkpoint, constants: Constants, targets: dict[str, Path])
     if missing:
         if targets["training"].exists():
             raise UserError(f"{targets['training']}: of another import, and this checkpoint has none; remove it first")
-        say(f"no {targets['training']}: the checkpoint has no {' and no '.join(missing)}")
+        log.info(f"no {targets['training']}: the checkpoint has no {' and no '.join(missing)}")
     else:
         states, values = training | {"average": checkpoint.average}, {"path_mean": torch.tensor(checkpoint.path_mean)}
         files[targets["training"]] = lambda path: export_states(path, model, states, step, values)

@@ -34,12 +34,11 @@ from inversion.tool import Tool, progress
 from inversion.work import Item, Run, only_run, step
 from models.geometry import Region
 from models.weights import SHIPPED
-from utils import distributed
+from utils import distributed, log
 from utils.config import load_config
 from utils.device import peak_memory_mib, reset_peak_memory, select_device
-from utils.distributed import ALONE, World
+from utils.distributed import SINGLE, ProcessGroup
 from utils.errors import UserError, run_command
-from utils.log import say
 from utils.signals import exit_on_terminate
 
 PATIENCE = 7 * 24 * 60.0  # minutes that a worker waits for the others; one that has gone is known at once
@@ -81,7 +80,7 @@ def find(arguments: argparse.Namespace, options: dict) -> dict[Path, str]:
     return find_files("--input", arguments.input, search, "JPEG, PNG, WebP, TIFF or BMP image")
 
 
-def process(tool: Tool, files: dict[Path, str], arguments: argparse.Namespace, world: World) -> int:
+def process(tool: Tool, files: dict[Path, str], arguments: argparse.Namespace, world: ProcessGroup) -> int:
     """Do one file after the other, naming in one line each that fails; the command's exit code.
 
     With fewer images than workers, all workers do the blocks of each image, else each does images of its own.
@@ -91,17 +90,17 @@ def process(tool: Tool, files: dict[Path, str], arguments: argparse.Namespace, w
     run, work = Run(files, arguments.output, settings, world), decode if arguments.latents else invert
     with only_run(arguments.output, world):
         items = run.to_do(identity(tool, arguments))
-        team = world if len(items) < world.size else ALONE
+        team = world if len(items) < world.size else SINGLE
         items = items if team is world else list(world.share(items))
         try:
             for item in tqdm(items, desc="images", unit="image", disable=len(files) == 1 or not world.main):
                 with run.attempt(item):
                     work(tool, item, team, world.main)
-            world.agree()
+            world.any_rank()
         except BaseException as error:
             run.stop()  # an interrupted run too tells what it has done
             if not isinstance(error, Exception):
-                say("note: stopped; the same command goes on from here", world.main)
+                log.info("note: stopped; the same command goes on from here", world.main)
             raise
         return run.close()
 
@@ -118,7 +117,7 @@ def identity(tool: Tool, arguments: argparse.Namespace) -> dict:
     }
 
 
-def invert(tool: Tool, item: Item, team: World, speaks: bool) -> None:
+def invert(tool: Tool, item: Item, team: ProcessGroup, speaks: bool) -> None:
     """Encode and decode an image, and write its results; `speaks`: this process shows how far it is."""
     reset_peak_memory(tool.device)
     started = time.perf_counter()
@@ -150,7 +149,7 @@ def invert(tool: Tool, item: Item, team: World, speaks: bool) -> None:
             item.finish(make_record(tool, item.name, pixels, image, started), files)
 
 
-def decode(tool: Tool, item: Item, team: World, speaks: bool) -> None:
+def decode(tool: Tool, item: Item, team: ProcessGroup, speaks: bool) -> None:
     """Draw the image of saved latents, or a region of it, as `invert` does."""
     reset_peak_memory(tool.device)
     started = time.perf_counter()
@@ -173,7 +172,7 @@ def draw(
     window: Region,  # of the scene
     plan: Plan,
     item: Item,
-    team: World,
+    team: ProcessGroup,
     tick: Callable[[int], object],  # takes the number of blocks that are done
 ) -> Pixels:
     """Draw a window of a scene; what an earlier run has drawn of a large one is kept."""

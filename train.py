@@ -26,14 +26,13 @@ from tqdm import tqdm
 import datasets
 import training
 from models import count_parameters
-from training.context import Context
+from training.context import TrainContext
 from training.events import PICTURES, Events
 from training.run import resume, save, take_step
-from utils import distributed
+from utils import distributed, log
 from utils.config import dump_config, load_config
 from utils.device import select_device, select_dtype, tune_allocator
 from utils.errors import UserError, run_command
-from utils.log import say
 from utils.signals import StopSignal, ignore_signals
 
 VALIDATION_BATCHES = 8
@@ -56,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     world, device = distributed.start(select_device(config.train.device), config.train.timeout_minutes)
     try:
         dtype = select_dtype(config.train.dtype, device)
-        context = Context(config.seed, config.train.batch, device, dtype, world)
+        context = TrainContext(config.seed, config.train.batch, device, dtype, world)
         stage = training.build(config, context)
         if arguments.dry_run:
-            say(dump_config(config) + describe(stage, context), world.main)
+            log.info(dump_config(config) + describe(stage, context), world.main)
             return 0
         if config.train.output is None:
             raise UserError("train.output is not set: a folder for the run is needed")
@@ -69,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         distributed.stop()
 
 
-def train(config: dict, context: Context, stage, folder: Path) -> int:
+def train(config: dict, context: TrainContext, stage, folder: Path) -> int:
     """The loop. Returns 0 when the run is complete, 128 + the signal's number when it was stopped."""
     settings, world = config.train, context.world
     patch, before, after = stage.window
@@ -80,7 +79,7 @@ def train(config: dict, context: Context, stage, folder: Path) -> int:
     state = resume(folder, config, context, stage)
     seconds = math.inf if settings.minutes is None else 60 * settings.minutes
     steps = settings.steps - state["step"] if state["elapsed"] <= seconds else 0
-    say(describe(stage, context) + f"data       {len(train_set)} images, {len(val_set)} to validate", world.main)
+    log.info(describe(stage, context) + f"data       {len(train_set)} images, {len(val_set)} to validate", world.main)
     loader = datasets.loader(
         train_set, state["step"], steps, settings.batch, world.rank, world.size, steps > 0 and config.data.workers
     )
@@ -121,15 +120,15 @@ def train(config: dict, context: Context, stage, folder: Path) -> int:
         ignore_signals()  # torchrun sends its own to whoever leaves last; the exit code stays ours
     if world.main:
         for path in stage.export(folder, state["step"]):
-            say(f"wrote {path}")
+            log.info(f"wrote {path}")
     world.wait()  # torchrun ends the others when one process leaves
     if over or not stopping:
         return 0
-    say(f"stopped at step {state['step']}; the same command goes on from there", world.main)
+    log.info(f"stopped at step {state['step']}; the same command goes on from there", world.main)
     return stop.exit_code or 128 + signal.SIGTERM  # another process got the signal
 
 
-def describe(stage, context: Context) -> str:
+def describe(stage, context: TrainContext) -> str:
     """Parameter counts, geometry and device, in lines."""
     counts = [f"{name:<10} {count_parameters(network):>12,} parameters" for name, network in stage.networks.items()]
     patch, before, after = stage.window

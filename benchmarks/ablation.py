@@ -37,14 +37,14 @@ from evaluation.measures import MEASURES
 from evaluation.report import number_text
 from inversion.inputs import find_files
 from models.weights import Weights, read_weights
-from training.context import Context
+from training.context import TrainContext
+from utils import log
 from utils.checkpoint import fingerprint
 from utils.config import load_config
 from utils.device import select_device
-from utils.distributed import World
+from utils.distributed import ProcessGroup
 from utils.errors import UserError, run_command
 from utils.files import atomic_path
-from utils.log import say
 from utils.signals import StopSignal
 
 ROOT = Path(__file__).parents[1]
@@ -126,7 +126,7 @@ class Run:
     def check(self) -> None:
         """UserError for options that train.py would refuse, before anything is trained."""
         config = self.load()
-        training.build(config, Context(config.seed, config.train.batch, torch.device("cpu"), torch.float32, World()))
+        training.build(config, TrainContext(config.seed, config.train.batch, torch.device("cpu"), torch.float32, ProcessGroup()))
 
     def steps(self) -> int:
         """Those that the weights come from."""
@@ -150,9 +150,9 @@ class Run:
     def train(self) -> None:
         """Train, or go on, unless that is finished. Ended where the training fails."""
         if self.finished():
-            say(f"{self.name}: finished before")
+            log.info(f"{self.name}: finished before")
             return
-        say(f"{self.name}: training by {self.path.relative_to(ROOT)}")
+        log.info(f"{self.name}: training by {self.path.relative_to(ROOT)}")
         code = run_program("train.py", ["--config", str(self.path), *self.overrides])
         if code:
             raise Ended(f"{self.name}: train.py", code)
@@ -169,11 +169,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     code, evaluation = evaluate(arguments, runs, options)
     story = tell(arguments, runs, evaluation, len(sources[0]))
     text = f"# Ablation\n\n{table(named(runs, evaluation))}\n{LEGEND}\n{story}"
-    say(text)
+    log.info(text)
     path = arguments.table or arguments.output / "ablation.md"
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    say(f"wrote {path}")
+    log.info(f"wrote {path}")
     return code
 
 
@@ -256,7 +256,7 @@ def evaluate(arguments: argparse.Namespace, runs: Sequence[Run], options: Sequen
     written = output / "evaluation.json"
     written.unlink(missing_ok=True)  # so that what is there afterwards is of now
     checkpoints = [str(run.weights) for run in runs if run.generator]
-    say(f"evaluation of {len(checkpoints)} inverters")
+    log.info(f"evaluation of {len(checkpoints)} inverters")
     places = ["--checkpoint", *checkpoints, "--input", str(arguments.input), "--output", str(output)]
     code = run_program("evaluate.py", [*places, *options])
     if code > 1 or not written.exists():

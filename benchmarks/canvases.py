@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.inference import make_parser
+from utils import log
 from utils.errors import UserError, run_command
-from utils.log import say
 
 ROOT = Path(__file__).parents[1]
 # What is drawn: name, command, options.
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     for name, command, options in CANVASES:
         seconds, peak = measure(command, [*options, *arguments.overrides], arguments.checkpoint)
-        say(f"{name:<28} {seconds:8.1f} s   peak {peak:6.0f} MiB")
+        log.info(f"{name:<28} {seconds:8.1f} s   peak {peak:6.0f} MiB")
     return 0
 
 

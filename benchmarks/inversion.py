@@ -50,10 +50,10 @@ from inversion.scenes import Scene
 from models import build_encoders, build_generator
 from models.geometry import Region
 from models.weights import SHIPPED, Inverter, load_inverter
+from utils import log
 from utils.config import load_config
 from utils.device import select_device, tune_allocator, use_exact_float32
 from utils.errors import run_command
-from utils.log import say
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192)  # edges of images, pixels
 QUICK_SIZE = 512
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sections = ("infer",) if arguments.checkpoint else ("model", "infer")
     config = load_config(None, [BUDGET, *arguments.overrides], sections=sections)
     sizes = arguments.sizes if arguments.sizes is not None else [QUICK_SIZE] if arguments.quick else SIZES
-    say(HEADING)
+    log.info(HEADING)
     rows, figures = [], {"machine": machine.describe(select_device(config.infer.device))}
     if sizes:
         networks = load_inverter(arguments.checkpoint) if arguments.checkpoint else random_inverter(config.model)
@@ -84,8 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures |= bench.summary(QUICK_SIZE if QUICK_SIZE in sizes else sizes[0], rows)
     for size in arguments.huge:
         rows.append(whole_program(size, arguments.checkpoint or SHIPPED, arguments.overrides))
-        say(line(rows[-1]))
-    say("\n".join(f"{name}: {figures[name]}" for name in figures if name not in ("model", "infer")))
+        log.info(line(rows[-1]))
+    log.info("\n".join(f"{name}: {figures[name]}" for name in figures if name not in ("model", "infer")))
     if arguments.json:
         write(arguments.json, figures, rows)
     return 0
@@ -144,7 +144,7 @@ class Bench:
         rows = []
         for action in actions:
             rows.append(action())
-            say(line(rows[-1]))
+            log.info(line(rows[-1]))
         return rows
 
     def published(self, image: Image) -> Row:
@@ -209,7 +209,7 @@ class Bench:
         """Multiply-adds of an image in these blocks."""
         canvas, dtype = Region.at(0, 0, size, size), DTYPES[name]
         drawn = (decode_cost(self.texture, region, dtype) for region in blocks(canvas, plan.pixels))
-        cells = blocks(canvas.input(self.texture.rule), plan.cells)
+        cells = blocks(canvas.receptive_field(self.texture.rule), plan.cells)
         encoded = (encode_cost(self.networks.encoder, region, dtype) for region in cells)
         return sum(cost.macs for costs in (drawn, encoded) for cost in costs)
 
@@ -225,7 +225,7 @@ class Bench:
         """Whether the image as one block fits into the free memory."""
         canvas = Region.at(0, 0, size, size)
         drawn = decode_cost(self.texture, canvas, DTYPES[name])
-        encoded = encode_cost(self.networks.encoder, canvas.input(self.texture.rule), DTYPES[name])
+        encoded = encode_cost(self.networks.encoder, canvas.receptive_field(self.texture.rule), DTYPES[name])
         return max(drawn.bytes, encoded.bytes) < SPARE * machine.free_memory(self.device)
 
     def summary(self, size: int, rows: list[Row]) -> dict:

@@ -20,9 +20,9 @@ import PIL.Image
 
 from datasets.image import find_images, open_image
 from models.weights import SHIPPED, load_generator
+from utils import log
 from utils.config import load_config
 from utils.errors import UserError, run_command
-from utils.log import say
 
 OUTPAINT = Path(__file__).parents[1] / "outpaint.py"
 
@@ -50,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             canvas = outpaint(path, box, Path(folder), arguments.checkpoint, arguments.overrides)
             ratios.append(border_ratio(canvas, box))
             laid.append(border_ratio(lay(np.roll(canvas, canvas.shape[1] // 2, axis=1), photograph, box), box))
-    say(f"{len(ratios)} photographs of {arguments.folder}")
+    log.info(f"{len(ratios)} photographs of {arguments.folder}")
     for name, values in (("outpainted", ratios), ("laid on", laid)):
-        say(f"{name:<11} mean {np.mean(values):.3f}   median {np.median(values):.3f}   largest {np.max(values):.3f}")
+        log.info(f"{name:<11} mean {np.mean(values):.3f}   median {np.median(values):.3f}   largest {np.max(values):.3f}")
     return 0
 
 

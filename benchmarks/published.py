@@ -91,7 +91,7 @@ class Published:
             for network in (networks.encoder, networks.generator.texture)
         )
         self.cell = pixels_per_cell(self.texture)
-        self.drawn = self.texture.rule.output(Interval(0, CELLS - 1)).size
+        self.drawn = self.texture.rule.valid_output(Interval(0, CELLS - 1)).size
         self.concatenated = {
             layer.conv: concatenated_weight(layer.conv) for scale in self.encoder.scales for layer in scale
         }
@@ -116,7 +116,7 @@ class Published:
     def noise_sizes(self) -> list[int]:
         """Edge of the feature of each layer of a patch."""
         spans = self.texture.spans_from(Region.at(0, 0, CELLS, CELLS))
-        return [span.gives.rows.size for span in spans]
+        return [span.output_region.rows.size for span in spans]
 
     def encode(self, x: Tensor) -> Tensor:
         """A window [1, 3, 161, 161] -> z_s [1, C, 11, 11]."""
@@ -151,7 +151,7 @@ class Published:
 
     def macs(self) -> int:
         """Multiply-adds of one patch."""
-        macs = decode_cost(self.texture, Region.at(0, 0, CELLS, CELLS).output(self.texture.rule), torch.float32).macs
+        macs = decode_cost(self.texture, Region.at(0, 0, CELLS, CELLS).valid_output(self.texture.rule), torch.float32).macs
         edge = self.windows(1).size
         for scale, project in zip(self.encoder.scales, self.encoder.project, strict=True):
             for layer in scale:

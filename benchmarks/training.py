@@ -40,14 +40,14 @@ from models import build_generator
 from models.encoder import EncoderLayer
 from models.layers import EqualizedConv2d, ModulatedConv2d, ShiftedConv2d, activate
 from models.weights import export
-from training.context import Context
+from training.context import TrainContext
 from training.run import take_step
+from utils import log
 from utils.config import load_config
 from utils.device import select_device, select_dtype, tune_allocator
-from utils.distributed import World
+from utils.distributed import ProcessGroup
 from utils.errors import run_command
 from utils.files import atomic_path
-from utils.log import say
 
 CONFIGS = [Path(__file__).parents[1] / "configs" / "sample" / name for name in ("generator.yaml", "inverter.yaml")]
 NO_DOWNLOADS = ["losses.inverter.lpips=0", "losses.inverter.identity=0"]
@@ -66,17 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     tune_allocator()
     stages, device = [], torch.device("cpu")
-    say(f"{'config':<32} {'stage':<10} {'dtype':<9} {'images/s':>9} {'straightforward':>16} {'speedup':>8}")
+    log.info(f"{'config':<32} {'stage':<10} {'dtype':<9} {'images/s':>9} {'straightforward':>16} {'speedup':>8}")
     for path in arguments.config:
         config = load_config(path, [*NO_DOWNLOADS, *arguments.overrides])
         device = select_device(config.train.device)
         figures = {"config": str(path)} | measure(config, device, arguments.repeats)
         rates = f"{figures['images_per_second']:9.2f} {figures['images_per_second_straightforward']:16.2f}"
         name = "/".join(path.parts[-2:])
-        say(f"{name:<32} {figures['stage']:<10} {figures['dtype']:<9} {rates} {figures['speedup']:8.2f}")
+        log.info(f"{name:<32} {figures['stage']:<10} {figures['dtype']:<9} {rates} {figures['speedup']:8.2f}")
         stages.append(figures)
     figures = {"machine": machine.describe(device), "stages": stages}
-    say(f"machine: {figures['machine']}")
+    log.info(f"machine: {figures['machine']}")
     if arguments.json:
         with atomic_path(arguments.json) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
@@ -91,8 +91,8 @@ def measure(config: dict, device: torch.device, repeats: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         if config.train.stage == "inverter" and config.train.generator is None:
             config.train.generator = str(random_generator(config.model, Path(folder)))
-        ours = Loop(config, Context(*shared, dtype, World()), nullcontext)
-        plain = Loop(config, PlainContext(*shared, torch.float32, World()), straightforward)
+        ours = Loop(config, TrainContext(*shared, dtype, ProcessGroup()), nullcontext)
+        plain = Loop(config, PlainTrainContext(*shared, torch.float32, ProcessGroup()), straightforward)
     batches, steps = make_batches(config, ours.stage), steps_of(config)
     times: dict[Loop, list[float]] = {ours: [], plain: []}
     for _ in range(1 + repeats):
@@ -153,7 +153,7 @@ class Photograph:
 class Loop:
     """A stage that is trained in some manner."""
 
-    def __init__(self, config: dict, context: Context, manner: Callable[[], AbstractContextManager]) -> None:
+    def __init__(self, config: dict, context: TrainContext, manner: Callable[[], AbstractContextManager]) -> None:
         self.context, self.manner, self.done = context, manner, 0
         self.stage = training.build(config, context)
         self.stage.load_files()
@@ -170,7 +170,7 @@ class Loop:
             self.done += 1
 
 
-class PlainContext(Context):
+class PlainTrainContext(TrainContext):
     """Training with features channels first."""
 
     def place(self, network: nn.Module) -> nn.Module:
@@ -187,9 +187,9 @@ def straightforward() -> Iterator[None]:
     """Lets the layers compute by the plain formulas; see the head of this file."""
     with (
         mock.patch.object(ModulatedConv2d, "forward", modulated),
-        mock.patch.object(EqualizedConv2d, "fold", _plain_convolution),
-        mock.patch.object(ShiftedConv2d, "fold", _plain_shifted),
-        mock.patch.object(EncoderLayer, "fold", _plain_encoder_layer),
+        mock.patch.object(EqualizedConv2d, "bake", _plain_convolution),
+        mock.patch.object(ShiftedConv2d, "bake", _plain_shifted),
+        mock.patch.object(EncoderLayer, "bake", _plain_encoder_layer),
     ):
         yield
 

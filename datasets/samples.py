@@ -17,9 +17,9 @@ from pathlib import Path
 
 from datasets.image import encode_png
 from datasets.sources import LmdbSource, open_source
+from utils import log
 from utils.errors import UserError, run_command
 from utils.files import atomic_path
-from utils.log import say
 
 # Height x width: 512 x 512, 300 x 451 (a cat), 400 x 600, 872 x 1000 (galaxies), 500 x 741, 1411 x 1411, 427 x 640.
 PHOTOGRAPHS = (
@@ -44,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (options.of is None) != (options.listed is None):
         raise UserError("--of and --listed belong together")
     if options.of is None:
-        say(f"{len(write_photographs(options.folder))} photographs in {options.folder}")
+        log.info(f"{len(write_photographs(options.folder))} photographs in {options.folder}")
     else:
-        say(f"wrote {write_listed(options.folder, options.of, options.listed)}")
+        log.info(f"wrote {write_listed(options.folder, options.of, options.listed)}")
     return 0
 
 

@@ -132,5 +132,5 @@ def patch_of(features: int, model: dict) -> int:
     """
     widths, rule = model["discriminator"]["widths"], texture(model["stages"])
     halvings, edge = len(widths) - 1, math.isqrt(features // widths[-1])
-    sizes = (rule.output(Interval(0, cells)).size for cells in range(2 ** (halvings + 8)))
+    sizes = (rule.valid_output(Interval(0, cells)).size for cells in range(2 ** (halvings + 8)))
     return next((size for size in sizes if size >> halvings == edge), edge << halvings)

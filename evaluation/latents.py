@@ -149,7 +149,7 @@ def reciprocal_error(tool: Tool, images: Sequence[np.ndarray], seeds: Sequence[i
     error, rule = RelativeError(), tool.encoder.networks.encoder.rule
     for pixels, seed in zip(images, seeds, strict=True):
         size = pixels.shape[:2]
-        inner = Region.at(0, 0, *size).output(rule)
+        inner = Region.at(0, 0, *size).valid_output(rule)
         if min(inner.shape) < 1:
             return None
         true = tool.generated(size, seed, None)

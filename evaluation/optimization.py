@@ -101,10 +101,10 @@ class Search:
         self.generator, self.dtype, self.device = tool.generator.requires_grad_(False), tool.decoder.dtype, tool.device
         self.target, self.perceptual, self.loss = target.float() / 127.5 - 1, perceptual, L2()
         self.pixels = Region.at(0, 0, *target.shape[-2:])
-        self.cells = self.pixels.input(self.generator.texture.rule)
-        around = self.cells.input(self.generator.structure.rule)
+        self.cells = self.pixels.receptive_field(self.generator.texture.rule)
+        around = self.cells.receptive_field(self.generator.structure.rule)
         self.coordinates = self.generator.structure.grid.of_canvas(around, around, self.device)
-        self.drawn = [span.gives for span in self.generator.texture.spans_from(self.cells)]  # by each layer
+        self.drawn = [span.output_region for span in self.generator.texture.spans_from(self.cells)]  # by each layer
         self.latents = Latents.random(self.generator, around, self.drawn, seed, self.device)
         groups = (self.latents.of_structure, LR_STRUCTURE), (self.latents.of_texture, LR_TEXTURE)
         self.optimizer = torch.optim.Adam({"params": values, "lr": lr, "full_lr": lr} for values, lr in groups)

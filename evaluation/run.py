@@ -29,7 +29,7 @@ from inversion.canvas import error_times_four
 from inversion.tool import Tool, progress
 from losses.perceptual import LPIPS
 from models import count_parameters
-from utils.log import say
+from utils import log
 
 PLAIN = "infer.refine=0"
 REFINEMENTS = (0, 3, 10, 30, 100)  # steps
@@ -141,7 +141,7 @@ def measure_latents(subject: Subject) -> dict[str, float | None]:
     tool, count = subject.tool, len(subject.seeds)
     if not count:
         return {}
-    say(f"{subject.name}: latents of {len(subject.names)} photographs and {count} generated images")
+    log.info(f"{subject.name}: latents of {len(subject.names)} photographs and {count} generated images")
     stores = (tool.open_latents(subject.inversions.latents(name)) for name in subject.names)
     encoded = Vectors(stored_vectors(stores, tool.cell), len(subject.names), subject.seed)
     drawn = generated_vectors(tool, subject.options["generated_size"], subject.seeds)
@@ -155,7 +155,7 @@ def measure_generated(subject: Subject, real: np.ndarray) -> tuple[dict[str, flo
     scalars = {"reciprocal_error": reciprocal_error(subject.tool, images, subject.seeds)}
     pyramid, scaled = [], []
     if len(images) and len(real) and options["generated_size"] >= SMALLEST:
-        say(f"{subject.name}: distances of {len(images)} generated images and {len(real)} real patches")
+        log.info(f"{subject.name}: distances of {len(images)} generated images and {len(real)} real patches")
         pyramid = pyramid_distances(images, real, subject.seed)
         scalars["swd"] = mean(level["distance"] for level in pyramid)
         half = len(real) // 2
@@ -178,13 +178,13 @@ def measure_details(
         return {}, [], (inverted, [])
     photographs = {name: subject.photographs[name] for name in names}
     scalars = {"seam_score": measure_seams(subject, photographs, folder / "seams")}
-    say(f"{subject.name}: {options['cycles']} inversions of {len(names)} images, one after the other")
+    log.info(f"{subject.name}: {options['cycles']} inversions of {len(names)} images, one after the other")
     cycles = invert_in_cycles(
         subject.invert, photographs, subject.inversions, options["cycles"], folder / "cycles", subject.open
     )
     if None not in (first := cycles[0]["psnr"], last := cycles[-1]["psnr"]):
         scalars["cycle_psnr_drop"] = first - last
-    say(f"{subject.name}: edits of {len(names)} images")
+    log.info(f"{subject.name}: edits of {len(names)} images")
     edits = draw_edits(subject.tool, subject.inversions, names, folder / "drawn")
     edited = invert_images(subject.invert, edits, folder / "edited")
     scalars["edit_consistency"] = edit_consistency(subject.tool, subject.inversions, edited)
@@ -196,9 +196,9 @@ def measure_seams(subject: Subject, photographs: Mapping[str, Path], folder: Pat
     """The seam score of images inverted in small blocks; None where these are too small for it."""
     block, smallest = subject.options["seam_block"], SMALLEST_BLOCK * subject.tool.cell
     if block < smallest:
-        say(f"note: {subject.name}: no seams measured; evaluate.seam_block: {block} px, but {smallest} are needed")
+        log.info(f"note: {subject.name}: no seams measured; evaluate.seam_block: {block} px, but {smallest} are needed")
         return None
-    say(f"{subject.name}: seams of {len(photographs)} images")
+    log.info(f"{subject.name}: seams of {len(photographs)} images")
     # refined latents have blocks of their own, which are the same for any `infer.block`
     inversions = invert_images(subject.invert, photographs, folder / "blocks", [f"infer.block={block}", PLAIN])
     whole = subject.inversions
@@ -230,7 +230,7 @@ def optimization_curves(subject: Subject, folder: Path) -> dict[str, list[dict]]
     names = spread(subject.details or subject.names, subject.options["optimized"])
     if not names:
         return {}
-    say(f"{subject.name}: optimisation from random latents, images: {len(names)}")
+    log.info(f"{subject.name}: optimisation from random latents, images: {len(names)}")
     perceptual = subject.judges.lpips.distance if subject.judges.lpips else None
     curves = []
     for name in names:

@@ -45,7 +45,7 @@ def plan(
     held: int = 0,  # bytes of the budget that are taken: the decoded image ...
 ) -> Plan:
     """The blocks of an image. UserError if `infer.block` is smaller than one latent cell."""
-    cell, cells = pixels_per_cell(texture), Region.at(0, 0, *size).input(texture.rule).shape
+    cell, cells = pixels_per_cell(texture), Region.at(0, 0, *size).receptive_field(texture.rule).shape
     batch, edge = options["batch"], options["block"]
     if edge == "auto":
         budget = options["memory_mib"] * 2**20 - held - RESERVED - weights(texture, dtype)
@@ -71,7 +71,7 @@ def refined_edge(texture: TextureSynthesizer, dtype: torch.dtype) -> int:
     """
 
     def fits(edge: int) -> bool:
-        touched = Region.at(0, 0, edge, edge).influence(texture.rule)
+        touched = Region.at(0, 0, edge, edge).affected_output(texture.rule)
         return refine_cost(texture, touched, dtype).bytes <= REFINED
 
     return next((edge for edge in range(max(LARGEST // pixels_per_cell(texture), 1), 1, -1) if fits(edge)), 1)
@@ -99,7 +99,7 @@ def even(length: int, edge: int, cell: int) -> int:
 
 def weights(texture: TextureSynthesizer, dtype: torch.dtype) -> int:
     """Bytes of the convolution weights into which a style is folded, and of folding the largest one in float32."""
-    sizes = [layer.conv.folded_values(dtype) for layer in texture.layers]
+    sizes = [layer.conv.baked_values(dtype) for layer in texture.layers]
     return sum(sizes) * dtype.itemsize + 2 * max(sizes) * torch.float32.itemsize
 
 

@@ -76,7 +76,7 @@ class Completion:
         scale = sum(float((weight * known.square()).sum()) for _, known, weight in targets)
         scale = max(scale / sum(float(weight.sum()) * len(known) for _, known, weight in targets), 1e-12)
         rule = self.generator.structure.rule
-        starts = {tile: self.local.read(tile) for region, _, _ in targets for tile in grid(region.input(rule))}
+        starts = {tile: self.local.read(tile) for region, _, _ in targets for tile in grid(region.receptive_field(rule))}
         self.fitted = {tile: nn.Parameter(start.clone()) for tile, start in starts.items()}
         first = global_latents(self.style)
         z_g = nn.Parameter(first.clone())

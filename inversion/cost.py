@@ -36,12 +36,12 @@ def decode_cost(texture: TextureSynthesizer, pixels: Region, dtype: torch.dtype)
     """Of drawing these pixels as one block."""
     parts = []
     for index, (layer, span) in enumerate(zip(texture.layers, texture.spans_to(pixels), strict=True)):
-        reads, gives = area(span.reads), area(span.gives)
+        reads, gives = area(span.input_region), area(span.output_region)
         outputs, inputs = layer.conv.weight.shape[:2]
         alive = reads * inputs + gives * outputs
         macs = gives * layer.conv.weight.numel()
         if layer.conv.upsample:
-            between = area(span.reads.output(Upsample()))  # of the transposed convolution and the blur
+            between = area(span.input_region.valid_output(Upsample()))  # of the transposed convolution and the blur
             # the feature is there twice where it has been cut
             alive += between * outputs + reads * inputs
             macs = reads * layer.conv.weight.numel() + gives * outputs * 9
@@ -56,28 +56,28 @@ def refine_cost(texture: TextureSynthesizer, pixels: Region, dtype: torch.dtype)
     kept, passing = 0, 0
     for layer, span in zip(texture.layers, texture.spans_to(pixels), strict=True):
         outputs, inputs = layer.conv.weight.shape[:2]
-        features = area(span.gives) * outputs
+        features = area(span.output_region) * outputs
         if layer.conv.upsample:
-            features += area(span.reads.output(Upsample())) * outputs
+            features += area(span.input_region.valid_output(Upsample())) * outputs
         kept += features
-        passing = max(passing, features + area(span.reads) * inputs)
+        passing = max(passing, features + area(span.input_region) * inputs)
     macs = 2 * decode_cost(texture, pixels, dtype).macs
     return Cost(macs, (kept + passing) * dtype.itemsize + area(pixels) * (NOISE + GRADIENTS))
 
 
 def encode_cost(encoder: PatchEncoder, cells: Region, dtype: torch.dtype) -> Cost:
     """Of encoding these cells as one block."""
-    image = cells.input(encoder.rule)
-    region, parts = image.output(encoder.frame), [Cost(0, area(image) * PIXELS)]
+    image = cells.receptive_field(encoder.rule)
+    region, parts = image.valid_output(encoder.frame), [Cost(0, area(image) * PIXELS)]
     for scale, project, projection in zip(encoder.scales, encoder.project, encoder.project_rules, strict=True):
         for layer in scale:
-            outside = region.output(layer.rule)
+            outside = region.valid_output(layer.rule)
             outputs, inputs = layer.conv.weight.shape[:2]
             macs = area(outside) * (layer.conv.weight.numel() + layer.mix.weight.numel())
             alive = area(region) * inputs + area(outside) * outputs * (4 if layer.residual else 2)
             parts.append(Cost(macs, alive * dtype.itemsize))
             region = outside
-        taps = area(cells.input(projection)) * math.prod(project.weight.shape[:2])
+        taps = area(cells.receptive_field(projection)) * math.prod(project.weight.shape[:2])
         parts.append(Cost(taps, 0))
     return Cost.of(parts)
 

@@ -20,9 +20,9 @@ from inversion.pieces import Pieces, PlacedPhotographs, place
 from inversion.scenes import Scene, Style
 from inversion.tool import Tool, progress
 from models.weights import SHIPPED
+from utils import log
 from utils.config import load_config
 from utils.files import remove_stale
-from utils.log import say
 
 KINDS = ("inversions", "latents")  # folders of results, beside the pictures
 
@@ -87,7 +87,7 @@ def edit_files(tool: Tool, inputs: Path, output: Path, work: Callable[[Source], 
         with failures(path, name, failed):
             work(open_source(tool, path, name, output))
     if len(files) > 1:
-        say(f"{len(files) - len(failed)} of {len(files)} images done; results in {output}")
+        log.info(f"{len(files) - len(failed)} of {len(files)} images done; results in {output}")
     return 1 if failed else 0
 
 

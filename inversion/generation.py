@@ -59,9 +59,9 @@ def synthesize(
 ) -> Tensor:
     """Structure latents [C, h, w] of a region, in float32, on the device of the local latents."""
     rule = generator.structure.rule
-    around = region.input(rule)
+    around = region.receptive_field(rule)
     z_l = local(around)[None].contiguous(memory_format=torch.channels_last)
-    coordinates = generator.structure.grid.of_canvas(around, canvas.input(rule), z_l.device, period)
+    coordinates = generator.structure.grid.of_canvas(around, canvas.receptive_field(rule), z_l.device, period)
     return structure_of(generator, style)(z_l, coordinates, (around.rows.first, around.cols.first))[0]
 
 

@@ -12,9 +12,9 @@ import torch
 
 from datasets.image import find_images
 from inversion.latents import FILE, FOLDER
+from utils import log
 from utils.errors import UserError, out_of_memory
 from utils.files import remove_all_stale, remove_stale
-from utils.log import complain
 from utils.signals import exit_on_terminate
 
 
@@ -103,7 +103,7 @@ def failures(path: Path, name: str, failed: dict[str, str]) -> Iterator[None]:
             yield
     except UserError as error:
         failed[name] = str(error)
-        complain(f"failed: {failed[name]}")
+        log.error(f"failed: {failed[name]}")
 
 
 @contextmanager

@@ -47,12 +47,12 @@ class Encoder:
         """The structure latents of regions of cells, each (region, z_s [C, h, w]), float32 on the CPU."""
 
         def read(region: Region) -> tuple[Region, Tensor]:
-            window = region.input(self.networks.encoder.rule)
+            window = region.receptive_field(self.networks.encoder.rule)
             pixels = image.window_float(window.rows.first, window.cols.first, *window.shape)
             return region, _pinned(torch.from_numpy(pixels), self.device)
 
         def encoded() -> Iterator[tuple[Region, Tensor]]:
-            encode = self.networks.encoder.fold(self.dtype)
+            encode = self.networks.encoder.bake(self.dtype)
             for region, pixels in ahead(map(read, regions)):
                 yield region, encode(_as_image(pixels, self.device))[0]
 
@@ -72,7 +72,7 @@ class Decoder:
 
     def cells(self, height: int, width: int) -> Region:
         """The latent cells that an image of this size is drawn from."""
-        return Region.at(0, 0, height, width).input(self.generator.texture.rule)
+        return Region.at(0, 0, height, width).receptive_field(self.generator.texture.rule)
 
     @torch.inference_mode()
     def decode(
@@ -89,7 +89,7 @@ class Decoder:
         synthesize = texture_of(self.generator, to_device(scene.style, self.device), self.dtype)
 
         def read(group: list[Region]) -> tuple[list[Region], Tensor]:
-            z_s = torch.stack([scene.read(region.input(texture.rule)) for region in group])
+            z_s = torch.stack([scene.read(region.receptive_field(texture.rule)) for region in group])
             return group, _pinned(z_s, self.device)
 
         def drawn() -> Iterator[tuple[Region, Tensor]]:
@@ -110,7 +110,7 @@ class Decoder:
 
     def _shapes(self, region: Region) -> tuple[tuple[int, int], ...]:
         """What blocks have in common that can be drawn at once: their shape, and its place among the cells."""
-        cells, cell = region.input(self.generator.texture.rule), pixels_per_cell(self.generator.texture)
+        cells, cell = region.receptive_field(self.generator.texture.rule), pixels_per_cell(self.generator.texture)
         place = region.rows.first - cell * cells.rows.first, region.cols.first - cell * cells.cols.first
         return region.shape, cells.shape, place
 

@@ -88,7 +88,7 @@ class Refiner:
         self.pixels = Region.at(0, 0, image.height, image.width)
         z_g = z_g.to(self.device)
         with torch.no_grad():
-            self.draw = self.texture.fold(self.texture.mapping(z_g[None])[0], decoder.dtype, direct=True)
+            self.draw = self.texture.bake(self.texture.mapping(z_g[None])[0], decoder.dtype, direct=True)
         self.prior = Prior.of(decoder.generator, z_g, prior_weight)
         cells, pixels = curvature_window(self.texture, decoder.dtype)
         z_s = _reflected(encoded, decoder.cells(image.height, image.width), cells.shape).to(self.device)
@@ -111,8 +111,8 @@ class Refiner:
 
         And that squared error.
         """
-        pixels = region.influence(self.texture.rule).common(self.pixels)
-        cells = pixels.input(self.texture.rule)
+        pixels = region.affected_output(self.texture.rule).common(self.pixels)
+        cells = pixels.receptive_field(self.texture.rule)
         z_s = latents(cells).to(self.device).requires_grad_()
         drawn = self._drawn(z_s, pixels)
         residual = drawn.detach() - _target(self.image, pixels, self.device)
@@ -187,13 +187,13 @@ def fit_style(
     edge = curvature_window(texture, decoder.dtype)[1].rows.size
     rows, cols = (_spread(length, edge) for length in (image.height, image.width))
     windows = [Region(row, col) for row in rows for col in cols]
-    z_s = [encoded(window.input(texture.rule)).to(device)[None] for window in windows]
+    z_s = [encoded(window.receptive_field(texture.rule)).to(device)[None] for window in windows]
     targets = [_target(image, window, device) for window in windows]
     z_g = torch.nn.Parameter(z_g.to(device).clone())
     optimizer = torch.optim.Adam([z_g], lr=STYLE_RATE)
     for _ in range(steps):
         optimizer.zero_grad()
-        draw = texture.fold(texture.mapping(z_g[None])[0], decoder.dtype, direct=True)
+        draw = texture.bake(texture.mapping(z_g[None])[0], decoder.dtype, direct=True)
         for place, latents, target in zip(windows, z_s, targets, strict=True):
             (draw(latents, noise, place) - target).square().mean().backward(retain_graph=True)
         optimizer.step()
@@ -219,10 +219,10 @@ def curvature_window(texture: TextureSynthesizer, dtype: torch.dtype) -> tuple[R
     It follows from the network alone, so that it is the same for all blocks.
     """
     cell = pixels_per_cell(texture)
-    smallest = math.ceil(texture.rule.influence(Interval(0, 0)).size / cell) + 1
+    smallest = math.ceil(texture.rule.affected_output(Interval(0, 0)).size / cell) + 1
     for edge in range(max(WINDOW_CELLS, smallest), smallest - 1, -1):
         pixels = Region.at(0, 0, edge * cell, edge * cell)
-        cells = pixels.input(texture.rule)
+        cells = pixels.receptive_field(texture.rule)
         if refine_cost(texture, pixels, dtype).bytes <= WINDOW_BYTES:
             break
     return cells, pixels
@@ -232,7 +232,7 @@ def _touching_only(pixels: Region, cells: Region, rule: Rule) -> Region:
     """The cells of a square that touch none but these pixels."""
 
     def inside(cell: int) -> bool:
-        touched = rule.influence(Interval(cell, cell))
+        touched = rule.affected_output(Interval(cell, cell))
         return pixels.rows.first <= touched.first and touched.last <= pixels.rows.last
 
     found = list(filter(inside, range(cells.rows.first, cells.rows.last + 1)))

@@ -92,7 +92,7 @@ def texture_of(generator: Generator, style: Style, dtype: torch.dtype) -> Callab
     texture = generator.texture
     if isinstance(style, Fusion):
         return fuse_texture(texture, texture.mapping(style.z_g), style.weights, dtype, style.exact)
-    return texture.fold(texture.mapping(style[None])[0], dtype)
+    return texture.bake(texture.mapping(style[None])[0], dtype)
 
 
 def global_latents(style: Style) -> Tensor:

@@ -22,9 +22,9 @@ from inversion.latents import LatentStore
 from inversion.outputs import in_memory as small
 from inversion.refinement import Refiner
 from models.geometry import Region
-from utils.distributed import World
+from utils import log
+from utils.distributed import ProcessGroup
 from utils.files import remove_tree
-from utils.log import complain
 
 RESUMABLE = 2**26  # pixels times steps; more than that is kept in a folder, and can be gone on with
 
@@ -90,7 +90,7 @@ class Sweeps:
     steps: int
     block: tuple[int, int]  # cells that take a step at once
     folder: Path | None  # of the states; None: they are kept in memory
-    world: World
+    world: ProcessGroup
     tick: Tick
     _encoded: float = math.inf  # squared error of this worker's blocks, as they were encoded; infinity: not known
     _refined: float = 0.0  # and before the last step
@@ -158,6 +158,6 @@ class Sweeps:
     def _finish(self, state: State) -> None:
         if self.world.main and not self._refined <= self._encoded:
             errors = f"squared error {self._encoded:.4g} at first, {self._refined:.4g} at last"
-            complain(f"note: {self._refiner.image.name}: refinement went away from the photograph: {errors}")
+            log.error(f"note: {self._refiner.image.name}: refinement went away from the photograph: {errors}")
         for region in self._share():
             self.store.write(region, state.read(state.latents, region))

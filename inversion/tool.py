@@ -28,11 +28,11 @@ from inversion.sweeps import in_memory as refined_in_memory
 from models.generator import Generator, Noise
 from models.geometry import Region
 from models.weights import load_inverter
+from utils import log
 from utils.device import release_freed_memory, select_device, select_dtype, tune_allocator, use_exact_float32
-from utils.distributed import ALONE, World
+from utils.distributed import SINGLE, ProcessGroup
 from utils.errors import UserError
 from utils.files import atomic_path, refusals, scratch_folder
-from utils.log import say
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Tool:
         """An image file. ImageError if it cannot be used."""
         image = open_image(path, self.options.max_pixels, by_window=True)
         if image.transparent:
-            say(f"note: {path}: what is transparent counts as mid-grey", main)
+            log.info(f"note: {path}: what is transparent counts as mid-grey", main)
         return image
 
     def require_encoder(self) -> None:
@@ -141,7 +141,7 @@ class Tool:
             path.parent.mkdir(parents=True, exist_ok=True)
             return LatentStore.create(path, description, self._latent_shape(size), z_g, plan.cells)
 
-    def encode_into(self, store: LatentStore, image: Image, plan: Plan, tick: Tick, world: World = ALONE) -> None:
+    def encode_into(self, store: LatentStore, image: Image, plan: Plan, tick: Tick, world: ProcessGroup = SINGLE) -> None:
         """Encode the blocks of an image that its store lacks, or this worker's share; `tick` takes 1 for each."""
         regions = world.share(blocks(store.cells, plan.cells))
         missing = (region for region in regions if not _done(store.has(region), tick))
@@ -152,7 +152,7 @@ class Tool:
         release_freed_memory()
 
     def refinement(
-        self, store: LatentStore, image: Image, plan: Plan, folder: Path, tick: Tick, world: World = ALONE
+        self, store: LatentStore, image: Image, plan: Plan, folder: Path, tick: Tick, world: ProcessGroup = SINGLE
     ) -> Iterator[Callable[[], None]]:
         """The refinement of the latents of an image that the options ask for, in parts that all workers do together.
 
@@ -247,7 +247,7 @@ class Tool:
         pixels: Pixels,  # of the scene, or of a window of it
         plan: Plan,
         tick: Tick,
-        world: World = ALONE,
+        world: ProcessGroup = SINGLE,
     ) -> None:
         """Draw the blocks that the pixels lack, or this worker's share of them."""
         groups = self.decoder.groups(scene, blocks(pixels.region, plan.pixels), plan.batch)
@@ -268,7 +268,7 @@ class Tool:
             self.draw(scene, pixels, plan, bar.update)
             with atomic_path(path) as temporary:
                 write_picture(temporary, scene.size, pixels.eight_bit, kind)
-        say(f"wrote {path}")
+        log.info(f"wrote {path}")
 
     def count(self, plan: Plan, size: tuple[int, int]) -> tuple[int, int]:
         """How many blocks of latents, once more for each step of refinement, and of pixels (height, width) have."""

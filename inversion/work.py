@@ -21,10 +21,10 @@ from datasets.image import ImageError
 from inversion.inputs import begin, make_folder, memory_errors
 from inversion.latents import FILE, FOLDER
 from inversion.outputs import KINDS, Record, write_figures
-from utils.distributed import LostWorker, World
+from utils import log
+from utils.distributed import LostWorker, ProcessGroup
 from utils.errors import UserError
 from utils.files import atomic_path, remove_all_stale, remove_tree, replace_folder
-from utils.log import complain, say
 
 UNFINISHED = ".unfinished"
 FIGURES_EVERY = 10.0  # seconds between updates of metrics.csv and summary.json
@@ -119,7 +119,7 @@ class Item:
 class Run:
     """A run over files: what is done, what is to do, and the figures of all."""
 
-    def __init__(self, files: dict[Path, str], output: Path, settings: dict, world: World) -> None:
+    def __init__(self, files: dict[Path, str], output: Path, settings: dict, world: ProcessGroup) -> None:
         self.output, self.settings, self.world = output, settings, world
         self.items = [Item(path, name, output, output / UNFINISHED / key(path, name)) for path, name in files.items()]
         self._known: dict[str, Outcome] = {}
@@ -139,14 +139,14 @@ class Run:
         """Begin, or go on; `identity`: what must be equal for that. The images that are to do, in all workers."""
         if self.world.main:
             self._prepare(json.loads(json.dumps(identity)))
-        self.world.agree()
+        self.world.any_rank()
         for item in self.items:
             outcome = item.outcome()
             if outcome:
                 self._known[item.name] = outcome
-        self.world.agree()  # from now on others may add to what is done
+        self.world.any_rank()  # from now on others may add to what is done
         if self.world.main and (self._known or any(item.begun for item in self.items)):
-            say(f"note: going on with an unfinished run: {len(self._known)} of {len(self.items)} images done")
+            log.info(f"note: going on with an unfinished run: {len(self._known)} of {len(self.items)} images done")
         return [item for item in self.items if item.name not in self._known]
 
     def _prepare(self, identity: dict) -> None:
@@ -160,7 +160,7 @@ class Run:
             found = None
         if found != identity:
             if found is not None:
-                say(f"note: {self.output}: the unfinished run there has other settings; everything starts anew")
+                log.info(f"note: {self.output}: the unfinished run there has other settings; everything starts anew")
             remove_tree(folder)
             with atomic_path(folder / "run.json", sync=False) as path:
                 path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
@@ -178,7 +178,7 @@ class Run:
         for error in failures:
             self._known[item.name] = item.fail(error)
             if self.world.main:
-                complain(f"failed: {error}")
+                log.error(f"failed: {error}")
         self.report([item])
 
     def report(self, items: Iterable[Item]) -> None:
@@ -191,9 +191,9 @@ class Run:
             if outcome:
                 self._known[item.name] = outcome
                 if outcome.failed:
-                    complain(f"failed: {outcome.failed}")
+                    log.error(f"failed: {outcome.failed}")
                 else:
-                    say(line(outcome.record))
+                    log.info(line(outcome.record))
         if late:
             self.write_figures()
 
@@ -213,17 +213,17 @@ class Run:
 
         What is unfinished is removed, unless an image failed that can be gone on with (a full disk).
         """
-        self.world.agree()
+        self.world.any_rank()
         outcomes = [*map(Item.outcome, self.items), *self._known.values()]
-        failed = self.world.agree(any(outcome and outcome.failed for outcome in outcomes))
+        failed = self.world.any_rank(any(outcome and outcome.failed for outcome in outcomes))
         if self.world.main:
             self.stop()
             if not any(item.begun for item in self.items):
                 remove_tree(self.output / UNFINISHED)
             else:
-                say("note: the same command goes on with what is unfinished")
-            say(f"{len(self.records)} of {len(self.items)} images done; results in {self.output}")
-        self.world.agree()  # torchrun ends the others when one leaves with an error
+                log.info("note: the same command goes on with what is unfinished")
+            log.info(f"{len(self.records)} of {len(self.items)} images done; results in {self.output}")
+        self.world.any_rank()  # torchrun ends the others when one leaves with an error
         return int(failed)
 
     def _in_order(self) -> Iterator[tuple[str, Outcome]]:
@@ -231,7 +231,7 @@ class Run:
 
 
 @contextmanager
-def only_run(output: Path, world: World) -> Iterator[None]:
+def only_run(output: Path, world: ProcessGroup) -> Iterator[None]:
     """Makes the folder of the results and keeps other runs out of it; UserError where one is in it.
 
     Only the main worker does.
@@ -254,14 +254,14 @@ def only_run(output: Path, world: World) -> Iterator[None]:
 
 
 @contextmanager
-def step(world: World, item: Item) -> Iterator[None]:
+def step(world: ProcessGroup, item: Item) -> Iterator[None]:
     """A part of the work on an image that all workers do; where it fails in one of them, it fails in all."""
     with failure_of(item) as failures:
         yield
     for error in failures:
         with suppress(UserError):
             item.enter(Outcome(None, failed=str(error)))
-    if world.agree(bool(failures)):
+    if world.any_rank(bool(failures)):
         outcome = item.outcome()
         told = outcome.failed if outcome else f"{item.path}: failed in another worker"
         raise failures[0] if failures else UserError(told)

@@ -46,9 +46,9 @@ def build_discriminator(model: dict, patch: int) -> Discriminator:
 
 def patch_pixels(generator: Generator, cells: int) -> Interval:
     """The pixels that latent cells 0 .. cells - 1 draw. UserError if they draw none."""
-    pixels = generator.texture.rule.output(Interval(0, cells - 1))
+    pixels = generator.texture.rule.valid_output(Interval(0, cells - 1))
     if pixels.size < 1:
-        fewest = next(n for n in range(1, 99) if generator.texture.rule.output(Interval(0, n - 1)).size > 0)
+        fewest = next(n for n in range(1, 99) if generator.texture.rule.valid_output(Interval(0, n - 1)).size > 0)
         raise UserError(f"train.patch_cells: {cells} cells draw no pixel; at least {fewest} are needed")
     return pixels
 

@@ -26,10 +26,10 @@ class EncoderLayer(nn.Module):
         self.residual = stride == 1 and inputs == outputs
         self.rule: Window = self.conv.rule
 
-    def fold(self, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
+    def bake(self, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
         """A function x -> forward(x) whose weights are made once, in `dtype`."""
         gain = 0.5**0.5 if self.residual else 1.0  # keeps the variance of the sum
-        conv, mix = self.conv.fold(dtype), self.mix.fold(dtype, gain)
+        conv, mix = self.conv.bake(dtype), self.mix.bake(dtype, gain)
         start = 0 if self.rule.padded else (self.rule.last - self.rule.first) // 2  # the input amid the taps
 
         def layer(x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class EncoderLayer(nn.Module):
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fold()(x)
+        return self.bake()(x)
 
 
 class PatchEncoder(nn.Module):
@@ -84,30 +84,30 @@ class PatchEncoder(nn.Module):
         start = 0 if after and after[0].padded else (first + last - (stride - 1)) // 2
         return Window(start, start + stride - 1, stride)
 
-    def fold(self, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
+    def bake(self, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
         """A function image -> forward(image) whose weights are made once, in `dtype`."""
-        scales = [[layer.fold(dtype) for layer in scale] for scale in self.scales]
-        project = [conv.fold(dtype) for conv in self.project]
+        scales = [[layer.bake(dtype) for layer in scale] for scale in self.scales]
+        project = [conv.bake(dtype) for conv in self.project]
         return lambda image: self._encode(image if dtype is None else image.to(dtype), scales, project)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W] of an interval `rule.input(cells)` -> z_s [B, C, h, w] of these cells, float32."""
-        return self.fold()(image)
+        """Pixels [B, 3, H, W] of an interval `rule.receptive_field(cells)` -> z_s [B, C, h, w] of these cells, float32."""
+        return self.bake()(image)
 
     def _encode(self, x: Tensor, scales: Sequence[Sequence[Callable]], project: Sequence[Callable]) -> Tensor:
-        origin = self.rule.input(Interval(0, 0)).first
+        origin = self.rule.receptive_field(Interval(0, 0)).first
         region = Region.at(origin, origin, *x.shape[-2:])
-        cells = region.output(self.rule)
+        cells = region.valid_output(self.rule)
         if min(cells.shape) < 1:
             raise ValueError(f"{tuple(x.shape[-2:])} px are too few for one latent cell")
-        region, latent = region.output(self.frame), 0.0
+        region, latent = region.valid_output(self.frame), 0.0
         for layers, rule, convolve, projection in zip(
             scales, self.scale_rules, project, self.project_rules, strict=True
         ):
             for layer in layers:
                 x = layer(x)
-            region = region.output(rule)
-            rows, cols = cells.input(projection).slices_in(region)
+            region = region.valid_output(rule)
+            rows, cols = cells.receptive_field(projection).slices_in(region)
             latent = latent + convolve(x[..., rows, cols]).float()
         return latent
 

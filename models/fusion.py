@@ -67,7 +67,7 @@ def fuse_structure(
         field = weights(region, spacing).to(x.device)
         inside = region
         for layer, conv in zip(structure.layers, convs, strict=True):
-            outside = inside.output(layer.conv.rule)
+            outside = inside.valid_output(layer.conv.rule)
             maps = [field[:, *part.slices_in(region)] for part in (inside, outside)]
             x = _structure_layer(layer, conv, x, coordinates, *maps)
             inside = outside
@@ -93,23 +93,23 @@ class FusedTexture:
     dtype: torch.dtype
 
     def __call__(self, z_s: Tensor, noise: Noise | None, pixels: Region) -> Tensor:
-        """As `FoldedTexture`."""
+        """As `BakedTexture`."""
         synthesizer = self.synthesizer
         spans, cell = synthesizer.spans_to(pixels), 2**synthesizer.stages
-        cells = spans[0].reads
+        cells = spans[0].input_region
         around = Region(*(Interval(cell * axis.first, cell * axis.last) for axis in (cells.rows, cells.cols)))
         field = self.weights(around, 1).to(z_s.device)  # once for all levels: each is a sampling of it
 
         layers, to_rgb, spacing = [], [], cell
         for index, (layer, conv, span) in enumerate(zip(synthesizer.layers, self.convs, spans, strict=True)):
-            before = _sample(field, around, span.reads, spacing)
+            before = _sample(field, around, span.input_region, spacing)
             spacing = synthesizer.spacing(index)
-            after = _sample(field, around, span.gives, spacing)
+            after = _sample(field, around, span.output_region, spacing)
             layers.append(partial(_texture_layer, layer, conv, before, after))
             if index % 2:
                 to_rgb.append(partial(_to_rgb, synthesizer.to_rgb[index // 2], self.rgb_convs[index // 2], after))
         x = z_s.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        rows, cols = pixels.slices_in(spans[-1].gives)
+        rows, cols = pixels.slices_in(spans[-1].output_region)
         return synthesizer.draw(x, layers, to_rgb, noise, spans)[..., rows, cols]
 
 

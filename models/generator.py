@@ -142,12 +142,12 @@ class TextureLayer(nn.Module):
     def forward(self, x: Tensor, noise: Tensor | None, style: Tensor) -> Tensor:
         return self.finish(self.conv(x, style), noise)
 
-    def fold(
+    def bake(
         self, style: Tensor, dtype: torch.dtype, direct: bool = False
     ) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """A function (x, noise) -> forward for one fixed style [D]; `direct` as in `ModulatedConv2d.fold`."""
+        """A function (x, noise) -> forward for one fixed style [D]; `direct` as in `ModulatedConv2d.bake`."""
         # sqrt 2 moves through the leaky ReLU into weights, bias and noise; all after the convolution is in place
-        convolve = self.conv.fold(style, dtype, self.bias, GAIN, direct)
+        convolve = self.conv.bake(style, dtype, self.bias, GAIN, direct)
         strength = self.noise_strength * GAIN
 
         def layer(x: Tensor, noise: Tensor | None) -> Tensor:
@@ -174,9 +174,9 @@ class ToRGB(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         return self.colours(self.conv(x, style))
 
-    def fold(self, style: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    def bake(self, style: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """A function x -> forward for one fixed style [D]."""
-        convolve = self.conv.fold(style, dtype)
+        convolve = self.conv.bake(style, dtype)
         return lambda x: self.colours(convolve(x))
 
 
@@ -231,22 +231,22 @@ class TextureSynthesizer(nn.Module):
         to_rgb = [_with_style(rgb, styles[:, self.rgb_style(k)]) for k, rgb in enumerate(self.to_rgb)]
         return self.draw(z_s, layers, to_rgb, noise, self.spans_from(Region.at(*origin, *z_s.shape[-2:])))
 
-    def fold(self, w: Tensor, dtype: torch.dtype, direct: bool = False) -> FoldedTexture:
+    def bake(self, w: Tensor, dtype: torch.dtype, direct: bool = False) -> BakedTexture:
         """The synthesizer for one fixed style [D] (or [L + 1, D]), with plain convolution weights in `dtype`.
 
-        `direct`: for gradients, as in `ModulatedConv2d.fold`.
+        `direct`: for gradients, as in `ModulatedConv2d.bake`.
         """
         styles = w.expand(self.style_count, -1)
-        layers = [layer.fold(styles[i], dtype, direct) for i, layer in enumerate(self.layers)]
-        to_rgb = [rgb.fold(styles[self.rgb_style(k)], dtype) for k, rgb in enumerate(self.to_rgb)]
-        return FoldedTexture(self, layers, to_rgb, dtype)
+        layers = [layer.bake(styles[i], dtype, direct) for i, layer in enumerate(self.layers)]
+        to_rgb = [rgb.bake(styles[self.rgb_style(k)], dtype) for k, rgb in enumerate(self.to_rgb)]
+        return BakedTexture(self, layers, to_rgb, dtype)
 
     def spans_from(self, cells: Region) -> list[Span]:
         """What each layer reads and gives where all is drawn that these cells can draw."""
         spans = []
         for layer in self.layers:
-            spans.append(Span(cells, cells.output(layer.rule)))
-            cells = spans[-1].gives
+            spans.append(Span(cells, cells.valid_output(layer.rule)))
+            cells = spans[-1].output_region
         return spans
 
     def spans_to(self, pixels: Region) -> list[Span]:
@@ -257,11 +257,11 @@ class TextureSynthesizer(nn.Module):
         """
         needed = [pixels]
         for layer in reversed(self.layers):
-            needed.append(needed[-1].input(layer.rule))
+            needed.append(needed[-1].receptive_field(layer.rule))
         spans = []
         for layer, reads in zip(self.layers, needed[:0:-1], strict=True):
-            reads = reads if layer.conv.upsample else spans[-1].gives
-            spans.append(Span(reads, reads.output(layer.rule)))
+            reads = reads if layer.conv.upsample else spans[-1].output_region
+            spans.append(Span(reads, reads.valid_output(layer.rule)))
         return spans
 
     def draw(
@@ -273,10 +273,10 @@ class TextureSynthesizer(nn.Module):
         spans: Sequence[Span],  # of the layers
     ) -> Tensor:
         """The image that these layers, whose styles are settled, draw from a structure latent."""
-        image, drawn, region = None, None, spans[0].reads
+        image, drawn, region = None, None, spans[0].input_region
         for index, (layer, span) in enumerate(zip(layers, spans, strict=True)):
-            rows, cols = span.reads.slices_in(region)
-            region = span.gives
+            rows, cols = span.input_region.slices_in(region)
+            region = span.output_region
             field = noise and noise(index, region.rows.first, region.cols.first, *region.shape)
             x = layer(x[..., rows, cols], field)
             if tuple(x.shape[-2:]) != region.shape:
@@ -285,7 +285,7 @@ class TextureSynthesizer(nn.Module):
                 continue
             rgb = to_rgb[index // 2](x)
             if image is not None:
-                drawn = drawn.output(Upsample())
+                drawn = drawn.valid_output(Upsample())
                 rows, cols = region.slices_in(drawn)
                 rgb = rgb + upsample_bilinear(image)[..., rows, cols]
             image, drawn = rgb, region
@@ -296,8 +296,8 @@ class TextureSynthesizer(nn.Module):
 class Span:
     """The features that a layer reads, and those that it gives."""
 
-    reads: Region
-    gives: Region
+    input_region: Region
+    output_region: Region
 
 
 def _with_style(module: nn.Module, style: Tensor) -> Callable[..., Tensor]:
@@ -305,8 +305,8 @@ def _with_style(module: nn.Module, style: Tensor) -> Callable[..., Tensor]:
 
 
 @dataclass(frozen=True)
-class FoldedTexture:
-    """A texture synthesizer whose style is folded into plain weights; made by `TextureSynthesizer.fold`."""
+class BakedTexture:
+    """A texture synthesizer whose style is folded into plain weights; made by `TextureSynthesizer.bake`."""
 
     synthesizer: TextureSynthesizer
     layers: list[Callable[[Tensor, Tensor | None], Tensor]]
@@ -317,7 +317,7 @@ class FoldedTexture:
         """A region of pixels [B, 3, H, W] in the folded style, from the cells [B, C, h, w] that it needs."""
         x = z_s.to(self.dtype).contiguous(memory_format=torch.channels_last)
         spans = self.synthesizer.spans_to(pixels)
-        rows, cols = pixels.slices_in(spans[-1].gives)
+        rows, cols = pixels.slices_in(spans[-1].output_region)
         return self.synthesizer.draw(x, self.layers, self.to_rgb, noise, spans)[..., rows, cols]
 
 

@@ -39,13 +39,13 @@ class Interval(NamedTuple):
 class Rule(Protocol):
     """How a layer maps intervals of one axis."""
 
-    def input(self, output: Interval) -> Interval:
+    def receptive_field(self, output: Interval) -> Interval:
         """The interval of input that an interval of output needs."""
 
-    def output(self, input: Interval) -> Interval:
+    def valid_output(self, input: Interval) -> Interval:
         """The largest interval of output that an interval of input gives."""
 
-    def influence(self, input: Interval) -> Interval:
+    def affected_output(self, input: Interval) -> Interval:
         """The interval of output that depends on any of an interval of input."""
 
 
@@ -62,15 +62,15 @@ class Window:
     stride: int = 1
     padded: bool = False
 
-    def input(self, output: Interval) -> Interval:
+    def receptive_field(self, output: Interval) -> Interval:
         low, high = self._taps
         return Interval(self.stride * output.first + low, self.stride * output.last + high)
 
-    def output(self, input: Interval) -> Interval:
+    def valid_output(self, input: Interval) -> Interval:
         low, high = self._taps
         return Interval(-((low - input.first) // self.stride), (input.last - high) // self.stride)
 
-    def influence(self, input: Interval) -> Interval:
+    def affected_output(self, input: Interval) -> Interval:
         low, high = self._taps
         return Interval(-((high - input.first) // self.stride), (input.last - low) // self.stride)
 
@@ -83,13 +83,13 @@ class Window:
 class Upsample:
     """Up-sampling by two between the input's centres: transposed 3x3 convolution cropped by one, or bilinear."""
 
-    def input(self, output: Interval) -> Interval:
+    def receptive_field(self, output: Interval) -> Interval:
         return Interval(output.first // 2, -(-output.last // 2))
 
-    def output(self, input: Interval) -> Interval:
+    def valid_output(self, input: Interval) -> Interval:
         return Interval(2 * input.first, 2 * input.last)
 
-    def influence(self, input: Interval) -> Interval:
+    def affected_output(self, input: Interval) -> Interval:
         return Interval(2 * input.first - 1, 2 * input.last + 1)
 
 
@@ -99,14 +99,14 @@ class Translate:
 
     offset: int
 
-    def input(self, output: Interval) -> Interval:
+    def receptive_field(self, output: Interval) -> Interval:
         return Interval(output.first + self.offset, output.last + self.offset)
 
-    def output(self, input: Interval) -> Interval:
+    def valid_output(self, input: Interval) -> Interval:
         return Interval(input.first - self.offset, input.last - self.offset)
 
-    def influence(self, input: Interval) -> Interval:
-        return self.output(input)
+    def affected_output(self, input: Interval) -> Interval:
+        return self.valid_output(input)
 
 
 @dataclass(frozen=True)
@@ -115,19 +115,19 @@ class Chain:
 
     rules: tuple[Rule, ...]
 
-    def input(self, output: Interval) -> Interval:
+    def receptive_field(self, output: Interval) -> Interval:
         for rule in reversed(self.rules):
-            output = rule.input(output)
+            output = rule.receptive_field(output)
         return output
 
-    def output(self, input: Interval) -> Interval:
+    def valid_output(self, input: Interval) -> Interval:
         for rule in self.rules:
-            input = rule.output(input)
+            input = rule.valid_output(input)
         return input
 
-    def influence(self, input: Interval) -> Interval:
+    def affected_output(self, input: Interval) -> Interval:
         for rule in self.rules:
-            input = rule.influence(input)
+            input = rule.affected_output(input)
         return input
 
 
@@ -192,17 +192,17 @@ class Region:
         """(height, width)."""
         return self.rows.size, self.cols.size
 
-    def input(self, rule: Rule) -> Region:
+    def receptive_field(self, rule: Rule) -> Region:
         """The region that `rule` needs to give this one."""
-        return Region(rule.input(self.rows), rule.input(self.cols))
+        return Region(rule.receptive_field(self.rows), rule.receptive_field(self.cols))
 
-    def output(self, rule: Rule) -> Region:
+    def valid_output(self, rule: Rule) -> Region:
         """The largest region that `rule` gives from this one."""
-        return Region(rule.output(self.rows), rule.output(self.cols))
+        return Region(rule.valid_output(self.rows), rule.valid_output(self.cols))
 
-    def influence(self, rule: Rule) -> Region:
+    def affected_output(self, rule: Rule) -> Region:
         """The region that depends on any part of this one, by `rule`."""
-        return Region(rule.influence(self.rows), rule.influence(self.cols))
+        return Region(rule.affected_output(self.rows), rule.affected_output(self.cols))
 
     def common(self, other: Region) -> Region | None:
         """What two regions share; None if that is nothing."""

@@ -96,7 +96,7 @@ class EqualizedConv2d(nn.Module):
         self.stride, self.dilation, self.padding = stride, dilation, padding
         self.activation = activation
 
-    def fold(self, dtype: torch.dtype | None = None, gain: float = 1.0) -> Callable[[Tensor], Tensor]:
+    def bake(self, dtype: torch.dtype | None = None, gain: float = 1.0) -> Callable[[Tensor], Tensor]:
         """A function x -> gain * forward(x) whose weights are made once, in `dtype` (None: as they are stored)."""
         # gains move through the leaky ReLU into weights and bias: one pass over the feature instead of three
         gain = gain * (GAIN if self.activation else 1.0)
@@ -115,14 +115,14 @@ class EqualizedConv2d(nn.Module):
         return convolve
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fold()(x)
+        return self.bake()(x)
 
 
 class ModulatedConv2d(nn.Module):
     """Convolution whose weights a style scales per input channel (StyleGAN2, Karras et al., CVPR 2020, section 2.2).
 
     W' = W * s_i / sqrt(fan in), demodulated: W'' = W' / sqrt(sum_{i,K,K} W'^2 + 1e-8). With one style per sample,
-    scaling the input by s and the output by the demodulation is the same and needs no weights per sample; `fold` gives
+    scaling the input by s and the output by the demodulation is the same and needs no weights per sample; `bake` gives
     the plain weights of one fixed style.
     """
 
@@ -162,7 +162,7 @@ class ModulatedConv2d(nn.Module):
             x = x * self._demodulation(scale)[:, :, None, None].to(x.dtype)
         return x
 
-    def fold(
+    def bake(
         self,
         style: Tensor,
         dtype: torch.dtype,
@@ -178,12 +178,12 @@ class ModulatedConv2d(nn.Module):
         weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
         bias = None if bias is None else (bias * gain).to(dtype)
         if not direct and self._takes_winograd(dtype):
-            convolve = winograd.fold(weight)
+            convolve = winograd.bake(weight)
             return lambda x: convolve(x, bias)
         return lambda x: self.convolve(x, weight, bias)
 
-    def folded_values(self, dtype: torch.dtype) -> int:
-        """How many values `fold` keeps."""
+    def baked_values(self, dtype: torch.dtype) -> int:
+        """How many values `bake` keeps."""
         return self.weight.numel() * winograd.VALUES // 9 if self._takes_winograd(dtype) else self.weight.numel()
 
     def _takes_winograd(self, dtype: torch.dtype) -> bool:
@@ -207,8 +207,8 @@ class RolledConv2d(ShiftedConv2d):
         super().__init__(inputs, outputs, stride, shift)
         self.rule = Window(0, shift, stride, padded=True)
 
-    def fold(self, dtype: torch.dtype | None = None, gain: float = 1.0) -> Callable[[Tensor], Tensor]:
-        convolve = super().fold(dtype, gain)
+    def bake(self, dtype: torch.dtype | None = None, gain: float = 1.0) -> Callable[[Tensor], Tensor]:
+        convolve = super().bake(dtype, gain)
         return lambda x: convolve(F.pad(x, (0, self.dilation, 0, self.dilation), mode="circular"))
 
 

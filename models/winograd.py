@@ -29,7 +29,7 @@ def pays(weight: Tensor, dtype: torch.dtype) -> bool:
     return wide and dtype == torch.float32 and weight.device.type == "cpu"
 
 
-def fold(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
+def bake(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
     """A function (x [B, I, H, W], bias [O]) -> [B, O, H - 2, W - 2], the convolution by a weight [O, I, 3, 3]."""
     matrix = G.to(weight)
     transformed = torch.einsum("ak,oikl,bl->aboi", matrix, weight, matrix)[..., None, None]

@@ -151,7 +151,7 @@ def noise_of(recorded: Recorded, generator: Generator, cells: Region, prefix: st
     """The recorded noise as a field: layer k's tensor covers what the layer gives from these latent cells."""
     canvases, region = [], cells
     for index, layer in enumerate(generator.texture.layers):
-        region = region.output(layer.rule)
+        region = region.valid_output(layer.rule)
         canvases.append((region, recorded[f"{prefix}.noise_{index}"]))
 
     def noise(layer: int, top: int, left: int, height: int, width: int) -> Tensor:
@@ -169,15 +169,15 @@ class Canvas:
         self.generator, self.recorded = case.generator, recorded
         self.structure, self.texture = case.generator.structure, case.generator.texture
         self.z_l = recorded[f"{prefix}.local"]
-        first = self.structure.rule.input(Interval(0, 0)).first
+        first = self.structure.rule.receptive_field(Interval(0, 0)).first
         self.local = Region.at(first, first, *self.z_l.shape[-2:])
-        self.cells = self.local.output(self.structure.rule)
-        self.pixels = self.cells.output(self.texture.rule)
+        self.cells = self.local.valid_output(self.structure.rule)
+        self.pixels = self.cells.valid_output(self.texture.rule)
         self.noise = noise_of(recorded, case.generator, self.cells, prefix)
 
     def window(self, cells: Region) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Local latents and coordinates for a region of structure cells, and the origin of both."""
-        local = cells.input(self.structure.rule)
+        local = cells.receptive_field(self.structure.rule)
         rows, cols = local.slices_in(self.local)
         coordinates = self.structure.grid.of_canvas(local, self.local)
         return self.z_l[..., rows, cols], coordinates, (local.rows.first, local.cols.first)
@@ -186,14 +186,14 @@ class Canvas:
         """Features that texture layer `layer` reads, and the pixels between them."""
         region = self.cells
         for earlier in self.texture.layers[:layer]:
-            region = region.output(earlier.rule)
+            region = region.valid_output(earlier.rule)
         return region, self.texture.spacing(layer - 1) if layer else pixels_per_cell(self.texture)
 
     def draw(self, synthesizer: Callable[..., Tensor], read: Callable[[Region], Tensor], edge: int) -> Tensor:
         """All pixels in blocks of `edge`; `read` gives structure latents, `synthesizer` draws them."""
         image = torch.full((1, 3, *self.pixels.shape), math.nan)
         for region in blocks(self.pixels, (edge, edge)):
-            drawn = synthesizer(read(region.input(self.texture.rule)), self.noise, region)
+            drawn = synthesizer(read(region.receptive_field(self.texture.rule)), self.noise, region)
             image[(..., *region.slices_in(self.pixels))] = drawn
         return image
 
@@ -228,7 +228,7 @@ def _architecture(case: Case) -> tuple[list[float], list[float]]:
     widths = [width for width in model["texture"]["widths"] for _ in range(2)]
     structure = model["structure"]
     sizes = [model["global_dim"], model["local_dim"], structure["layers"], structure["radius"]]
-    ours = [*sizes, model["texture"]["mapping_layers"], *widths, texture.rule.output(cells).size]
+    ours = [*sizes, model["texture"]["mapping_layers"], *widths, texture.rule.valid_output(cells).size]
     keys = ("global_latent_dim", "local_latent_dim", "ss_n_layers", "ss_unfold_radius", "n_mlp")
     return ours, [*(given(key) for key in keys), *given("ts_conv_out_channels"), given("patch_size")]
 
@@ -287,7 +287,7 @@ def patch(case: Case, recorded: Recorded) -> Quantities:
         image = texture(z_s, styles[:, 0], canvas.noise)
     for name, (index,), theirs in recorded.matching(r"mid\.ts_conv_(\d+)"):
         yield name, given[index][: len(theirs)], theirs
-    folded, spans = texture.fold(styles[0, 0], torch.float32), texture.spans_from(Region.at(0, 0, *z_s.shape[-2:]))
+    folded, spans = texture.bake(styles[0, 0], torch.float32), texture.spans_from(Region.at(0, 0, *z_s.shape[-2:]))
     for name, (stage,), theirs in recorded.matching(r"mid\.rgb_(\d+)"):
         layers = 2 * (stage + 1)
         noise = _first(canvas.noise, 1)
@@ -338,7 +338,7 @@ def direct(case: Case, recorded: Recorded) -> Quantities:
 def blockwise(case: Case, recorded: Recorded) -> Quantities:
     """A larger canvas in one style, whole and in blocks."""
     canvas, z = Canvas(case, recorded), recorded["in.z"][:, 0]
-    folded = case.generator.texture.fold(case.generator.texture.mapping(z)[0], torch.float32)
+    folded = case.generator.texture.bake(case.generator.texture.mapping(z)[0], torch.float32)
 
     def read(cells: Region) -> Tensor:
         z_l, grid, _ = canvas.window(cells)
@@ -377,7 +377,7 @@ def _geometry(case: Case, canvas: Canvas, section: str) -> tuple[list[int], list
     steps = [step_pixels // spacing for _, spacing in before]
     sizes, region = [cells], Interval(0, cells - 1)
     for layer in canvas.texture.layers:
-        region = layer.rule.output(region)
+        region = layer.rule.valid_output(region)
         sizes.append(region.size)
     patches = [(size - cells) // step + 1 for size in canvas.cells.shape]
     target = case.parameters(section, "target")

@@ -87,7 +87,7 @@ def published():
 
 
 def windows(length, stages):
-    return Windows(length, 2**stages, texture(stages).output(Interval(0, CELLS - 1)).size)
+    return Windows(length, 2**stages, texture(stages).valid_output(Interval(0, CELLS - 1)).size)
 
 
 def test_windows_are_those_of_the_description(published):
@@ -115,7 +115,7 @@ def test_published_patches_are_drawn_as_ours(stages):
     field = NoiseField(torch.tensor([1, 2]))
     spans = drawn.spans_from(Region.at(0, 0, CELLS, CELLS))
     noise = [
-        field(index, span.gives.rows.first, span.gives.cols.first, *span.gives.shape)
+        field(index, span.output_region.rows.first, span.output_region.cols.first, *span.output_region.shape)
         for index, span in enumerate(spans)
     ]
     with torch.inference_mode():
@@ -208,7 +208,7 @@ def computed_twice(networks, options, size):
     """The share of multiply-adds that an image in blocks adds to those of the whole."""
     drawn, encoder, dtype = networks.generator.texture, networks.encoder, torch.float32
     image = Region.at(0, 0, size, size)
-    cells = image.input(drawn.rule)
+    cells = image.receptive_field(drawn.rule)
     options = load_config(None, ["infer.memory_mib=2048", *options]).infer
     found = plan(options, image.shape, drawn, dtype, encoder)
     apart = sum(decode_cost(drawn, block, dtype).macs for block in blocks(image, found.pixels))

@@ -73,11 +73,11 @@ def networks(path):
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_its_networks_can_be_built(path):
     config, encoder, pixels = networks(path)
-    inner = encoder.rule.output(pixels)
+    inner = encoder.rule.valid_output(pixels)
     generates = any(config.losses.inverter[term] for term in ("reciprocal", "global_latent"))
     if config.train.stage == "inverter" and generates:
         assert inner.size >= 3, "cells of the reciprocal loss"
-    context = encoder.rule.input(Interval(0, config.train.patch_cells - 1))
+    context = encoder.rule.receptive_field(Interval(0, config.train.patch_cells - 1))
     assert context.first <= pixels.first and pixels.last <= context.last
     assert config.train.batch % 2 == config.train.batch % config.model.discriminator.minibatch_group == 0
 
@@ -114,14 +114,14 @@ def test_sizes_of_the_published_setting(patch, stages, context):
         config, encoder, pixels = networks(ROOT / f"configs/landscape/{stage}-{patch}.yaml")
         assert config.train.stage == stage and config.model.stages == stages and config.train.patch_cells == 11
         assert pixels.size == patch
-    assert encoder.rule.input(Interval(0, 10)).size == context
+    assert encoder.rule.receptive_field(Interval(0, 10)).size == context
 
 
 def test_valid_convolutions_leave_the_reciprocal_loss_fewer_cells():
     figures = []
     for path in (ROOT / "configs/ablation/shifted.yaml", ROOT / "configs/ablation/valid.yaml"):
         _, encoder, pixels = networks(path)
-        figures.append((encoder.rule.input(Interval(0, 0)).size, pixels.size, encoder.rule.output(pixels).size))
+        figures.append((encoder.rule.receptive_field(Interval(0, 0)).size, pixels.size, encoder.rule.valid_output(pixels).size))
     assert figures == [(22, 85, 8), (43, 85, 5)]
 
 

@@ -121,7 +121,7 @@ def reached(size, rule, spacing, changed):
     """
     needs, centres = [], []
     for edge in size:
-        windows = [rule.input(Interval(p, p)) for p in range(edge)]
+        windows = [rule.receptive_field(Interval(p, p)) for p in range(edge)]
         features = np.arange(windows[0].first, windows[-1].last + 1)
         needs.append(np.array([(features >= first) & (features <= last) for first, last in windows], float))
         centres.append(spacing * features)

@@ -5,7 +5,7 @@ A stage is built from the config alone; `load_files` then reads the weights that
 `training.run` know nothing else of it.
 """
 
-from training.context import Context
+from training.context import TrainContext
 from training.generator import GeneratorStage
 from training.inverter import InverterStage
 from utils.errors import UserError
@@ -13,7 +13,7 @@ from utils.errors import UserError
 STAGES = {"generator": GeneratorStage, "inverter": InverterStage}
 
 
-def build(config: dict, context: Context) -> GeneratorStage | InverterStage:
+def build(config: dict, context: TrainContext) -> GeneratorStage | InverterStage:
     """The stage that `train.stage` names. UserError if the config's numbers do not fit together."""
     falls, steps = config.train.optimizer.cosine_steps, config.train.steps
     if falls is not None and falls < steps:

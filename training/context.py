@@ -7,20 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.draws import Draws, Purpose
-from utils.distributed import World
+from training.draws import StepRandom, Stream
+from utils.distributed import ProcessGroup
 from utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Context:
+class TrainContext:
     """What a training stage needs to know besides its networks and losses."""
 
     seed: int
     batch: int  # samples of this process
     device: torch.device
     dtype: torch.dtype  # of the autocast; float32 is none
-    world: World
+    world: ProcessGroup
 
     def autocast(self) -> torch.autocast:
         """The mixed precision of forward passes."""
@@ -38,10 +38,10 @@ class Context:
             for name, value in moved.items()
         }
 
-    def draws(self, purpose: Purpose, step: int, batch: int | None = None) -> Draws:
+    def draws(self, purpose: Stream, step: int, batch: int | None = None) -> StepRandom:
         """The random values of a step; `batch` replaces the number of samples."""
         batch = self.batch if batch is None else batch
-        return Draws(self.seed, purpose, step, batch, self.world.rank, self.world.size, self.device)
+        return StepRandom(self.seed, purpose, step, batch, self.world.rank, self.world.size, self.device)
 
     def check_batch(self, divisor: int, reason: str) -> None:
         """UserError unless the batch can be cut into groups of `divisor`."""

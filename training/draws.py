@@ -17,7 +17,7 @@ from models.geometry import Interval
 from models.noise import NoiseField, gaussian_field
 
 
-class Purpose(IntEnum):
+class Stream(IntEnum):
     """What values are drawn for; each has its own."""
 
     LATENTS = 0
@@ -30,11 +30,11 @@ class Purpose(IntEnum):
 
 
 @dataclass(frozen=True)
-class Draws:
+class StepRandom:
     """The draws of one process at one step for one purpose."""
 
     seed: int
-    purpose: Purpose
+    purpose: Stream
     step: int
     batch: int  # samples of this process
     rank: int
@@ -78,10 +78,10 @@ class Latents:
         return torch.where((layer < self.mix_from[:, None])[..., None], first, second)
 
 
-def draw_latents(draws: Draws, generator: Generator, cells: int, mixing: float = 0.0) -> Latents:
+def draw_latents(draws: StepRandom, generator: Generator, cells: int, mixing: float = 0.0) -> Latents:
     """Latents for patches of `cells` structure cells. Samples 2k and 2k + 1 differ in local latents and noise only."""
     structure, texture = generator.structure, generator.texture
-    local_cells = structure.rule.input(Interval(0, cells - 1)).size
+    local_cells = structure.rule.receptive_field(Interval(0, cells - 1)).size
 
     seeds = draws.seeds()
     shared = seeds[::2].repeat_interleave(2)[: len(seeds)]  # one per pair

@@ -9,9 +9,9 @@ import torch
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
+from utils import log
 from utils.errors import UserError
 from utils.files import free_space
-from utils.log import say
 
 PICTURES = 8  # images in a row
 SPACE = 2**24  # bytes that must be free: the writer's thread dies on a full disk, and the run would wait for it
@@ -46,7 +46,7 @@ class Events:
         self._require_space()
         for name, value in values.items():
             self.writer.add_scalar(name, float(value), step)
-        say(f"step {step}  " + "  ".join(f"{name} {float(value):.4g}" for name, value in values.items()))
+        log.info(f"step {step}  " + "  ".join(f"{name} {float(value):.4g}" for name, value in values.items()))
 
     def images(self, grids: dict[str, Tensor], step: int) -> None:
         """Write image batches [N, 3, H, W] in [-1, 1], each as a row of images."""

@@ -18,15 +18,15 @@ from losses.adversarial import (
 )
 from models import build_discriminator, build_generator, patch_pixels
 from models.weights import export, fill, read_weights
-from training.context import Context
-from training.draws import Purpose, draw_latents
-from training.optimization import Average, build_optimizer, restore, schedule, update
+from training.context import TrainContext
+from training.draws import Stream, draw_latents
+from training.optimization import EMA, build_optimizer, restore, schedule, update
 
 
 class GeneratorStage:
     """Both networks, their optimizers, and one training step."""
 
-    def __init__(self, config: dict, context: Context) -> None:
+    def __init__(self, config: dict, context: TrainContext) -> None:
         self.settings, self.losses, self.context, self.model = config.train, config.losses, context, config.model
         self.cells = config.train.patch_cells
         context.check_batch(2, "samples come in pairs")
@@ -35,7 +35,7 @@ class GeneratorStage:
         self.generator = context.place(build_generator(config.model))
         self.patch = patch_pixels(self.generator, self.cells).size
         self.discriminator = context.place(build_discriminator(config.model, self.patch))
-        self.average = Average(self.generator, context.place(build_generator(config.model)), config.train.ema_images)
+        self.average = EMA(self.generator, context.place(build_generator(config.model)), config.train.ema_images)
         self.path_mean = torch.zeros((), device=context.device)
 
         self.every = {"generator": self.losses.path_length_every, "discriminator": self.losses.r1_every}
@@ -76,7 +76,7 @@ class GeneratorStage:
         for name, optimizer in self.optimizers.items():
             schedule(optimizer, self.settings.optimizer, step, self.every[name] / (self.every[name] + 1))
         latents = draw_latents(
-            self.context.draws(Purpose.LATENTS, step), self.generator, self.cells, self.settings.style_mixing
+            self.context.draws(Stream.LATENTS, step), self.generator, self.cells, self.settings.style_mixing
         )
         with self.context.autocast():
             styles = latents.styles(self.generator)
@@ -133,11 +133,11 @@ class GeneratorStage:
     def _path_step(self, step: int) -> dict[str, Tensor]:
         context = self.context
         count = max(context.batch // 4 * 2, 2)  # half a batch, in pairs
-        latents = draw_latents(context.draws(Purpose.PATHS, step, count), self.generator, self.cells)
+        latents = draw_latents(context.draws(Stream.PATHS, step, count), self.generator, self.cells)
         with context.autocast():
             styles = latents.styles(self.generator)
             images, _ = self.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise, styles)
-        direction = context.draws(Purpose.DIRECTION, step, count).normal(*images.shape[1:])
+        direction = context.draws(Stream.DIRECTION, step, count).normal(*images.shape[1:])
         lengths = path_lengths(images, styles, direction)
         mean = lengths.detach().mean()
         context.world.average([mean])
@@ -154,7 +154,7 @@ class GeneratorStage:
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Image batches [N, 3, H, W] to show: real patches; patches of twice the cells by the averaged weights."""
-        draws = self.context.draws(Purpose.PICTURES, 0)
+        draws = self.context.draws(Stream.PICTURES, 0)
         latents = draw_latents(draws, self.average.copy, 2 * self.cells)
         generated, _ = self.average.copy(latents.z_l, latents.z_g, latents.coordinates, latents.noise)
         return {"real": batch["window"], "generated": generated}

@@ -21,9 +21,9 @@ from models.generator import Generator, TextureSynthesizer
 from models.geometry import Interval
 from models.noise import NoiseField
 from models.weights import export, fill, read_weights
-from training.context import Context
-from training.draws import Latents, Purpose, draw_latents
-from training.optimization import Average, build_optimizer, restore, schedule, update
+from training.context import TrainContext
+from training.draws import Latents, Stream, draw_latents
+from training.optimization import EMA, build_optimizer, restore, schedule, update
 from utils.checkpoint import fingerprint
 from utils.errors import UserError
 
@@ -36,7 +36,7 @@ JUDGED = {"fake_scores", "fake_features"}
 class InverterStage:
     """The generator, the trained networks, the losses, and one training step."""
 
-    def __init__(self, config: dict, context: Context) -> None:
+    def __init__(self, config: dict, context: TrainContext) -> None:
         self.settings, self.context, self.model = config.train, context, config.model
         self.generated_every, self.pretrained = config.losses.generated_every, config.losses.weights
         self.weights = {
@@ -49,7 +49,7 @@ class InverterStage:
         self.pixels = patch_pixels(self.generator, self.cells.size)
 
         self.trained = self._build_trained()
-        self.context_pixels = self.trained.patch.rule.input(self.cells)
+        self.context_pixels = self.trained.patch.rule.receptive_field(self.cells)
         self.optimizer = build_optimizer(self.trained.parameters(), config.train.optimizer)
         self.needs = {name for term, weight in self.weights.items() if weight for name in losses.TERMS[term].inputs}
         if self.needs & INNER and self._inner_cells().size < 1:
@@ -83,7 +83,7 @@ class InverterStage:
             fill(settings.discriminator, {"discriminator": self.discriminator})
         self.losses = losses.build(self.weights, self.pretrained).to(self.context.device)
         self.losses_of_photographs = self.losses.without(GENERATED)
-        self.average = Average(self.trained, self._build_trained(), settings.ema_images)
+        self.average = EMA(self.trained, self._build_trained(), settings.ema_images)
 
     def _build_trained(self) -> _Trained:
         patch, whole = build_encoders(self.model)
@@ -98,7 +98,7 @@ class InverterStage:
 
     def _inner_cells(self) -> Interval:
         """The latent cells whose whole context lies inside a generated patch."""
-        return self.trained.patch.rule.output(self.pixels)
+        return self.trained.patch.rule.valid_output(self.pixels)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -127,7 +127,7 @@ class InverterStage:
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of the encoders on real windows; returns the scalars to log."""
         schedule(self.optimizer, self.settings.optimizer, step)
-        seeds = self.context.draws(Purpose.RECONSTRUCTION, step).seeds()
+        seeds = self.context.draws(Stream.RECONSTRUCTION, step).seeds()
         noise = NoiseField(seeds, self.context.device) if self.settings.noise == "field" else None
         generates = bool(self.needs & GENERATED) and step % self.generated_every == 0
         with self.context.autocast():
@@ -136,7 +136,7 @@ class InverterStage:
                 tensors |= self._reciprocate(step)
         scalars = self._judge(step, tensors) if self.discriminator else {}
         world = self.context.world
-        prior = self.context.draws(Purpose.PRIOR, step).normal(tensors["global_latent"].shape[1])
+        prior = self.context.draws(Stream.PRIOR, step).normal(tensors["global_latent"].shape[1])
         # the discrepancy of distributions is that of the whole batch, over all processes
         tensors["global_latent"], tensors["global_prior"] = world.gather(tensors["global_latent"]), world.gather(prior)
         total, parts = (self.losses if generates else self.losses_of_photographs)(**tensors)
@@ -162,7 +162,7 @@ class InverterStage:
 
     def latents(self, step: int) -> Latents:
         """What the generated patches of a step are made from: half a batch, for they cost a generation too."""
-        draws = self.context.draws(Purpose.RECIPROCAL, step, max(self.context.batch // 4 * 2, 2))
+        draws = self.context.draws(Stream.RECIPROCAL, step, max(self.context.batch // 4 * 2, 2))
         return draw_latents(draws, self.generator, self.cells.size)
 
     def _reciprocate(self, step: int) -> dict[str, Tensor]:
@@ -182,7 +182,7 @@ class InverterStage:
         }
         if self.needs & INNER:
             inner = self._inner_cells()
-            seen, kept = self.trained.patch.rule.input(inner).slice_in(self.pixels), inner.slice_in(self.cells)
+            seen, kept = self.trained.patch.rule.receptive_field(inner).slice_in(self.pixels), inner.slice_in(self.cells)
             tensors["true_structure"] = z_s[..., kept, kept]
             tensors["encoded_structure"] = self.trained.patch(image[..., seen, seen])
         return tensors

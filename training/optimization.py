@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.muon import Muon
-from utils.distributed import World, gradients
+from utils.distributed import ProcessGroup, gradients
 from utils.errors import UserError
 
 RAMP_UP = 0.1  # of the images seen: the longest half-life of the average
@@ -60,7 +60,7 @@ def update(
     optimizer: torch.optim.Optimizer,
     loss: Tensor,
     parts: dict[str, Tensor],  # of the loss, by name, for messages
-    world: World,
+    world: ProcessGroup,
 ) -> None:
     """Backward pass and optimizer step. Diverged, with the module unchanged, if a loss or gradient is not finite."""
     optimizer.zero_grad(set_to_none=True)
@@ -78,7 +78,7 @@ def update(
     optimizer.step()
 
 
-class Average:
+class EMA:
     """Exponential moving average of a module's parameters, in a copy of the module."""
 
     def __init__(self, module: nn.Module, copy: nn.Module, half_life: float) -> None:

@@ -7,17 +7,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.context import Context
+from training.context import TrainContext
 from training.optimization import Diverged
+from utils import log
 from utils.checkpoint import load_latest, save_checkpoint
 from utils.config import save_config
 from utils.errors import UserError
-from utils.log import say
 
 RESULTS_ONLY = ("seed", "batch", "dtype", "torch", "threads", "device")  # conditions that a run may change
 
 
-def conditions(config: dict, context: Context, stage) -> dict:
+def conditions(config: dict, context: TrainContext, stage) -> dict:
     """What the state of a run depends on: plain values by name."""
     fixed = {"train.stage": config.train.stage} | _flat("model", config.model) | stage.conditions
     return fixed | {
@@ -30,7 +30,7 @@ def conditions(config: dict, context: Context, stage) -> dict:
     }
 
 
-def resume(folder: Path, config: dict, context: Context, stage) -> dict:
+def resume(folder: Path, config: dict, context: TrainContext, stage) -> dict:
     """Load the newest valid checkpoint of the run, if there is one, and leave the config in its folder.
 
     Returns the run's `step`, seconds `elapsed` and `conditions`. Raises UserError where the folder cannot be written,
@@ -43,14 +43,14 @@ def resume(folder: Path, config: dict, context: Context, stage) -> dict:
         notes = _compare(folder, state["conditions"], now)
         stage.load_state_dict(state.pop("stage"))
         for line in [*skipped, *notes, f"resuming from {path}"]:
-            say(line, context.world.main)
+            log.info(line, context.world.main)
     context.world.wait()
     if context.world.main:
         save_config(config, folder / "config.yaml")
     return state | {"conditions": now}
 
 
-def save(folder: Path, state: dict, stage, context: Context, keep: int) -> None:
+def save(folder: Path, state: dict, stage, context: TrainContext, keep: int) -> None:
     """Write a checkpoint, once, while the other processes wait."""
     if context.world.main:
         save_checkpoint(folder / "checkpoints", state["step"], state | {"stage": stage.state_dict()}, keep)

@@ -33,7 +33,7 @@ class LostWorker(UserError):
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """This process among those of the run."""
 
     rank: int = 0
@@ -63,7 +63,7 @@ class World:
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return tuple(map(bool, values.tolist()))
 
-    def agree(self, flag: bool = False) -> bool:
+    def any_rank(self, flag: bool = False) -> bool:
         """Return when all processes are here: whether the flag is set in any. Signals are heard while waiting.
 
         LostWorker where a process has gone. The processes speak gloo.
@@ -98,17 +98,17 @@ class World:
             dist.barrier()
 
 
-ALONE = World()
+SINGLE = ProcessGroup()
 
 
-def start(device: torch.device, timeout_minutes: float, gloo: bool = False) -> tuple[World, torch.device]:
+def start(device: torch.device, timeout_minutes: float, gloo: bool = False) -> tuple[ProcessGroup, torch.device]:
     """Join the processes of torchrun, if it started this one; the world and the device of this process.
 
     They speak NCCL on GPUs, unless `gloo` is asked for: it is for those that exchange no tensors of the GPU.
     Raises UserError where the launcher's variables are incomplete, a GPU is missing, or the processes do not meet.
     """
     if "WORLD_SIZE" not in os.environ:
-        return ALONE, device
+        return SINGLE, device
     missing = [name for name in LAUNCHER if name not in os.environ]
     if missing:
         raise UserError(f"WORLD_SIZE is set, but not {', '.join(missing)}: start with torchrun, or unset WORLD_SIZE")
@@ -122,7 +122,7 @@ def start(device: torch.device, timeout_minutes: float, gloo: bool = False) -> t
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise UserError(f"cannot join the other processes at {where}: {str(error).splitlines()[0]}") from error
-    return World(dist.get_rank(), dist.get_world_size()), gpu or device
+    return ProcessGroup(dist.get_rank(), dist.get_world_size()), gpu or device
 
 
 def _gpu(local_rank: int) -> torch.device:

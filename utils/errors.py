@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from utils.log import complain
+from utils import log
 
 
 class UserError(Exception):
@@ -19,15 +19,15 @@ def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequen
     try:
         return main(argv) or 0
     except UserError as error:
-        complain(f"error: {error}")
+        log.error(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        complain("interrupted")
+        log.error("interrupted")
         return 130
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        complain("error: out of memory; smaller blocks (infer.block, infer.memory_mib) or train.batch take less")
+        log.error("error: out of memory; smaller blocks (infer.block, infer.memory_mib) or train.batch take less")
         return 1
 
 

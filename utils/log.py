@@ -6,13 +6,13 @@ from typing import TextIO
 from tqdm import tqdm
 
 
-def say(text: str, main: bool = True) -> None:
+def info(text: str, main: bool = True) -> None:
     """Print a line to stdout at once, above any progress bar; nothing where `main` is false (other ranks)."""
     if main:
         _write(text, sys.stdout)
 
 
-def complain(text: str) -> None:
+def error(text: str) -> None:
     """Print one line to stderr at once, above any progress bar, whatever line breaks the text has."""
     _write(" ".join(text.splitlines()), sys.stderr)
 

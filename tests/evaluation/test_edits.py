@@ -151,7 +151,7 @@ def test_the_patch_of_a_discriminator_is_known_from_its_file(discriminator):
 
 @pytest.mark.parametrize(("stages", "cells", "halvings"), [(3, 11, 4), (3, 15, 4), (4, 11, 5), (5, 11, 5), (6, 11, 6)])
 def test_the_patches_of_the_configs(stages, cells, halvings):
-    patch = texture(stages).output(Interval(0, cells - 1)).size
+    patch = texture(stages).valid_output(Interval(0, cells - 1)).size
     model = {"stages": stages, "discriminator": {"widths": [8] * (halvings + 1)}}
     assert patch_of(8 * (patch >> halvings) ** 2, model) == patch
 

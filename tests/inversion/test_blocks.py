@@ -53,7 +53,7 @@ def test_a_block_fits_the_budget(inverters, dtype, height, width, mib, held):
 @given(height=st.integers(1, 500), width=st.integers(1, 500))
 def test_no_slivers_of_latents_are_encoded(inverters, height, width):
     texture = inverters().generator.texture
-    cells = Region.at(0, 0, height, width).input(texture.rule)
+    cells = Region.at(0, 0, height, width).receptive_field(texture.rule)
     chosen = plan(options(), (height, width), texture, torch.float32)
     assert count_blocks(cells, chosen.cells) == -(-cells.rows.size // 64) * -(-cells.cols.size // 64)
 
@@ -79,7 +79,7 @@ def test_several_blocks_at_once_share_the_budget(inverters):
 def test_blocks_as_asked_for(inverters):
     texture = inverters().generator.texture
     whole = plan(options("infer.block=whole"), (100, 70), texture, torch.float32)
-    assert whole.pixels == (100, 70) and whole.cells == Region.at(0, 0, 100, 70).input(texture.rule).shape
+    assert whole.pixels == (100, 70) and whole.cells == Region.at(0, 0, 100, 70).receptive_field(texture.rule).shape
     given_edge = plan(options("infer.block=29", "infer.batch=4"), (100, 70), texture, torch.float32)
     assert (given_edge.pixels, given_edge.cells, given_edge.batch) == ((29, 29), (3, 3), 4)
     with pytest.raises(UserError, match="infer.block: 7 px .* at least 8"):
@@ -109,7 +109,7 @@ def test_the_largest_blocks_whose_gradients_fit_are_refined(inverters, stages, d
     largest = LARGEST // pixels_per_cell(texture)
 
     def needed(edge):
-        return refine_cost(texture, Region.at(0, 0, edge, edge).influence(texture.rule), dtype).bytes
+        return refine_cost(texture, Region.at(0, 0, edge, edge).affected_output(texture.rule), dtype).bytes
 
     found = []
     for limit in (0, 2**22, 2**24, 2**26, 2**40):

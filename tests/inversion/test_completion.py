@@ -73,7 +73,7 @@ def distance(pieces, region):
 
 def whole_local(completion):
     """Every local latent of the canvas [C, h, w] with its region, as drawn and as fitted."""
-    region = CELLS.input(completion.generator.structure.rule)
+    region = CELLS.receptive_field(completion.generator.structure.rule)
     drawn = completion.local.read(region)
     fitted = drawn.clone()
     for tile, values in completion.fitted.items():

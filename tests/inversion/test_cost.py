@@ -22,8 +22,8 @@ places = st.builds(Region.at, st.integers(-40, 40), st.integers(-40, 40), st.int
 def test_multiply_adds_of_drawing_are_those_of_pytorch(inverters, stages, pixels):
     texture = inverters(stages).generator.texture
     with torch.inference_mode():
-        synthesize = texture.fold(torch.zeros(6), torch.float32)
-        z_s = torch.zeros(1, 5, *pixels.input(texture.rule).shape)
+        synthesize = texture.bake(torch.zeros(6), torch.float32)
+        z_s = torch.zeros(1, 5, *pixels.receptive_field(texture.rule).shape)
         with FlopCounterMode(display=False) as counter:
             image = synthesize(z_s, None, pixels)
     assert image.shape[-2:] == pixels.shape
@@ -35,8 +35,8 @@ def test_multiply_adds_of_drawing_are_those_of_pytorch(inverters, stages, pixels
 @given(pixels=places)
 def test_multiply_adds_of_refining_are_those_of_pytorch(inverters, stages, pixels):
     texture = inverters(stages).generator.texture.requires_grad_(False)
-    synthesize = texture.fold(torch.zeros(6), torch.float32, direct=True)
-    z_s = torch.zeros(1, 5, *pixels.input(texture.rule).shape, requires_grad=True)
+    synthesize = texture.bake(torch.zeros(6), torch.float32, direct=True)
+    z_s = torch.zeros(1, 5, *pixels.receptive_field(texture.rule).shape, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         image = synthesize(z_s, None, pixels)
         torch.autograd.grad(image, z_s, torch.ones_like(image))
@@ -58,8 +58,8 @@ def test_refining_keeps_no_more_than_is_said(widths, dtype, pixels):
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    synthesize = texture.fold(torch.zeros(6), dtype, direct=True)
-    z_s = torch.zeros(1, 5, *pixels.input(texture.rule).shape, requires_grad=True)
+    synthesize = texture.bake(torch.zeros(6), dtype, direct=True)
+    z_s = torch.zeros(1, 5, *pixels.receptive_field(texture.rule).shape, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         synthesize(z_s, NoiseField(1), pixels)
     features = kept.total() - weights
@@ -72,7 +72,7 @@ def test_refining_keeps_no_more_than_is_said(widths, dtype, pixels):
 @given(cells=st.builds(Region.at, st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 12), st.integers(1, 12)))
 def test_multiply_adds_of_encoding_are_those_of_pytorch(inverters, convolution, cells):
     encoder = inverters(3, convolution).encoder
-    image = torch.zeros(1, 3, *cells.input(encoder.rule).shape)
+    image = torch.zeros(1, 3, *cells.receptive_field(encoder.rule).shape)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         z_s = encoder(image)
     assert z_s.shape[-2:] == cells.shape

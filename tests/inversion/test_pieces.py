@@ -16,7 +16,7 @@ CHANNELS = 2
 
 
 def cells_of(height, width):
-    return Region.at(0, 0, height, width).input(RULE)
+    return Region.at(0, 0, height, width).receptive_field(RULE)
 
 
 def store_of(path, height, width, seed=0):

@@ -130,7 +130,7 @@ def test_gradients_in_single_precision(inverters):
     for region in blocks(case.cells, (3, 5)):
         found, error = case.refiner._gradient(reader(case.z_s, case.cells), region)
         assert (found - expected[:, *region.slices_in(case.cells)]).abs().max() <= RELATIVE * expected.abs().max()
-        touched = region.influence(case.refiner.texture.rule).common(case.pixels)
+        touched = region.affected_output(case.refiner.texture.rule).common(case.pixels)
         residual = (case.drawn(case.z_s) - target(image))[:, *touched.slices_in(case.pixels)]
         assert error == pytest.approx(float(residual.square().sum()), rel=1e-4)
 
@@ -295,11 +295,11 @@ def test_the_window_of_the_curvature(inverters, stages, monkeypatch):
     for limit in (0, 2**24, refinement.WINDOW_BYTES):
         monkeypatch.setattr(refinement, "WINDOW_BYTES", limit)
         cells, pixels = curvature_window(texture, torch.float32)
-        assert cells == pixels.input(texture.rule)
+        assert cells == pixels.receptive_field(texture.rule)
         inner = refinement._touching_only(pixels, cells, texture.rule)
-        touched = inner.influence(texture.rule)
+        touched = inner.affected_output(texture.rule)
         assert touched.common(pixels) == touched
-        assert inner.grown(1).influence(texture.rule).common(pixels) != inner.grown(1).influence(texture.rule)
+        assert inner.grown(1).affected_output(texture.rule).common(pixels) != inner.grown(1).affected_output(texture.rule)
         edges.append(pixels.rows.size // 2**stages)
         assert edges[-1] == edges[0] or refine_cost(texture, pixels, torch.float32).bytes <= limit
     assert edges == sorted(edges) and edges[0] < edges[-1] == refinement.WINDOW_CELLS
@@ -347,7 +347,7 @@ def test_fitting_the_style_lowers_the_error(inverters, size):
     assert len(asked) == (4 if size == (300, 280) else 1) and not fitted.requires_grad
     assert torch.equal(fitted, fit_style(decoder, image, STYLE, None, read, 15))
     after = Case(inverter, image)
-    after.refiner.draw = case.refiner.texture.fold(case.refiner.texture.mapping(fitted[None])[0], torch.float32)
+    after.refiner.draw = case.refiner.texture.bake(case.refiner.texture.mapping(fitted[None])[0], torch.float32)
     assert after.error(case.z_s) < case.error(case.z_s)
 
 
@@ -368,14 +368,14 @@ def test_wide_networks_are_differentiated_as_they_are_unfolded(inverters):
     cells = decoder.cells(33, 30)
     z_s = normal(6, *cells.shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, "fold", None)  # its gradients take more time and memory
+        patch.setattr(winograd, "bake", None)  # its gradients take more time and memory
         patch.setattr(Prior, "of", lambda *_: Prior(torch.zeros(6, 1, 1), torch.ones(6, 1, 1), 0.0))
         patch.setattr(refinement, "WINDOW_CELLS", 1)
         refiner = Refiner(decoder, image, STYLE, NoiseField(1), reader(z_s, cells), 0.0)
         found, _ = refiner._gradient(reader(z_s, cells), cells)
     z_s.requires_grad_()
     drawn = texture(z_s[None], texture.mapping(STYLE[None]), NoiseField(1), (cells.rows.first, cells.cols.first))[0]
-    given_back = cells.output(texture.rule)
+    given_back = cells.valid_output(texture.rule)
     drawn = drawn[:, *Region.at(0, 0, 33, 30).slices_in(given_back)]
     (expected,) = torch.autograd.grad((drawn - target(image)).square().sum() / 2, z_s)
     difference = (found - expected).abs()

@@ -18,7 +18,7 @@ from inversion.blocks import blocks, count_blocks
 from inversion.latents import Description, LatentStore
 from inversion.sweeps import Sweeps, bytes_in_memory, in_memory
 from models.geometry import Region
-from utils.distributed import ALONE, World
+from utils.distributed import SINGLE, ProcessGroup
 
 CHANNELS = 2
 ORIGIN = -3, 5
@@ -65,7 +65,7 @@ class Work:
     def store(self):
         return LatentStore.open(self.path)
 
-    def parts(self, world=ALONE, stop=math.inf, errors=None):
+    def parts(self, world=SINGLE, stop=math.inf, errors=None):
         """Those of one worker, which computes up to `stop` blocks."""
 
         def make():
@@ -148,7 +148,7 @@ def test_several_workers_do_what_one_does(shape, block, steps, count, data):
         some = data.draw(st.integers(0, 2 * steps), "parts of a first run, by other workers")
         for part in islice(work.parts(), some):
             part()
-        workers = [work.parts(World(rank, count)) for rank in range(count)]
+        workers = [work.parts(ProcessGroup(rank, count)) for rank in range(count)]
         if data.draw(st.booleans()):
             workers[1:] = reversed(workers[1:])
         for parts in zip(*workers, strict=True):

@@ -137,8 +137,8 @@ def test_an_error_of_the_disk_keeps_what_is_done_and_damage_does_not(run, photog
 
 def test_what_goes_on_is_said(run, photographs, monkeypatch, capsys):
     said = []
-    monkeypatch.setattr("inversion.work.say", lambda text, main=True: said.append(text))
-    monkeypatch.setattr("infer.say", lambda text, main=True: said.append(text))
+    monkeypatch.setattr("inversion.work.log.info", lambda text, main=True: said.append(text))
+    monkeypatch.setattr("infer.log.info", lambda text, main=True: said.append(text))
     with monkeypatch.context() as patch:
         stopping(patch, 35)
         run("--input", photographs)

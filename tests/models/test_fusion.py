@@ -145,7 +145,7 @@ def test_a_layer_equals_its_formula(kernel, upsample, demodulate, count, batch, 
     torch.manual_seed(seed)
     conv = ModulatedConv2d(4, 3, kernel, 6, demodulate, upsample).requires_grad_(False)
     styles, region = normal(count, 6, seed=seed), Region.at(seed - 50, -seed, kernel + 1, kernel + extra)
-    x, after = normal(batch, 4, *region.shape, seed=seed + 1), region.output(conv.rule)
+    x, after = normal(batch, 4, *region.shape, seed=seed + 1), region.valid_output(conv.rule)
     maps = soft(count)(region, 2), soft(count)(after, 1 if upsample else 2)
     for exact, literally in ((True, exact_literally), (False, fast_literally)):
         fused = FusedConv(conv, styles, torch.float32, exact)(x, *maps)
@@ -157,8 +157,8 @@ def test_a_style_that_is_absent_counts_for_nothing(upsample):
     torch.manual_seed(0)
     conv = ModulatedConv2d(4, 3, 3, 6, upsample=upsample).requires_grad_(False)
     region, x, styles = Region.at(0, 0, 5, 6), normal(1, 4, 5, 6), normal(4, 6)
-    maps = [torch.zeros(4, *part.shape) for part in (region, region.output(conv.rule))]
-    maps[0][[1, 3]], maps[1][[1, 3]] = soft(2)(region, 2), soft(2)(region.output(conv.rule), 1)
+    maps = [torch.zeros(4, *part.shape) for part in (region, region.valid_output(conv.rule))]
+    maps[0][[1, 3]], maps[1][[1, 3]] = soft(2)(region, 2), soft(2)(region.valid_output(conv.rule), 1)
     for exact in (True, False):
         everything = FusedConv(conv, styles, torch.float32, exact)(x, *maps)
         present = FusedConv(conv, styles[[1, 3]], torch.float32, exact)(x, *(weights[[1, 3]] for weights in maps))
@@ -180,7 +180,7 @@ def test_bfloat16_is_close_to_float32(exact):
 
 def drawn_from(texture, z_s, origin):
     """The pixels that structure latents draw whose first cell is at an origin."""
-    return Region.at(*origin, *z_s.shape[-2:]).output(texture.rule)
+    return Region.at(*origin, *z_s.shape[-2:]).valid_output(texture.rule)
 
 
 def texture_literally(texture, w, weights, literally, z_s, noise, origin):
@@ -189,7 +189,7 @@ def texture_literally(texture, w, weights, literally, z_s, noise, origin):
     region, image = Region.at(*origin, *z_s.shape[-2:]), None
     pixels, x = 2**texture.stages, z_s
     for index, layer in enumerate(texture.layers):
-        before, region = weights(region, pixels), region.output(layer.rule)
+        before, region = weights(region, pixels), region.valid_output(layer.rule)
         pixels = pixels // 2 if index % 2 == 0 else pixels
         after = weights(region, pixels)
         x = literally(layer.conv, styles[:, index], x, before, after)
@@ -229,7 +229,7 @@ def test_a_structure_equals_its_formula(exact, literally, origin):
     x = z_l
     for layer in structure.layers:
         x, inside = layer.beside_coordinates(x, grid), region
-        region = region.output(layer.conv.rule)
+        region = region.valid_output(layer.conv.rule)
         x = literally(layer.conv, z_g, x, weights(inside, 8), weights(region, 8)) + layer.bias[:, None, None]
         x = torch.where(x > 0, x, 0.2 * x) * math.sqrt(2)
     assert close(z_s, x)
@@ -268,9 +268,9 @@ def test_weights_that_are_constant_give_the_ordinary_structure(exact, shares, la
 def test_pixels_that_read_one_style_are_those_of_the_ordinary_image(exact, stages, boundary, left, per_layer):
     texture, noise, z_s = texture_synthesizer(stages), NoiseField(2), normal(1, 5, 6, 14)
     w, cells = styles_of(texture, 2, per_layer), Region.at(0, left, 6, 14)
-    fused = fuse_texture(texture, w, split(boundary), torch.float32, exact)(z_s, noise, cells.output(texture.rule))
-    pixels, cell = cells.output(texture.rule).cols, 2**stages
-    read = [texture.rule.input(Interval(col, col)) for col in range(pixels.first, pixels.last + 1)]
+    fused = fuse_texture(texture, w, split(boundary), torch.float32, exact)(z_s, noise, cells.valid_output(texture.rule))
+    pixels, cell = cells.valid_output(texture.rule).cols, 2**stages
+    read = [texture.rule.receptive_field(Interval(col, col)) for col in range(pixels.first, pixels.last + 1)]
     sides = [
         torch.tensor([cell * reach.last < boundary for reach in read]),
         torch.tensor([cell * reach.first >= boundary for reach in read]),
@@ -315,7 +315,7 @@ def test_blocks_of_a_texture_equal_the_whole(stages, exact, data):
     texture, noise = texture_synthesizer(stages), NoiseField(9)
     top, left = (data.draw(st.integers(-30, 30), name) for name in ("top", "left"))
     held = Region.at(top, left, *(data.draw(st.integers(5, 8), name) for name in ("height", "width")))
-    drawn, z_s = held.output(texture.rule), normal(1, 5, *held.shape)
+    drawn, z_s = held.valid_output(texture.rule), normal(1, 5, *held.shape)
     count, weights = any_weights(data, drawn)
     w = styles_of(texture, count, data.draw(st.booleans(), "per layer"))
     synthesize = fuse_texture(texture, w, weights, torch.float32, exact)
@@ -325,7 +325,7 @@ def test_blocks_of_a_texture_equal_the_whole(stages, exact, data):
     for rows in partition(drawn.rows, edges[0]):
         for cols in partition(drawn.cols, edges[1]):
             block = Region(rows, cols)
-            part = synthesize(z_s[(..., *block.input(texture.rule).slices_in(held))], noise, block)
+            part = synthesize(z_s[(..., *block.receptive_field(texture.rule).slices_in(held))], noise, block)
             assert (part - whole[(..., *block.slices_in(drawn))]).abs().max() <= TOLERANCE
 
 
@@ -335,13 +335,13 @@ def test_blocks_of_a_texture_equal_the_whole(stages, exact, data):
 def test_blocks_of_a_structure_equal_the_whole(exact, data, layers, radius, edge):
     structure = structure_synthesizer(layers, radius)
     cells = Region.at(-2, data.draw(st.integers(-5, 5), "left"), 4, 5)
-    canvas = cells.input(structure.rule)
+    canvas = cells.receptive_field(structure.rule)
     count, weights = any_weights(data, Region.at(-16, 0, 40, 48))
     synthesize = fuse_structure(structure, normal(count, 6), weights, 8, exact)
     z_l = normal(1, 5, *canvas.shape)
 
     def structure_at(region):
-        around = region.input(structure.rule)
+        around = region.receptive_field(structure.rule)
         part, grid = z_l[(..., *around.slices_in(canvas))], GRID.of_canvas(around, canvas)
         return synthesize(part, grid, (around.rows.first, around.cols.first))
 

@@ -53,7 +53,7 @@ places = st.builds(lambda first, size: Interval(first, first + size - 1), st.int
 
 def depending(rule, held, around):
     """The outputs near some place whose input meets an interval, one by one."""
-    needed = ((output, rule.input(Interval(output, output))) for output in range(around[0], around[1] + 1))
+    needed = ((output, rule.receptive_field(Interval(output, output))) for output in range(around[0], around[1] + 1))
     return [output for output, read in needed if read.first <= held.last and held.first <= read.last]
 
 
@@ -69,96 +69,96 @@ def test_sizes_of_the_texture_synthesizer():
     sizes, size = [], 11
     for _ in range(4):
         for rule in (Chain((Upsample(), convolution(1))), convolution(1)):
-            size = rule.output(Interval(0, size - 1)).size
+            size = rule.valid_output(Interval(0, size - 1)).size
             sizes.append(size)
     assert sizes == [19, 17, 31, 29, 55, 53, 103, 101]
 
 
 @pytest.mark.parametrize(("stages", "pixels"), [(4, 101), (5, 197), (6, 389), (7, 773), (8, 1541)])
 def test_pixels_of_eleven_cells(stages, pixels):
-    assert texture(stages).output(Interval(0, 10)).size == pixels
+    assert texture(stages).valid_output(Interval(0, 10)).size == pixels
 
 
 def test_positions_of_pixels():
-    assert texture(4).output(Interval(0, 10)) == (30, 130)
+    assert texture(4).valid_output(Interval(0, 10)) == (30, 130)
 
 
 @given(intervals.filter(lambda cells: cells.size >= 5))
 def test_cells_draw_sixteen_pixels_each_less_seventy_five(cells):
-    assert texture(4).output(cells).size == 16 * cells.size - 75
+    assert texture(4).valid_output(cells).size == 16 * cells.size - 75
 
 
 @given(intervals)
 def test_a_texture_stage_in_closed_form(pixels):
     first, last = pixels
-    assert texture_stage().input(pixels) == ((first - 2) // 2, -(-(last + 2) // 2))
-    assert inside(Upsample().input(pixels), texture_stage().input(pixels))  # the ToRGB skip is crop-able
+    assert texture_stage().receptive_field(pixels) == ((first - 2) // 2, -(-(last + 2) // 2))
+    assert inside(Upsample().receptive_field(pixels), texture_stage().receptive_field(pixels))  # the ToRGB skip is crop-able
 
 
 @given(intervals)
 def test_the_structure_synthesizer_needs_twelve_cells_around(cells):
-    assert structure(4, 3).input(cells) == (cells.first - 12, cells.last + 12)
+    assert structure(4, 3).receptive_field(cells) == (cells.first - 12, cells.last + 12)
 
 
 @given(positions)
 def test_what_a_cell_of_the_encoder_reads(cell):
-    pixels = encoder_rule(4).input(Interval(cell, cell))
+    pixels = encoder_rule(4).receptive_field(Interval(cell, cell))
     assert pixels == (16 * cell - 22, 16 * cell + 23)
-    drawn = texture(4).output(Interval(cell, cell + 10))
-    centre_drawn, centre_read = sum(drawn) / 2, sum(encoder_rule(4).input(Interval(cell, cell + 10))) / 2
+    drawn = texture(4).valid_output(Interval(cell, cell + 10))
+    centre_drawn, centre_read = sum(drawn) / 2, sum(encoder_rule(4).receptive_field(Interval(cell, cell + 10))) / 2
     assert abs(centre_drawn - centre_read) <= 0.5
 
 
 @given(st.integers(3, 6), st.integers(1, 3), st.sampled_from(["shifted", "valid"]), st.integers(1, 3))
 def test_the_encoder_is_centred_on_what_is_drawn(scales, depth, kind, shift):
-    pixels = encoder_rule(scales, depth, kind, shift).input(Interval(0, 0))
+    pixels = encoder_rule(scales, depth, kind, shift).receptive_field(Interval(0, 0))
     assert abs(sum(pixels)) <= 1  # cell 0 draws around pixel 0
 
 
 @given(st.integers(1, 64))
 def test_pixels_that_cells_of_the_encoder_need(cells):
-    assert encoder_rule(4).input(Interval(0, cells - 1)).size == 16 * cells + 30
+    assert encoder_rule(4).receptive_field(Interval(0, cells - 1)).size == 16 * cells + 30
 
 
 @given(rules, intervals)
 def test_output_of_the_needed_input_contains_what_was_asked(rule, asked):
-    assert inside(asked, rule.output(rule.input(asked)))
+    assert inside(asked, rule.valid_output(rule.receptive_field(asked)))
 
 
 @given(rules, intervals)
 def test_the_input_of_what_is_given_lies_inside(rule, held):
-    given_back = rule.output(held)
-    assert given_back.size < 1 or inside(rule.input(given_back), held)
+    given_back = rule.valid_output(held)
+    assert given_back.size < 1 or inside(rule.receptive_field(given_back), held)
 
 
 @given(rules, intervals)
 def test_the_output_is_the_largest(rule, held):
-    given_back = rule.output(held)
+    given_back = rule.valid_output(held)
     if given_back.size >= 1:
         for wider in (given_back._replace(first=given_back.first - 1), given_back._replace(last=given_back.last + 1)):
-            assert not inside(rule.input(wider), held)
+            assert not inside(rule.receptive_field(wider), held)
 
 
 @given(windows() | gapless, places)
 def test_what_depends_on_an_interval(rule, held):
-    influenced = rule.influence(held)
+    influenced = rule.affected_output(held)
     near = min(influenced) - 9, max(influenced) + 9
     assert depending(rule, held, near) == list(range(influenced.first, influenced.last + 1))
 
 
 @given(gapless, places, places)
 def test_what_depends_on_a_region(rule, rows, cols):
-    assert Region(rows, cols).influence(rule) == Region(rule.influence(rows), rule.influence(cols))
+    assert Region(rows, cols).affected_output(rule) == Region(rule.affected_output(rows), rule.affected_output(cols))
 
 
 @pytest.mark.parametrize("stages", [1, 3, 5])
 @given(held=places)
 def test_pixels_that_cells_touch(stages, held):
-    touched = texture(stages).influence(held)
-    assert inside(texture(stages).output(held), touched)
-    assert inside(held, texture(stages).input(touched))
+    touched = texture(stages).affected_output(held)
+    assert inside(texture(stages).valid_output(held), touched)
+    assert inside(held, texture(stages).receptive_field(touched))
     for beyond in (touched.first - 1, touched.last + 1):
-        read = texture(stages).input(Interval(beyond, beyond))
+        read = texture(stages).receptive_field(Interval(beyond, beyond))
         assert read.last < held.first or held.last < read.first
 
 
@@ -214,6 +214,6 @@ def test_a_slice_of_what_is_not_held_is_refused(inner):
 @given(rules, intervals, intervals)
 def test_a_region_is_two_intervals(rule, rows, cols):
     region = Region(rows, cols)
-    assert region.input(rule) == Region(rule.input(rows), rule.input(cols))
-    assert region.output(rule) == Region(rule.output(rows), rule.output(cols))
+    assert region.receptive_field(rule) == Region(rule.receptive_field(rows), rule.receptive_field(cols))
+    assert region.valid_output(rule) == Region(rule.valid_output(rows), rule.valid_output(cols))
     assert Region.at(rows.first, cols.first, *region.shape) == region

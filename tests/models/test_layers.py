@@ -63,7 +63,7 @@ def test_shifted_convolution_is_its_definition(inputs, outputs, height, width, s
     layer, x = filled(ShiftedConv2d(inputs, outputs, stride, shift)), normal(2, inputs, height, width)
     expected = shifted_definition(layer, x, shift, stride)
     assert torch.allclose(layer(x), expected, atol=1e-5, rtol=1e-5)
-    assert expected.shape[-2:] == tuple(layer.rule.output(Interval(0, n - 1)).size for n in (height, width))
+    assert expected.shape[-2:] == tuple(layer.rule.valid_output(Interval(0, n - 1)).size for n in (height, width))
 
 
 @given(channels, channels, edges, edges, strides, shifts)
@@ -89,7 +89,7 @@ def test_zero_pad_convolution_is_valid_within_zeros(inputs, outputs, height, wid
 def test_convolutions_give_what_their_rule_says(kind, stride):
     layer = CONVOLUTIONS[kind](3, 4, stride, 1)
     for cells in range(1, 9):
-        needed = layer.rule.input(Interval(0, cells - 1)).size
+        needed = layer.rule.receptive_field(Interval(0, cells - 1)).size
         assert layer(normal(1, 3, needed, needed + 2 * stride)).shape == (1, 4, cells, cells + 2)
 
 
@@ -119,11 +119,11 @@ def test_modulated_convolution_is_its_formula(inputs, outputs, kernel, demodulat
     x, style = normal(3, inputs, height, width), normal(3, 7, seed=1)
     expected = modulated_definition(layer, x, style, demodulate, upsample)
     assert torch.allclose(layer(x, style), expected, atol=1e-5, rtol=1e-5)
-    assert expected.shape[-2:] == tuple(layer.rule.output(Interval(0, n - 1)).size for n in (height, width))
+    assert expected.shape[-2:] == tuple(layer.rule.valid_output(Interval(0, n - 1)).size for n in (height, width))
     if upsample:
         assert expected.shape[-2:] == (2 * height - 3, 2 * width - 3)
     for sample, w, result in zip(x, style, expected, strict=True):
-        folded = layer.fold(w, torch.float32)(sample[None])
+        folded = layer.bake(w, torch.float32)(sample[None])
         assert torch.allclose(folded[0], result, atol=1e-5, rtol=1e-5)
 
 

@@ -81,7 +81,7 @@ def test_too_few_cells_are_named():
 def test_images_have_the_size_that_geometry_says(stages):
     network = texture_synthesizer(stages)
     for height, width in [(5, 8), (7, 6)]:
-        region = Region.at(-2, 3, height, width).output(network.rule)
+        region = Region.at(-2, 3, height, width).valid_output(network.rule)
         image = network(normal(2, 5, height, width), normal(2, 6), NoiseField(0), (-2, 3))
         assert image.shape == (2, 3, *region.shape)
 
@@ -95,23 +95,23 @@ def test_blocks_of_an_image_equal_the_whole(stages, top, left, height, width, da
     network, noise = texture_synthesizer(stages), NoiseField(9)
     held, w = Region.at(top, left, height, width), normal(1, 6)
     z_s = normal(1, 5, height, width)
-    drawn = held.output(network.rule)
+    drawn = held.valid_output(network.rule)
     whole = network(z_s, w, noise, (top, left))
     edges = [data.draw(st.integers(1 + size // 3, size + 1)) for size in drawn.shape]
     for rows in partition(drawn.rows, edges[0]):
         for cols in partition(drawn.cols, edges[1]):
             block = Region(rows, cols)
-            needed = block.input(network.rule)
+            needed = block.receptive_field(network.rule)
             part = z_s[(..., *needed.slices_in(held))]
             image = network(part, w, noise, (needed.rows.first, needed.cols.first))
-            image = image[(..., *block.slices_in(needed.output(network.rule)))]
+            image = image[(..., *block.slices_in(needed.valid_output(network.rule)))]
             assert torch.allclose(image, whole[(..., *block.slices_in(drawn))], atol=TOLERANCE, rtol=0)
 
 
 def largest_block_error(encoder, cells_per_block):
     """Largest difference of 7 x 6 latent cells, encoded in blocks, from those of the whole image."""
     cells = Region.at(-3, 2, 7, 6)
-    seen = cells.input(encoder.rule)
+    seen = cells.receptive_field(encoder.rule)
     image = normal(1, 3, *seen.shape)
     whole = encoder(image)
     assert whole.shape == (1, 5, *cells.shape)
@@ -119,7 +119,7 @@ def largest_block_error(encoder, cells_per_block):
     for rows in partition(cells.rows, cells_per_block):
         for cols in partition(cells.cols, cells_per_block):
             block = Region(rows, cols)
-            part = encoder(image[(..., *block.input(encoder.rule).slices_in(seen))])
+            part = encoder(image[(..., *block.receptive_field(encoder.rule).slices_in(seen))])
             errors.append((part - whole[(..., *block.slices_in(cells))]).abs().max())
     return max(errors)
 
@@ -160,13 +160,13 @@ def test_blocks_of_structure_equal_the_whole(layers, radius, edge, size):
     torch.manual_seed(3)
     network = StructureSynthesizer(4, 6, layers, radius, GRID).requires_grad_(False)
     cells = Region.at(-2, 5, size, size + 2)
-    canvas = cells.input(network.rule)
+    canvas = cells.receptive_field(network.rule)
     z_l, z_g = normal(1, 4, *canvas.shape), normal(1, 6)
     whole = network(z_l, z_g, GRID.of_canvas(canvas, canvas))
     assert whole.shape == (1, 4, *cells.shape)
     for rows in partition(cells.rows, edge):
         for cols in partition(cells.cols, edge):
-            needed = Region(rows, cols).input(network.rule)
+            needed = Region(rows, cols).receptive_field(network.rule)
             part = network(z_l[(..., *needed.slices_in(canvas))], z_g, GRID.of_canvas(needed, canvas))
             expected = whole[(..., *Region(rows, cols).slices_in(cells))]
             assert torch.allclose(part, expected, atol=TOLERANCE, rtol=0)
@@ -209,7 +209,7 @@ def test_features_are_spaced_as_the_rules_say(stages):
     network = texture_synthesizer(stages)
     one, later = Interval(0, 99), Interval(1, 99)
     for index, layer in enumerate(network.layers):
-        one, later = layer.rule.output(one), layer.rule.output(later)
+        one, later = layer.rule.valid_output(one), layer.rule.valid_output(later)
         assert (later.first - one.first) * network.spacing(index) == 2**stages
     assert network.spacing(index) == 1
 
@@ -237,8 +237,8 @@ def test_a_folded_style_draws_the_same(per_layer):
     network, z_s = texture_synthesizer(4), normal(2, 5, 6, 7)
     w = normal(network.style_count, 6) if per_layer else normal(6)
     styles = w.expand(2, -1, -1) if per_layer else w.expand(2, -1)
-    pixels = Region.at(-3, 8, 6, 7).output(network.rule)
-    folded = network.fold(w, torch.float32)(z_s, NoiseField(4), pixels)
+    pixels = Region.at(-3, 8, 6, 7).valid_output(network.rule)
+    folded = network.bake(w, torch.float32)(z_s, NoiseField(4), pixels)
     assert torch.allclose(folded, network(z_s, styles, NoiseField(4), (-3, 8)), atol=TOLERANCE, rtol=TOLERANCE)
 
 
@@ -318,4 +318,4 @@ def test_minibatch_deviation_is_of_consecutive_groups():
 
 def test_reciprocal_cells_of_the_published_patch():
     """11 cells draw pixels 30 to 130; cells 4 to 6 are encoded from these alone."""
-    assert patch_encoder("shifted", scales=4).rule.output(Interval(30, 130)) == (4, 6)
+    assert patch_encoder("shifted", scales=4).rule.valid_output(Interval(30, 130)) == (4, 6)

@@ -29,7 +29,7 @@ def test_any_size_equals_the_direct_convolution(layout, batch, height, width, pa
     bias = normal(outputs, seed=1) if biased else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "PART", part)
-        found = winograd.fold(weight)(x, bias)
+        found = winograd.bake(weight)(x, bias)
     expected = F.conv2d(x.double(), weight.double(), None if bias is None else bias.double())
     assert found.shape == expected.shape
     assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
@@ -38,7 +38,7 @@ def test_any_size_equals_the_direct_convolution(layout, batch, height, width, pa
 def test_the_input_stays_as_it_is():
     x = normal(1, 4, 20, 20)
     before = x.clone()
-    winograd.fold(normal(4, 4, 3, 3))(x, normal(4))
+    winograd.bake(normal(4, 4, 3, 3))(x, normal(4))
     assert torch.equal(x, before)
 
 
@@ -50,8 +50,8 @@ def test_it_is_taken_where_it_pays():
     assert not winograd.pays(torch.zeros(256, 256, 1, 1), torch.float32)
     assert not winograd.pays(wide.to("meta"), torch.float32)
     plain, up = (ModulatedConv2d(256, 256, 3, 4, upsample=upsample) for upsample in (False, True))
-    assert plain.folded_values(torch.float32) == 16 * 256 * 256
-    assert plain.folded_values(torch.bfloat16) == up.folded_values(torch.float32) == 9 * 256 * 256
+    assert plain.baked_values(torch.float32) == 16 * 256 * 256
+    assert plain.baked_values(torch.bfloat16) == up.baked_values(torch.float32) == 9 * 256 * 256
 
 
 def test_wide_networks_draw_as_they_do_unfolded_and_blocks_as_the_whole():
@@ -60,14 +60,14 @@ def test_wide_networks_draw_as_they_do_unfolded_and_blocks_as_the_whole():
     for to_rgb in texture.to_rgb:
         to_rgb.conv.weight *= 0.2
     pixels = Region.at(3, -5, 41, 52)
-    cells = pixels.input(texture.rule)
+    cells = pixels.receptive_field(texture.rule)
     z_s, w = normal(1, 16, *cells.shape), normal(8)
-    synthesize = texture.fold(w, torch.float32)
+    synthesize = texture.bake(w, torch.float32)
     whole = synthesize(z_s, None, pixels)
     unfolded = texture(z_s, w[None], None, (cells.rows.first, cells.cols.first))
-    assert (whole - unfolded[(..., *pixels.slices_in(cells.output(texture.rule)))]).abs().max() <= TOLERANCE
+    assert (whole - unfolded[(..., *pixels.slices_in(cells.valid_output(texture.rule)))]).abs().max() <= TOLERANCE
     for rows in partition(pixels.rows, 17):
         for cols in partition(pixels.cols, 24):
             block = Region(rows, cols)
-            part = synthesize(z_s[(..., *block.input(texture.rule).slices_in(cells))], None, block)
+            part = synthesize(z_s[(..., *block.receptive_field(texture.rule).slices_in(cells))], None, block)
             assert (part - whole[(..., *block.slices_in(pixels))]).abs().max() <= TOLERANCE

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from utils import distributed
-from utils.distributed import LostWorker, World
+from utils.distributed import LostWorker, ProcessGroup
 from utils.errors import UserError
 
 LAUNCHER = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
@@ -27,7 +27,7 @@ def launcher(monkeypatch):
 
 def test_without_a_launcher_this_process_is_alone(launcher):
     launcher(WORLD_SIZE=None)
-    assert distributed.start(CPU, 1) == (World(), CPU)
+    assert distributed.start(CPU, 1) == (ProcessGroup(), CPU)
 
 
 @pytest.mark.parametrize("name", sorted(LAUNCHER.keys() - {"WORLD_SIZE"}))
@@ -71,14 +71,14 @@ def test_one_reduction_serves_all_flags(monkeypatch):
     reductions = []
     monkeypatch.setattr(distributed.dist, "get_backend", lambda: "gloo")
     monkeypatch.setattr(distributed.dist, "all_reduce", lambda values, op: reductions.append(values.clone()))
-    assert World(0, 2).any(True, False) == (True, False)
+    assert ProcessGroup(0, 2).any(True, False) == (True, False)
     assert len(reductions) == 1
-    assert World().any(False, True) == (False, True)
+    assert ProcessGroup().any(False, True) == (False, True)
 
 
 def test_shares_are_all_there_is():
-    shares = [list(World(rank, 3).share(iter(range(8)))) for rank in range(3)]
-    assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]] and list(World().share("ab")) == ["a", "b"]
+    shares = [list(ProcessGroup(rank, 3).share(iter(range(8)))) for rank in range(3)]
+    assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]] and list(ProcessGroup().share("ab")) == ["a", "b"]
 
 
 class Going:
@@ -99,12 +99,12 @@ class Going:
 def test_agreeing(monkeypatch):
     work = Going()
     monkeypatch.setattr(distributed.dist, "all_reduce", lambda value, op, async_op: value.fill_(1) is None or work)
-    assert World(0, 2).agree(False) is True and work.looks == 3
-    assert World().agree(True) is True and World().agree() is False
+    assert ProcessGroup(0, 2).any_rank(False) is True and work.looks == 3
+    assert ProcessGroup().any_rank(True) is True and ProcessGroup().any_rank() is False
 
 
 def test_a_process_that_has_gone(monkeypatch):
     monkeypatch.setattr(distributed.dist, "all_reduce", lambda *_, **__: Going(RuntimeError("Connection closed")))
     with pytest.raises(LostWorker, match="^another worker was lost; start again to go on$") as error:
-        World(0, 2).agree()
+        ProcessGroup(0, 2).any_rank()
     assert error.value.exit_code == 1

@@ -1,4 +1,4 @@
-"""Draws: a function of (seed, purpose, step, index of the sample in the whole batch)."""
+"""StepRandom: a function of (seed, purpose, step, index of the sample in the whole batch)."""
 
 import dataclasses
 
@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import build_generator
-from training.draws import Draws, Purpose, draw_latents
+from training.draws import StepRandom, Stream, draw_latents
 from utils.config import load_config
 
 CPU = torch.device("cpu")
-positions = st.tuples(st.integers(0, 2**32 - 1), st.sampled_from(Purpose), st.integers(0, 10**9))
+positions = st.tuples(st.integers(0, 2**32 - 1), st.sampled_from(Stream), st.integers(0, 10**9))
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,8 @@ def generator(tiny):
     return build_generator(load_config(tiny).model)
 
 
-def draws(position=(0, Purpose.LATENTS, 0), batch=4, rank=0, size=1):
-    return Draws(*position, batch, rank, size, CPU)
+def draws(position=(0, Stream.LATENTS, 0), batch=4, rank=0, size=1):
+    return StepRandom(*position, batch, rank, size, CPU)
 
 
 def values(latents):

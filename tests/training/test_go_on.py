@@ -8,10 +8,10 @@ import training
 from models.infinitygan import discriminator_state, generator_state
 from models.weights import load_generator, read_weights
 from tests.models.public_infinitygan import SMALL, public_checkpoint, public_discriminator, public_generator
-from training.context import Context
+from training.context import TrainContext
 from utils.checkpoint import load_weights, save_weights
 from utils.config import load_config
-from utils.distributed import World
+from utils.distributed import ProcessGroup
 from utils.errors import UserError
 
 PUBLIC_KEEPS = 0.5 ** (4 / 5000)  # share that the average keeps in a step of four images
@@ -40,7 +40,7 @@ def built(config):
     """The stage of a config, before it has loaded any file."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        context = Context(0, config.train.batch, torch.device("cpu"), torch.float32, World(0, 1))
+        context = TrainContext(0, config.train.batch, torch.device("cpu"), torch.float32, ProcessGroup(0, 1))
         return training.build(config, context)
 
 

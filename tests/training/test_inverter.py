@@ -6,10 +6,10 @@ import torch
 from models import patch_pixels
 from models.geometry import Interval
 from models.weights import load_inverter
-from training.context import Context
+from training.context import TrainContext
 from training.inverter import GENERATED, InverterStage, shrink
 from utils.config import load_config
-from utils.distributed import World
+from utils.distributed import ProcessGroup
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ def stage(tiny, stage_arguments):
     def stage(*overrides):
         config = load_config(tiny, [*stage_arguments["inverter"], *overrides])
         torch.manual_seed(config.seed)
-        stage = InverterStage(config, Context(config.seed, config.train.batch, CPU, torch.float32, World()))
+        stage = InverterStage(config, TrainContext(config.seed, config.train.batch, CPU, torch.float32, ProcessGroup()))
         stage.load_files()
         return stage
 
@@ -47,7 +47,7 @@ class TrueEncoder(torch.nn.Module):
         ]  # fmt: skip
         assert len(starts) == 1
         first = self.pixels.first + starts[0]
-        cells = self.rule.output(Interval(first, first + size - 1))
+        cells = self.rule.valid_output(Interval(first, first + size - 1))
         return self.z_s[..., cells.first : cells.last + 1, cells.first : cells.last + 1]
 
 
@@ -74,9 +74,9 @@ def test_encoded_cells_are_those_that_see_generated_pixels_only(stage, kind):
         image, z_s = stage.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise)
         canvas = torch.nn.functional.pad(image, [margin] * 4, value=torch.nan)
         seen = Interval(pixels.first - margin, pixels.last + margin)
-        origin = rule.output(seen).first  # the first cell that the canvas gives
-        canvas = canvas[..., rule.input(Interval(origin, origin)).first - seen.first :, :]
-        canvas = canvas[..., rule.input(Interval(origin, origin)).first - seen.first :]
+        origin = rule.valid_output(seen).first  # the first cell that the canvas gives
+        canvas = canvas[..., rule.receptive_field(Interval(origin, origin)).first - seen.first :, :]
+        canvas = canvas[..., rule.receptive_field(Interval(origin, origin)).first - seen.first :]
         encoded = stage.trained.patch(canvas)
     known = torch.nonzero(encoded[0, 0].isfinite())
     first, last = (known.min(0).values + origin).tolist(), (known.max(0).values + origin).tolist()

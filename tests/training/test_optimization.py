@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from training.optimization import Average, Diverged, build_optimizer, restore, schedule, update
-from utils.distributed import World
+from training.optimization import EMA, Diverged, build_optimizer, restore, schedule, update
+from utils.distributed import ProcessGroup
 from utils.errors import UserError
 
 ADAM = {
@@ -51,11 +51,11 @@ class SilentlyInfinite(torch.autograd.Function):
 def test_nothing_changes_where_a_loss_or_gradient_is_not_finite(module, damage):
     optimizer = build_optimizer(module.parameters(), ADAM)
     x = torch.ones(4, 3)
-    update("net", module, optimizer, module(x).square().mean(), {}, World())
+    update("net", module, optimizer, module(x).square().mean(), {}, ProcessGroup())
     before = snapshot(module, optimizer)
     loss = damage(module(x).square().mean())
     with pytest.raises(Diverged, match=r"of the net is .*\(part 0.5; gradient norm \S+\)") as error:
-        update("net", module, optimizer, loss, {"part": torch.tensor(0.5)}, World())
+        update("net", module, optimizer, loss, {"part": torch.tensor(0.5)}, ProcessGroup())
     assert error.value.exit_code == 1 and len(str(error.value).splitlines()) == 1
     assert same(before, snapshot(module, optimizer))
 
@@ -66,7 +66,7 @@ def test_an_update_descends(module, name):
     losses = []
     for _ in range(5):
         losses.append(module(torch.ones(4, 3)).square().mean())
-        update("net", module, optimizer, losses[-1], {}, World())
+        update("net", module, optimizer, losses[-1], {}, ProcessGroup())
     assert losses[-1] < losses[0]
 
 
@@ -110,7 +110,7 @@ def test_a_cosine_and_step_decay_multiply(module):
 def trained(module, settings, steps=1):
     optimizer = build_optimizer(module.parameters(), settings)
     for _ in range(steps):
-        update("net", module, optimizer, module(torch.ones(4, 3)).square().mean(), {}, World())
+        update("net", module, optimizer, module(torch.ones(4, 3)).square().mean(), {}, ProcessGroup())
     return optimizer
 
 
@@ -137,7 +137,7 @@ def test_the_state_of_another_optimizer_is_refused(module, before, now):
 
 
 def test_the_average_moves_half_way_in_its_half_life(module):
-    average = Average(module, nn.Linear(3, 2), half_life=100)
+    average = EMA(module, nn.Linear(3, 2), half_life=100)
     start = module.weight.detach().clone()
     assert torch.equal(average.copy.weight, start) and not average.copy.weight.requires_grad
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_the_average_moves_half_way_in_its_half_life(module):
 
 
 def test_the_average_forgets_the_first_weights_early(module):
-    average = Average(module, nn.Linear(3, 2), half_life=10**6)
+    average = EMA(module, nn.Linear(3, 2), half_life=10**6)
     start = module.weight.detach().clone()
     with torch.no_grad():
         module.weight += 1

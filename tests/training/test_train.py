@@ -17,7 +17,7 @@ import training.inverter
 from models.weights import load_generator, load_inverter
 from utils.checkpoint import load_latest, load_weights
 from utils.config import load_config
-from utils.distributed import World
+from utils.distributed import ProcessGroup
 
 STAGES = ["generator", "inverter"]
 STEPS = 60
@@ -88,7 +88,7 @@ def test_a_signal_to_another_process_stops_this_one(run, tmp_path, monkeypatch):
             self.requested = None
 
     monkeypatch.setattr(train, "StopSignal", Deaf)
-    monkeypatch.setattr(World, "any", lambda world, *flags: tuple(flag is None or flag for flag in flags))
+    monkeypatch.setattr(ProcessGroup, "any", lambda world, *flags: tuple(flag is None or flag for flag in flags))
     assert run(f"train.output={tmp_path}", "train.steps=9") == 143
     assert load_latest(tmp_path / "checkpoints")[0]["step"] == 1
     assert (tmp_path / "generator.safetensors").exists()

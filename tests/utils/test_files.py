@@ -7,10 +7,9 @@ from contextlib import nullcontext
 
 import pytest
 
-from utils import files
+from utils import files, log
 from utils.errors import UserError
 from utils.files import atomic_folder, atomic_path, free_space, remove_all_stale, remove_stale, scratch_folder
-from utils.log import say
 
 
 def test_success_replaces_and_keeps_the_suffix(tmp_path):
@@ -131,6 +130,6 @@ def test_free_space_of_a_place_that_does_not_exist_yet(tmp_path):
 
 
 def test_say_prints_at_once_on_the_main_rank_only(capsys):
-    say("one")
-    say("two", main=False)
+    log.info("one")
+    log.info("two", main=False)
     assert capsys.readouterr().out == "one\n"
