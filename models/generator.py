@@ -143,11 +143,11 @@ class TextureLayer(nn.Module):
         return self.finish(self.conv(x, style), noise)
 
     def bake(
-        self, style: Tensor, dtype: torch.dtype, direct: bool = False
+        self, style: Tensor, dtype: torch.dtype, differentiable: bool = False
     ) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """A function (x, noise) -> forward for one fixed style [D]; `direct` as in `ModulatedConv2d.bake`."""
+        """A function (x, noise) -> forward for one fixed style [D]; `differentiable` as in `ModulatedConv2d.bake`."""
         # sqrt 2 moves through the leaky ReLU into weights, bias and noise; all after the convolution is in place
-        convolve = self.conv.bake(style, dtype, self.bias, GAIN, direct)
+        convolve = self.conv.bake(style, dtype, self.bias, GAIN, differentiable)
         strength = self.noise_strength * GAIN
 
         def layer(x: Tensor, noise: Tensor | None) -> Tensor:
@@ -231,13 +231,13 @@ class TextureSynthesizer(nn.Module):
         to_rgb = [_with_style(rgb, styles[:, self.rgb_style(k)]) for k, rgb in enumerate(self.to_rgb)]
         return self.draw(z_s, layers, to_rgb, noise, self.spans_from(Region.at(*origin, *z_s.shape[-2:])))
 
-    def bake(self, w: Tensor, dtype: torch.dtype, direct: bool = False) -> BakedTexture:
+    def bake(self, w: Tensor, dtype: torch.dtype, differentiable: bool = False) -> BakedTexture:
         """The synthesizer for one fixed style [D] (or [L + 1, D]), with plain convolution weights in `dtype`.
 
-        `direct`: for gradients, as in `ModulatedConv2d.bake`.
+        `differentiable`: for gradients, as in `ModulatedConv2d.bake`.
         """
         styles = w.expand(self.style_count, -1)
-        layers = [layer.bake(styles[i], dtype, direct) for i, layer in enumerate(self.layers)]
+        layers = [layer.bake(styles[i], dtype, differentiable) for i, layer in enumerate(self.layers)]
         to_rgb = [rgb.bake(styles[self.rgb_style(k)], dtype) for k, rgb in enumerate(self.to_rgb)]
         return BakedTexture(self, layers, to_rgb, dtype)
 

@@ -168,7 +168,7 @@ class ModulatedConv2d(nn.Module):
         dtype: torch.dtype,
         bias: Tensor | None = None,
         gain: float = 1.0,
-        direct: bool = False,  # without Winograd's method, whose gradients take more time and memory
+        differentiable: bool = False,  # without Winograd's method, whose gradients take more time and memory
     ) -> Callable[[Tensor], Tensor]:
         """A function x -> gain * (forward(x, style) + bias) for one fixed style [D], with plain weights in `dtype`."""
         scale = self.modulation(style[None])
@@ -177,7 +177,7 @@ class ModulatedConv2d(nn.Module):
             weight = weight * self._demodulation(scale).T[:, :, None, None]
         weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
         bias = None if bias is None else (bias * gain).to(dtype)
-        if not direct and self._takes_winograd(dtype):
+        if not differentiable and self._takes_winograd(dtype):
             convolve = winograd.bake(weight)
             return lambda x: convolve(x, bias)
         return lambda x: self.convolve(x, weight, bias)
