@@ -30,6 +30,7 @@ from inversion.stylemaps import SoftMap, nearest_centre
 from inversion.tool import Tool
 from models.geometry import Region
 from utils.errors import UserError, run_command
+from utils.schema import FuseConfig
 
 OWN = "own"  # the style of the input
 
@@ -37,7 +38,7 @@ OWN = "own"  # the style of the input
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, fuse."""
     inputs = {"help": "an image, a folder of images, or a latent file; without it, images are generated"}
-    arguments, config = parse(__doc__, argv, ("fuse", "generate", "infer"), inputs)
+    arguments, config = parse(__doc__, argv, FuseConfig, inputs)
     tool = Tool.load(arguments.checkpoint, config.infer, encoders=False)
     check(config, generated=arguments.input is None)
     labels = None

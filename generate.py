@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inversion.grain import Grain, wanted
-from inversion.inputs import begin, refuse_refinement, refuse_unread
+from inversion.inputs import begin
 from inversion.scenes import Scene
 from inversion.tool import Tool
 from models.weights import SHIPPED
 from utils.config import load_config
 from utils.errors import UserError, run_command
+from utils.schema import GenerateConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,11 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder of the images")
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="generator or inverter of train.py")
     parser.add_argument("--config", help="YAML file with `generate` and `infer` options")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as generate.width=2048")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as width=2048")
     arguments = parser.parse_intermixed_args(argv)
-    config = load_config(arguments.config, arguments.overrides, sections=("generate", "infer"))
-    refuse_unread(config.infer)
-    refuse_refinement(config.infer, "generated images")
+    config = load_config(GenerateConfig, arguments.config, arguments.overrides)
     tool = Tool.load(arguments.checkpoint, config.infer, encoders=False)
     if config.generate.panorama and config.generate.width % tool.cell:
         raise UserError(

@@ -30,12 +30,13 @@ from inversion.stylemaps import Passage
 from inversion.tool import Tool
 from models.geometry import Interval
 from utils.errors import UserError, run_command
+from utils.schema import InbetweenConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, and draw what lies between two photographs."""
     inputs = {"required": True, "nargs": 2, "metavar": ("LEFT", "RIGHT"), "help": "images or latent files"}
-    arguments, config = parse(__doc__, argv, ("inbetween", "complete", "infer"), inputs)
+    arguments, config = parse(__doc__, argv, InbetweenConfig, inputs)
     tool = Tool.load(arguments.checkpoint, config.infer, encoders=False)
     if any(path.suffix not in SUFFIXES for path in arguments.input):
         tool.require_encoder()

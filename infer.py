@@ -39,6 +39,7 @@ from utils.config import load_config
 from utils.device import peak_memory_mib, reset_peak_memory, select_device
 from utils.distributed import SINGLE, ProcessGroup
 from utils.errors import UserError, run_command
+from utils.schema import InferConfig
 from utils.signals import exit_on_terminate
 
 PATIENCE = 7 * 24 * 60.0  # minutes that a worker waits for the others; one that has gone is known at once
@@ -53,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="inverter.safetensors of train.py")
     parser.add_argument("--config", help="YAML file with `infer` options")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as infer.block=256")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as block=256")
     arguments = parser.parse_intermixed_args(argv)
-    options = load_config(arguments.config, arguments.overrides, sections=("infer",)).infer
+    options = load_config(InferConfig, arguments.config, arguments.overrides).infer
     if arguments.latents:
         refuse_refinement(options, "those of --latents")
     if options.region is not None and arguments.latents is None:

@@ -16,12 +16,13 @@ from pathlib import Path
 from inversion.editing import Placement, Source, canvas_grain, complete, draw_stored, edit_files, parse, place_all
 from inversion.tool import Tool
 from utils.errors import UserError, run_command
+from utils.schema import OutpaintConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, outpaint one photograph after the other."""
     inputs = {"required": True, "help": "an image, a folder of images, or a latent file"}
-    arguments, config = parse(__doc__, argv, ("outpaint", "complete", "infer"), inputs)
+    arguments, config = parse(__doc__, argv, OutpaintConfig, inputs)
     tool = Tool.load(arguments.checkpoint, config.infer, encoders=False)
     return edit_files(tool, arguments.input, arguments.output, partial(outpaint, tool, config, arguments.output))
 

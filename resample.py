@@ -26,12 +26,13 @@ from inversion.scenes import Scene
 from inversion.tool import Tool
 from models.geometry import Region
 from utils.errors import UserError, run_command
+from utils.schema import ResampleConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, resample."""
     inputs = {"help": "an image, a folder of images, or a latent file; without it, an image is generated"}
-    arguments, config = parse(__doc__, argv, ("resample", "generate", "complete", "infer"), inputs)
+    arguments, config = parse(__doc__, argv, ResampleConfig, inputs)
     tool = Tool.load(arguments.checkpoint, config.infer, encoders=False)
     if (config.resample.mask is None) == (config.resample.region is None):
         raise UserError("resample.mask, resample.region: one of them says where the image is made anew")

@@ -46,10 +46,10 @@ def plan(
 ) -> Plan:
     """The blocks of an image. UserError if `infer.block` is smaller than one latent cell."""
     cell, cells = pixels_per_cell(texture), Region.at(0, 0, *size).receptive_field(texture.rule).shape
-    batch, edge = options["batch"], options["block"]
+    edge = options["block"]
     if edge == "auto":
         budget = options["memory_mib"] * 2**20 - held - RESERVED - weights(texture, dtype)
-        edge = largest_edge(min(budget, ENOUGH) // batch, texture, dtype, encoder)
+        edge = largest_edge(min(budget, ENOUGH), texture, dtype, encoder)
         pixels = tuple(even(length, edge, cell) for length in size)
         encoded = tuple(even(length, edge // cell, 1) for length in cells)
     elif edge == "whole":
@@ -60,7 +60,7 @@ def plan(
         pixels, encoded = (edge, edge), (edge // cell, edge // cell)
     if options["refine"]:
         encoded = tuple(even(length, refined_edge(texture, dtype), 1) for length in cells)
-    return Plan(pixels, encoded, batch)
+    return Plan(pixels, encoded, 1)
 
 
 def refined_edge(texture: TextureSynthesizer, dtype: torch.dtype) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from inversion.completion import Completion, FitOptions
 from inversion.generation import LocalField
 from inversion.grain import Grain, mixed, moved, wanted
-from inversion.inputs import begin, failures, find_files, find_photographs, memory_errors, refuse_unread
+from inversion.inputs import begin, failures, find_files, find_photographs, memory_errors
 from inversion.latents import SUFFIXES, LatentStore
 from inversion.pieces import Pieces, PlacedPhotographs, place
 from inversion.scenes import Scene, Style
@@ -23,23 +23,23 @@ from models.weights import SHIPPED
 from utils import log
 from utils.config import load_config
 from utils.files import remove_stale
+from utils.schema import Section
 
 KINDS = ("inversions", "latents")  # folders of results, beside the pictures
 
 
 def parse(
-    description: str, argv: Sequence[str] | None, sections: Sequence[str], inputs: dict
+    description: str, argv: Sequence[str] | None, command: type[Section], inputs: dict
 ) -> tuple[argparse.Namespace, EasyDict]:
     """The arguments of an editing command and its config; `inputs`: how the parser takes --input."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, **inputs)
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="inverter or generator of train.py")
-    parser.add_argument("--config", help=f"YAML file with options of {', '.join(sections)}")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"single options, as {sections[0]}.seed=1")
+    parser.add_argument("--config", help=f"YAML file with options of {', '.join(command.model_fields)}")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as seed=1")
     arguments = parser.parse_intermixed_args(argv)
-    config = load_config(arguments.config, arguments.overrides, sections)
-    refuse_unread(config.infer)
+    config = load_config(command, arguments.config, arguments.overrides)
     return arguments, config
 
 

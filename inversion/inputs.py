@@ -79,16 +79,6 @@ def make_folder(output: Path) -> None:
         raise UserError(f"--output {output}: {error.strerror}") from error
 
 
-def refuse_unread(options: dict) -> None:
-    """UserError if an `infer` option is set that only infer.py reads."""
-    unread = {"region": None, "save_float": False, "comparison": "auto"}
-    for key, default in unread.items():
-        if options[key] != default:
-            raise UserError(f"infer.{key}: {options[key]}; only infer.py reads it")
-    if options.latents == "none":
-        raise UserError("infer.latents: none; only infer.py does without; allowed: auto, safetensors, zarr")
-
-
 def refuse_refinement(options: dict, source: str) -> None:
     """UserError if `infer` options ask for a refinement of what `source` names, which has no photograph."""
     if options.refine or options.refine_style:

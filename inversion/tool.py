@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from easydict import EasyDict
 from torch import Tensor
 from tqdm import tqdm
 
@@ -33,6 +34,7 @@ from utils.device import release_freed_memory, select_device, select_dtype, tune
 from utils.distributed import SINGLE, ProcessGroup
 from utils.errors import UserError
 from utils.files import atomic_path, refusals, scratch_folder
+from utils.schema import Infer
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Tool:
 
         `device`: None is that of the options.
         """
+        options = EasyDict(Infer().model_dump() | options)  # defaults for what the command does not read
         device = device or select_device(options.device)
         dtype = select_dtype(options.dtype, device)
         use_exact_float32()
