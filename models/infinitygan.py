@@ -23,7 +23,7 @@ from models.discriminator import Discriminator
 from utils.checkpoint import load_pretrained
 from utils.config import load_config, validate_section
 from utils.errors import UserError
-from utils.schema import MANY
+from utils.schema import MANY, TrainConfig
 
 MINIBATCH_GROUP = 16  # the public models' batch, in one group
 MAPPING_LR_MULTIPLIER = 0.01
@@ -194,7 +194,7 @@ def generator_model(
     """
     public = _used(public, where)
     stages = _count(public, TEXTURE + "to_rgbs.")
-    default = load_config().model
+    default = load_config(TrainConfig).model
     model = {
         "stages": stages,
         **_structure(public, constants, where),
