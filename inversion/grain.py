@@ -18,9 +18,10 @@ import torch
 from inversion.masks import decode_mask, encode_mask, rectangles, stretched
 from inversion.scenes import MixedNoise, MovedNoise
 from inversion.stylemaps import SoftMap
-from models.generator import Noise, TextureSynthesizer
+from models.generator import Noise
 from models.geometry import Region
 from models.noise import NoiseField
+from models.texture import TextureSynthesizer
 
 Grain = dict | None
 
@@ -65,7 +66,7 @@ def _noise(grain: dict, size: tuple[int, int], texture: TextureSynthesizer, devi
     if "field" in grain:
         if grain["period"] is None:
             return NoiseField(grain["field"], device)
-        periods = [grain["period"] // texture.spacing(layer) for layer in range(len(texture.layers))]
+        periods = [grain["period"] // texture.spacing(layer) for layer in range(2 * texture.stages)]
         return NoiseField(grain["field"], device, periods)
     if "moved" in grain:
         inner = _noise(grain["grain"], tuple(grain["size"]), texture, device)

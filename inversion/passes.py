@@ -19,8 +19,9 @@ from inversion.blocks import batched, pixels_per_cell
 from inversion.canvas import to_eight_bit
 from inversion.pipeline import ahead
 from inversion.scenes import Fusion, Scene, texture_of, to_device
-from models.generator import Generator, Noise, TextureSynthesizer
+from models.generator import Generator, Noise
 from models.geometry import Region
+from models.texture import TextureSynthesizer
 from models.weights import Inverter
 
 

@@ -33,9 +33,10 @@ from inversion.cost import refine_cost
 from inversion.generation import GeneratedStructure, LocalField
 from inversion.passes import Decoder
 from inversion.scenes import Read
-from models.generator import Generator, Noise, TextureSynthesizer
+from models.generator import Generator, Noise
 from models.geometry import Interval, Region, Rule, reflect
 from models.noise import gaussian_field
+from models.texture import TextureSynthesizer
 
 MOMENTUM = 0.98
 DAMPING = 0.1  # of P, times the mean curvature: some channels hardly change any pixel
@@ -88,7 +89,7 @@ class Refiner:
         self.pixels = Region.at(0, 0, image.height, image.width)
         z_g = z_g.to(self.device)
         with torch.no_grad():
-            self.draw = self.texture.bake(self.texture.mapping(z_g[None])[0], decoder.dtype, direct=True)
+            self.draw = self.texture.bake(self.texture.mapping(z_g[None])[0], decoder.dtype, differentiable=True)
         self.prior = Prior.of(decoder.generator, z_g, prior_weight)
         cells, pixels = curvature_window(self.texture, decoder.dtype)
         z_s = _reflected(encoded, decoder.cells(image.height, image.width), cells.shape).to(self.device)
@@ -193,7 +194,7 @@ def fit_style(
     optimizer = torch.optim.Adam([z_g], lr=STYLE_RATE)
     for _ in range(steps):
         optimizer.zero_grad()
-        draw = texture.bake(texture.mapping(z_g[None])[0], decoder.dtype, direct=True)
+        draw = texture.bake(texture.mapping(z_g[None])[0], decoder.dtype, differentiable=True)
         for place, latents, target in zip(windows, z_s, targets, strict=True):
             (draw(latents, noise, place) - target).square().mean().backward(retain_graph=True)
         optimizer.step()

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from inversion.blocks import pixels_per_cell
-from models.fusion import StyleWeights, fuse_structure, fuse_texture
 from models.generator import Generator, Noise
 from models.geometry import Region
+from models.mixing import StyleWeights, mix_structure, mix_texture
 
 Read = Callable[[Region], Tensor]  # region of latent cells -> z_s [C, h, w]
 
@@ -83,7 +83,7 @@ def structure_of(generator: Generator, style: Style) -> Callable[[Tensor, Tensor
     """The structure synthesizer in a style: (z_l [B, C, h, w], coordinates, absolute origin of z_l) -> z_s."""
     structure = generator.structure
     if isinstance(style, Fusion):
-        return fuse_structure(structure, style.z_g, style.weights, pixels_per_cell(generator.texture), style.exact)
+        return mix_structure(structure, style.z_g, style.weights, pixels_per_cell(generator.texture), style.exact)
     return lambda z_l, coordinates, origin: structure(z_l, style[None], coordinates)
 
 
@@ -91,7 +91,7 @@ def texture_of(generator: Generator, style: Style, dtype: torch.dtype) -> Callab
     """The texture synthesizer in a style: (z_s [B, C, h, w], noise, region of pixels) -> image [B, 3, H, W]."""
     texture = generator.texture
     if isinstance(style, Fusion):
-        return fuse_texture(texture, texture.mapping(style.z_g), style.weights, dtype, style.exact)
+        return mix_texture(texture, texture.mapping(style.z_g), style.weights, dtype, style.exact)
     return texture.bake(texture.mapping(style[None])[0], dtype)
 
 

@@ -1,6 +1,6 @@
 """Where which style applies: maps over an unbounded plane, read by window.
 
-A map is a `models.fusion.StyleWeights`. Positions beyond the canvas take the weights of its nearest pixel, so that the
+A map is a `models.mixing.StyleWeights`. Positions beyond the canvas take the weights of its nearest pixel, so that the
 context of a block at the border has a style, too.
 """
 
