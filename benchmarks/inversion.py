@@ -113,8 +113,8 @@ def random_inverter(model: dict) -> Inverter:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         generator, encoders = build_generator(model).eval(), build_encoders(model)
-    for to_rgb in generator.texture.to_rgb:
-        to_rgb.conv.weight.data *= COLOURS
+    for stage in generator.texture.synthesis:
+        stage.to_rgb.conv.weight.data *= COLOURS
     return Inverter(generator, *(encoder.eval() for encoder in encoders), model, fingerprint="random")
 
 
