@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 
+from images.writing import SUFFIXES as PICTURES
+
 from editing.verbs import VERBS, Edits, Source, Verb
 from inversion import runs
 from inversion.commands import (
@@ -27,7 +29,6 @@ from inversion.commands import (
     failures,
     find_files,
     find_photographs,
-    latents_with_noise,
     load_latents,
     load_model,
     memory_errors,
@@ -36,7 +37,6 @@ from inversion.commands import (
 )
 from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents, latents_suffix
-from images.writing import SUFFIXES as PICTURES
 from utils import log
 from utils.config import load_config
 from utils.distributed import SINGLE

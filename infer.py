@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from images.metrics import ImageMetrics
 from images.reading import Image
 from images.writing import (
@@ -35,6 +34,7 @@ from images.writing import (
     write_npy,
     write_picture,
 )
+
 from inversion import runs
 from inversion.commands import (
     IMAGES,
@@ -51,7 +51,6 @@ from inversion.inverter import PatchInverter
 from inversion.latents import FOLDER, ArrayLike, ChunkRows, Latents, describe_folder, latents_suffix
 from inversion.latents import SUFFIXES as LATENTS
 from inversion.runs import InversionRun, Job, Row
-
 from models.geometry import Region
 from utils import distributed, log
 from utils.config import load_config
@@ -88,7 +87,7 @@ def find(arguments: argparse.Namespace, options: dict) -> dict[Path, str]:
     """The files that the command names, with the names of their results. UserError for what cannot be done."""
     if arguments.latents:
         if options.refine or options.refine_style:
-            raise UserError("infer.refine: latents are refined against their photograph, and those of --latents have none")
+            raise UserError("infer.refine: refined is against a photograph, and --latents have none")
         files = find_files("--latents", arguments.latents, find_latents, ".safetensors file or .zarr folder")
         suffix = "" if options.region is None else f"-{'-'.join(map(str, options.region))}"
         return {path: f"{name}{suffix}" for path, name in files.items()}

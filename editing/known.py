@@ -60,7 +60,8 @@ class PlacedLatents:
             top, left, bottom, right = placement.box
             held = model.cells(placement.latents.size).moved(top // cell, left // cell)
             own = []
-            for start, end, edge, axis in zip((top, left), (bottom, right), size, (canvas.rows, canvas.cols), strict=True):
+            spans = (top, bottom, size[0], canvas.rows), (left, right, size[1], canvas.cols)
+            for start, end, edge, axis in spans:
                 first = axis.first if start == 0 else start // cell
                 own.append(Interval(first, axis.last if end == edge else (end - 1) // cell))
             parts.append((placement.latents.structure, held, Region(*own)))

@@ -13,15 +13,15 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from images.reading import Image
 from images.writing import to_eight_bit
+from torch import Tensor
+
 from inversion.latents import ArrayLike
 from inversion.prefetch import BackgroundWriter, prefetch
 from models.encoder import PatchEncoder
-from models.generator import Noise
 from models.geometry import Region, Rule
+from models.noise import Noise
 
 
 class Writable(Protocol):

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
-
 from images.reading import Image, find_images, open_image
 from images.writing import SUFFIXES, picture_kind, write_picture
+from tqdm import tqdm
+
 from inversion.inverter import PatchInverter
 from inversion.latents import FILE, FOLDER, ChunkRows, Latents, create_zarr
 from inversion.noise import FieldNoise, NoiseSpec
@@ -67,7 +67,7 @@ def latents_with_noise(latents: Latents, options: dict) -> Latents:
 
 def noise_of(options: dict) -> NoiseSpec | None:
     """The texture noise of photographs that `noise` (field | none) and `seed` of a section ask for."""
-    return FieldNoise(options.seed or 0) if options.noise == "field" else None
+    return FieldNoise(options.seed) if options.noise == "field" else None
 
 
 def find_files(option: str, path: Path, search: Callable[[Path], list[Path]], kind: str) -> dict[Path, str]:

@@ -20,19 +20,20 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
-from torch import Tensor
-
 from images.reading import Image, open_image
 from images.thumbnail import thumbnail
+from torch import Tensor
+
 from inversion import blockwise
 from inversion.latents import Latents, Style, StyleMap
 from inversion.noise import FieldNoise, NoiseSpec
 from inversion.refinement import Refiner, Step, fit_style, steps_in_memory
-from inversion.synthesis import LocalField, TiledStructure, GeneratedStructure, style_of_seed
+from inversion.synthesis import GeneratedStructure, LocalField, TiledStructure, style_of_seed
 from inversion.tiling import Tiling, blocks
-from models.fusion import fuse_texture
-from models.generator import Generator, Noise
+from models.generator import Generator
 from models.geometry import Region
+from models.mixing import mix_texture
+from models.noise import Noise
 from models.weights import SHIPPED, Inverter, load_inverter
 from utils import log
 from utils.device import release_freed_memory, select_device, select_dtype, tune_allocator, use_exact_float32
@@ -280,7 +281,7 @@ class PatchInverter:
         texture = self.generator.texture
         if isinstance(style, StyleMap):
             w = texture.mapping(style.global_latents.to(self.device))
-            return fuse_texture(texture, w, style.weights, self.dtype, style.exact)
+            return mix_texture(texture, w, style.weights, self.dtype, style.exact)
         return texture.bake(texture.mapping(style.global_latent.to(self.device)[None])[0], self.dtype)
 
 

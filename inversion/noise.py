@@ -13,8 +13,8 @@ from torch import Tensor
 
 from inversion.weight_maps import WeightMap, parse_map
 from models.geometry import Region
-from models.noise import NoiseField
-from models.generator import Noise, TextureSynthesizer
+from models.noise import Noise, NoiseField
+from models.texture import TextureSynthesizer
 
 DEEPEST = 64  # levels of specs within specs
 

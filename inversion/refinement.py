@@ -25,16 +25,17 @@ from functools import partial
 
 import numpy as np
 import torch
+from images.reading import Image
 from torch import Tensor
 
-from images.reading import Image
 from inversion.blockwise import as_batch
 from inversion.cost import refine_cost
 from inversion.latents import ArrayLike, Style
-from inversion.synthesis import LocalField, GeneratedStructure
-from models.generator import Generator, Noise, TextureSynthesizer
+from inversion.synthesis import GeneratedStructure, LocalField
+from models.generator import Generator
 from models.geometry import Interval, Region, Rule, reflect
-from models.noise import gaussian_field
+from models.noise import Noise, gaussian_field
+from models.texture import TextureSynthesizer
 
 MOMENTUM = 0.98
 DAMPING = 0.1  # of P, times the mean curvature: some channels hardly change any pixel

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from inversion.latents import Style, StyleMap
 from inversion.tiling import blocks
-from models.fusion import fuse_structure
 from models.generator import Generator
 from models.geometry import Interval, Region
+from models.mixing import mix_structure
 from models.noise import gaussian_field
 
 GLOBAL_CHANNEL = -1  # of the field; the local latent has the channels from 0
@@ -75,7 +75,7 @@ def synthesize(
     coordinates = structure.grid.of_canvas(around, canvas.receptive_field(structure.rule), z_l.device, period)
     if isinstance(style, StyleMap):
         z_g, spacing = style.global_latents.to(z_l.device), 2**generator.texture.stages
-        network = fuse_structure(structure, z_g, style.weights, spacing, style.exact)
+        network = mix_structure(structure, z_g, style.weights, spacing, style.exact)
         return network(z_l, coordinates, (around.rows.first, around.cols.first))[0]
     return structure(z_l, style.global_latent.to(z_l.device)[None], coordinates)[0]
 

@@ -10,8 +10,8 @@ import torch
 
 from inversion.cost import decode_cost, encode_cost, refine_cost
 from models.encoder import PatchEncoder
-from models.generator import TextureSynthesizer
 from models.geometry import Region, partition
+from models.texture import TextureSynthesizer
 from utils.errors import UserError
 
 # Larger blocks save little work, and leave the processor's caches: measured, the fastest ones are at these limits.

@@ -266,7 +266,7 @@ class Inversion(Compute):
         "texture noise of what is drawn; null: that which saved latents were drawn with, and none for photographs,"
         " which is closest to them",
     )
-    seed: Seed | None = key(None, "of the noise field; null: 0, or the seed that saved latents name")
+    seed: Seed = key(0, "of the noise field")
     max_pixels: Count = key(2**28, "larger images are refused before they are decoded; those read by window are not")
 
 
