@@ -16,7 +16,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -50,14 +50,14 @@ from inversion.commands import (
 from inversion.inverter import PatchInverter
 from inversion.latents import FOLDER, ArrayLike, ChunkRows, Latents, describe_folder, latents_suffix
 from inversion.latents import SUFFIXES as LATENTS
-from inversion.runs import InversionRun, Job, Row
+from inversion.runs import InversionRun, Job, Row, Scratch
 from models.geometry import Region
 from utils import distributed, log
 from utils.config import load_config
 from utils.device import peak_memory_mib, reset_peak_memory, select_device
 from utils.distributed import ProcessGroup
 from utils.errors import UserError, run_command
-from utils.files import atomic_path, lock_folder, refuse_overwriting, replace_folder
+from utils.files import lock_folder, refuse_overwriting, remove_tree, replace_folder
 from utils.schema import InferConfig
 from utils.signals import exit_on_terminate
 
@@ -112,12 +112,13 @@ def process(
             for job in progress(jobs, "images", "image", main=group.main):
                 with run.attempt(job):
                     work(model, job, options)
+            return run.close()
         except BaseException as error:
-            run.write_figures()  # an interrupted run too tells what it has done
+            with suppress(UserError):  # a full disk
+                run.write_figures()  # an interrupted run too tells what it has done
             if not isinstance(error, Exception):
                 log.info("note: stopped; the same command goes on from here", group.main)
             raise
-        return run.close()
 
 
 def identity(model: PatchInverter, arguments: argparse.Namespace, options: dict) -> dict:
@@ -193,23 +194,29 @@ def choose_pictures(options: dict, size: tuple[int, int], image: Image | None) -
 
 
 def write_pictures(job: Job, pixels: ArrayLike, kinds: dict[str, str], image: Image | None) -> list[str]:
-    """Write the pictures of an image, which appear when all are complete; their paths below the output folder."""
+    """Write the pictures of an image, or none where one fails; their paths below the output folder."""
     files = [f"{folder}/{job.name}{SUFFIXES.get(kind, '.npy')}" for folder, kind in kinds.items()]
     shown = EightBit(pixels)
-    with ExitStack() as stack:
-        paths = [stack.enter_context(atomic_path(job.output / file)) for file in files]
-        for path, (folder, kind) in zip(paths, kinds.items(), strict=True):
+    try:
+        for file, (folder, kind) in zip(files, kinds.items(), strict=True):
             if folder == "float":
-                write_npy(path, pixels)
+                write_npy(job.output / file, pixels)
             else:
-                write_picture(path, shown if folder == "reconstruction" else Comparison(image, shown), kind)
+                shown_here = shown if folder == "reconstruction" else Comparison(image, shown)
+                write_picture(job.output / file, shown_here, kind)
+    except Exception:
+        for file in files:
+            remove_tree(job.output / file)
+        raise
     return files
 
 
 def save_latents(latents: Latents, job: Job, path: Path) -> None:
     """Write latents; those that the job has in a folder of the same kind just move."""
     folder = job.folder / "latents.zarr"
-    if path.suffix == FOLDER and folder.exists() and not (job.folder / "refined").exists():
+    if path.suffix == FOLDER and isinstance(latents.structure, Scratch) and latents.structure.path.parent == folder:
+        for part in ("zarr.json", "global"):  # of a run that was killed here
+            remove_tree(folder / part)
         describe_folder(folder, latents)
         replace_folder(folder, path)
     else:
@@ -222,8 +229,9 @@ def make_row(model: PatchInverter, name: str, pixels: ArrayLike, image: Image | 
     quality = {"psnr": None, "ssim": None}
     if image is not None:
         metrics, shown = ImageMetrics(height, width), EightBit(pixels)
-        for rows in strips((height, width)):
-            metrics.update(image.window(rows.start, 0, rows.stop - rows.start, width), shown[rows])
+        for strip in strips((height, width)):
+            rows, cols = strip.slices_in(Region.at(0, 0, height, width))
+            metrics.update(image.window(rows.start, 0, strip.rows.size, width), shown[rows, cols])
         quality = metrics.result()
     seconds = time.perf_counter() - started
     speed = height * width / 1e6 / seconds
