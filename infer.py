@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,6 @@ import torch
 from images.metrics import ImageMetrics
 from images.reading import Image
 from images.writing import (
-    LONGEST_EDGES,
     SUFFIXES,
     Comparison,
     EightBit,
@@ -50,7 +49,7 @@ from inversion.commands import (
 from inversion.inverter import PatchInverter
 from inversion.latents import FOLDER, ArrayLike, ChunkRows, Latents, describe_folder, latents_suffix
 from inversion.latents import SUFFIXES as LATENTS
-from inversion.runs import InversionRun, Job, Row, Scratch
+from inversion.runs import TILES, InversionRun, Job, Row, Scratch
 from models.geometry import Region
 from utils import distributed, log
 from utils.config import load_config
@@ -144,11 +143,13 @@ def invert(model: PatchInverter, job: Job, options: dict) -> None:
     on_disk = job.on_disk(size, options.refine)
     pixels = draw(model, job, latents, Region.at(0, 0, *size), options, on_disk, image.held)
     if job.group.main:
-        files = write_pictures(job, pixels, kinds, image)
-        if options.latents != "none":
-            files.append(f"latents/{job.name}{latents_suffix(options.latents, latents.structure.shape)}")
-            save_latents(latents, job, job.output / files[-1])
-        job.finalize(make_row(model, job.name, pixels, image, started), files)
+        with all_or_none(job) as files:
+            write_pictures(job, pixels, kinds, image, files)
+            if options.latents != "none":
+                file = f"latents/{job.name}{latents_suffix(options.latents, latents.structure.shape)}"
+                save_latents(latents, job, job.output / file)
+                files.append(file)
+            job.finalize(make_row(model, job.name, pixels, image, started), files)
 
 
 def draw_again(model: PatchInverter, job: Job, options: dict) -> None:
@@ -164,8 +165,9 @@ def draw_again(model: PatchInverter, job: Job, options: dict) -> None:
     kinds = choose_pictures(options, window.shape, None)
     pixels = draw(model, job, latents, window, options, job.on_disk(window.shape))
     if job.group.main:
-        files = write_pictures(job, pixels, kinds, None)
-        job.finalize(make_row(model, job.name, pixels, None, started), files)
+        with all_or_none(job) as files:
+            write_pictures(job, pixels, kinds, None, files)
+            job.finalize(make_row(model, job.name, pixels, None, started), files)
 
 
 def draw(
@@ -184,31 +186,36 @@ def draw(
 def choose_pictures(options: dict, size: tuple[int, int], image: Image | None) -> dict[str, str]:
     """The pictures of an image of (height, width): folder -> kind. UserError if a format does not hold them."""
     by_window = image is not None and image.by_window
-    kinds, wide = {"reconstruction": picture_kind(options.format, size, by_window)}, (size[0], 3 * size[1])
-    wanted = options.comparison
-    if wanted == "auto":
-        wanted = not by_window and max(wide) <= LONGEST_EDGES[kinds["reconstruction"]]
-    if wanted and image is not None:
-        kinds["comparison"] = picture_kind(options.format, wide, by_window)
+    kinds, auto = {"reconstruction": picture_kind(options.format, size, by_window)}, options.comparison == "auto"
+    if image is not None and options.comparison and not (auto and by_window):
+        with suppress(UserError) if auto else nullcontext():
+            kinds["comparison"] = picture_kind(options.format, (size[0], 3 * size[1]), by_window)
     return kinds | ({"float": "npy"} if options.save_float else {})
 
 
-def write_pictures(job: Job, pixels: ArrayLike, kinds: dict[str, str], image: Image | None) -> list[str]:
-    """Write the pictures of an image, or none where one fails; their paths below the output folder."""
-    files = [f"{folder}/{job.name}{SUFFIXES.get(kind, '.npy')}" for folder, kind in kinds.items()]
-    shown = EightBit(pixels)
+@contextmanager
+def all_or_none(job: Job) -> Iterator[list[str]]:
+    """Yields a list for the files of the results, below the output folder; on an error, those in it are removed."""
+    files = []
     try:
-        for file, (folder, kind) in zip(files, kinds.items(), strict=True):
-            if folder == "float":
-                write_npy(job.output / file, pixels)
-            else:
-                shown_here = shown if folder == "reconstruction" else Comparison(image, shown)
-                write_picture(job.output / file, shown_here, kind)
-    except Exception:
-        for file in files:
-            remove_tree(job.output / file)
+        yield files
+    except BaseException:
+        for path in (job.output / file for file in files):
+            remove_tree(path)
+            remove_tree(path.with_name(f"{path.stem}{TILES}"))
         raise
-    return files
+
+
+def write_pictures(job: Job, pixels: ArrayLike, kinds: dict[str, str], image: Image | None, files: list[str]) -> None:
+    """Write the pictures of an image, and enter each into `files`."""
+    shown = EightBit(pixels)
+    for folder, kind in kinds.items():
+        file = f"{folder}/{job.name}{SUFFIXES.get(kind, '.npy')}"
+        if kind == "npy":
+            write_npy(job.output / file, pixels)
+        else:
+            write_picture(job.output / file, Comparison(image, shown) if folder == "comparison" else shown, kind)
+        files.append(file)
 
 
 def save_latents(latents: Latents, job: Job, path: Path) -> None:

@@ -38,6 +38,7 @@ from utils.files import atomic_path, refusals, remove_all_stale, remove_stale, r
 UNFINISHED = ".unfinished"
 ENCODED = "latents.zarr/structure"  # array of a job, in a folder that can become a latent folder
 KINDS = ("reconstruction", "comparison", "latents", "float")  # folders of results
+TILES = "_files"  # that a DeepZoom picture's folder of tiles ends with
 PARTIAL = ".partial"  # suffix of the chunks that zarr had not written whole when it was killed
 
 
@@ -153,7 +154,7 @@ class Job:
         return Scratch(path, zarr.open_array(str(path), mode="r+"))
 
     def pending(self, array: ArrayLike, blocks: Iterable[Region], whole: Region, task: str) -> Iterable[Region]:
-        """This process's share of the blocks that an array [H, W, 3] or [C, h, w] of a region lacks, with a progress bar.
+        """This process's share of the blocks of a region that an array [H, W, 3] or [C, h, w] lacks, with a bar.
 
         Each process has looked when it returns.
         """
@@ -259,7 +260,7 @@ class InversionRun:
 
     def results(self) -> list[Path]:
         """What the run may write or clear away; of the pictures and latents, those that are there already."""
-        pictures = {*SUFFIXES.values(), "_files"}  # the tiles of DeepZoom
+        pictures = {*SUFFIXES.values(), TILES}
         places = {"reconstruction": pictures, "comparison": pictures, "float": [".npy"], "latents": LATENTS}
         found = []
         for kind, suffixes in places.items():
@@ -307,7 +308,7 @@ class InversionRun:
     @contextmanager
     def attempt(self, job: Job) -> Iterator[None]:
         """The work on an image: if it fails, that is stored and told, and the others are done."""
-        reason = ""
+        reason, own = "", False
         try:
             with memory_errors(job.path):
                 yield
@@ -317,7 +318,7 @@ class InversionRun:
         except FailedElsewhere as error:
             reason = str(error)
         except UserError as error:
-            reason = str(error)
+            reason, own = log.printable(str(error)), True
             with suppress(UserError):  # a full disk
                 job.enter(JobState(None, failed=reason))
             job.wait(failed=True)
@@ -325,11 +326,9 @@ class InversionRun:
                 job.discard()  # what is damaged is not gone on with; all processes have let go of it
         job.group.any_rank()  # what one has stored, all see
         state = job.state()
-        if not job.group.main:
-            return
         if state and state.row:
-            log.info(state.row.line())
-        else:
+            log.info(state.row.line(), job.group.main)
+        elif job.group.main or (own and not state):  # a full disk may not hold the reason
             log.error(f"failed: {state.failed if state else reason}")
 
     def write_figures(self) -> None:
