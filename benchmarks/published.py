@@ -26,8 +26,8 @@ from torch import Tensor
 from datasets.image import Image
 from inversion.blocks import pixels_per_cell
 from inversion.cost import decode_cost
-from models.encoder import EncoderLayer
-from models.geometry import Interval, Region
+from models.encoder import EncoderLayer, PatchEncoder
+from models.geometry import Interval, Region, regions_from
 from models.layers import EPSILON, EqualizedConv2d, ModulatedConv2d, ShiftedConv2d, activate, blur, upsample_bilinear
 from models.weights import Inverter
 from utils.errors import UserError
@@ -82,8 +82,7 @@ class Published:
 
     @torch.no_grad()
     def __init__(self, networks: Inverter, device: torch.device) -> None:
-        layers = [layer for scale in networks.encoder.scales for layer in scale]
-        if not all(isinstance(layer.conv, ShiftedConv2d) for layer in layers):
+        if not all(isinstance(layer.conv, ShiftedConv2d) for layer in layers_of(networks.encoder)):
             raise UserError("model.encoder.convolution: the published algorithm has shifted convolutions only")
         self.device = device
         self.encoder, self.texture = (
@@ -92,9 +91,7 @@ class Published:
         )
         self.cell = pixels_per_cell(self.texture)
         self.drawn = self.texture.rule.valid_output(Interval(0, CELLS - 1)).size
-        self.concatenated = {
-            layer.conv: concatenated_weight(layer.conv) for scale in self.encoder.scales for layer in scale
-        }
+        self.concatenated = {layer.conv: concatenated_weight(layer.conv) for layer in layers_of(self.encoder)}
 
     def windows(self, length: int) -> Windows:
         """The windows along an axis of so many pixels."""
@@ -115,49 +112,47 @@ class Published:
 
     def noise_sizes(self) -> list[int]:
         """Edge of the feature of each layer of a patch."""
-        spans = self.texture.spans_from(Region.at(0, 0, CELLS, CELLS))
-        return [span.output_region.rows.size for span in spans]
+        stages = regions_from(Region.at(0, 0, CELLS, CELLS), self.texture.stages)
+        return [region.rows.size for stage in stages for region in stage.outputs]
 
     def encode(self, x: Tensor) -> Tensor:
         """A window [1, 3, 161, 161] -> z_s [1, C, 11, 11]."""
         latent = 0.0
-        for scale, project in zip(self.encoder.scales, self.encoder.project, strict=True):
-            for layer in scale:
+        for scale in self.encoder.scales:
+            for layer in scale.layers:
                 x = self._encoder_layer(layer, x)
-            missing = CELLS * project.stride - x.shape[-1]
+            missing = CELLS * scale.project.stride - x.shape[-1]
             around = F.pad(x, (0, missing, 0, missing), mode="replicate")
-            latent = latent + convolve(project, around)
+            latent = latent + convolve(scale.project, around)
         return latent
 
     def _encoder_layer(self, layer: EncoderLayer, x: Tensor) -> Tensor:
         beside = shifted_copies(x, layer.conv.dilation)
         y = F.conv2d(beside, self.concatenated[layer.conv], stride=layer.conv.stride)
         y = convolve(layer.mix, activate(y, layer.conv.bias))
-        return (x + y) * 0.5**0.5 if layer.residual else y
+        return y if layer.skip is None else (x + y) * 0.5**0.5
 
     def synthesize(self, z_s: Tensor, z_g: Tensor, noise: Sequence[Tensor]) -> Tensor:
         """z_s [B, C, 11, 11], global latents [B, D], the noise [B or 1, 1, h, w] of each layer -> [B, 3, 101, 101]."""
-        texture, x, image = self.texture, z_s, None
-        w = texture.mapping(z_g)
-        for index, layer in enumerate(texture.layers):
-            x = modulated(layer.conv, x, w)
-            x = x + layer.noise_strength * noise[index]
-            x = activate(x, layer.bias)
-            if index % 2:
-                to_rgb = texture.to_rgb[index // 2]
-                colours = modulated(to_rgb.conv, x, w) + to_rgb.bias[:, None, None]
-                image = colours if image is None else colours + middle(upsample_bilinear(image), colours.shape[-1])
+        x, image, noise = z_s, None, iter(noise)
+        w = self.texture.mapping(z_g)
+        for stage in self.texture.synthesis:
+            for layer in (stage.up, stage.conv):
+                x = modulated(layer.conv, x, w)
+                x = activate(x + layer.noise_strength * next(noise), layer.bias)
+            colours = modulated(stage.to_rgb.conv, x, w) + stage.to_rgb.bias[:, None, None]
+            image = colours if image is None else colours + middle(upsample_bilinear(image), colours.shape[-1])
         return image
 
     def macs(self) -> int:
         """Multiply-adds of one patch."""
         macs = decode_cost(self.texture, Region.at(0, 0, CELLS, CELLS).valid_output(self.texture.rule), torch.float32).macs
         edge = self.windows(1).size
-        for scale, project in zip(self.encoder.scales, self.encoder.project, strict=True):
-            for layer in scale:
+        for scale in self.encoder.scales:
+            for layer in scale.layers:
                 edge = math.ceil(edge / layer.conv.stride)
                 macs += edge**2 * (layer.conv.weight.numel() + layer.mix.weight.numel())
-            macs += CELLS**2 * project.weight.numel()
+            macs += CELLS**2 * scale.project.weight.numel()
         return macs
 
 
@@ -171,7 +166,7 @@ class Canvas:
         self.padded = torch.from_numpy(window.transpose(2, 0, 1)[None].copy()).to(published.device)
         self.pixels = torch.zeros_like(self.padded)
         texture = published.texture
-        self.steps = [self.rows.step // texture.spacing(index) for index in range(len(texture.layers))]
+        self.steps = [self.rows.step // texture.spacing(index) for index in range(2 * texture.stages)]
         self.sizes = published.noise_sizes()
         self.noise = [
             torch.randn(1, 1, *(step * (axis.count - 1) + size for axis in (self.rows, self.cols))).to(self.z_g)
@@ -201,6 +196,11 @@ def _square(x: Tensor, top: int, left: int, edge: int) -> Tensor:
     return x[..., top : top + edge, left : left + edge]
 
 
+def layers_of(encoder: PatchEncoder) -> list[EncoderLayer]:
+    """Of all scales."""
+    return [layer for scale in encoder.scales for layer in scale.layers]
+
+
 def shifted_copies(x: Tensor, shift: int) -> Tensor:
     """The feature [B, C, H, W] beside its copies rolled by `shift`: [B, 4 C, H, W]."""
     return torch.cat([torch.roll(x, (-shift * down, -shift * right), (2, 3)) for down, right in SHIFTS], dim=1)
@@ -214,7 +214,7 @@ def concatenated_weight(conv: ShiftedConv2d) -> Tensor:
 
 def convolve(conv: EqualizedConv2d, x: Tensor) -> Tensor:
     """An equalised convolution, its bias and its activation, one after the other."""
-    if conv.weight.shape[-1] == 1:  # see EqualizedConv2d.fold
+    if conv.weight.shape[-1] == 1:  # see BakedConv2d
         x = F.conv2d(x[..., :: conv.stride, :: conv.stride], conv.weight * conv.gain)
     else:
         x = F.conv2d(x, conv.weight * conv.gain, None, conv.stride, conv.padding, conv.dilation)

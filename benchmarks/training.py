@@ -48,6 +48,7 @@ from utils.device import select_device, select_dtype, tune_allocator
 from utils.distributed import ProcessGroup
 from utils.errors import run_command
 from utils.files import atomic_path
+from utils.schema import TrainConfig
 
 CONFIGS = [Path(__file__).parents[1] / "configs" / "sample" / name for name in ("generator.yaml", "inverter.yaml")]
 NO_DOWNLOADS = ["losses.inverter.lpips=0", "losses.inverter.identity=0"]
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stages, device = [], torch.device("cpu")
     log.info(f"{'config':<32} {'stage':<10} {'dtype':<9} {'images/s':>9} {'straightforward':>16} {'speedup':>8}")
     for path in arguments.config:
-        config = load_config(path, [*NO_DOWNLOADS, *arguments.overrides])
+        config = load_config(TrainConfig, path, [*NO_DOWNLOADS, *arguments.overrides])
         device = select_device(config.train.device)
         figures = {"config": str(path)} | measure(config, device, arguments.repeats)
         rates = f"{figures['images_per_second']:9.2f} {figures['images_per_second_straightforward']:16.2f}"
@@ -187,34 +188,24 @@ def straightforward() -> Iterator[None]:
     """Lets the layers compute by the plain formulas; see the head of this file."""
     with (
         mock.patch.object(ModulatedConv2d, "forward", modulated),
-        mock.patch.object(EqualizedConv2d, "bake", _plain_convolution),
-        mock.patch.object(ShiftedConv2d, "bake", _plain_shifted),
-        mock.patch.object(EncoderLayer, "bake", _plain_encoder_layer),
+        mock.patch.object(EqualizedConv2d, "forward", convolve),
+        mock.patch.object(ShiftedConv2d, "forward", _plain_shifted),
+        mock.patch.object(EncoderLayer, "forward", _plain_encoder_layer),
     ):
         yield
 
 
-def _plain_convolution(self: EqualizedConv2d, dtype: None = None, gain: float = 1.0) -> Callable[[Tensor], Tensor]:
-    return lambda x: convolve(self, x)
+def _plain_shifted(self: ShiftedConv2d, x: Tensor) -> Tensor:
+    shift, stride = self.dilation, self.stride
+    height, width = (edge - shift for edge in x.shape[-2:])
+    copies = [x[..., shift * y : shift * y + height, shift * z : shift * z + width] for y, z in SHIFTS]
+    beside = torch.cat(copies, dim=1)[..., ::stride, ::stride]
+    return activate(F.conv2d(beside, concatenated_weight(self)), self.bias)
 
 
-def _plain_shifted(self: ShiftedConv2d, dtype: None = None, gain: float = 1.0) -> Callable[[Tensor], Tensor]:
-    def layer(x: Tensor) -> Tensor:
-        shift, stride = self.dilation, self.stride
-        height, width = (edge - shift for edge in x.shape[-2:])
-        copies = [x[..., shift * y : shift * y + height, shift * z : shift * z + width] for y, z in SHIFTS]
-        beside = torch.cat(copies, dim=1)[..., ::stride, ::stride]
-        return activate(F.conv2d(beside, concatenated_weight(self)), self.bias)
-
-    return layer
-
-
-def _plain_encoder_layer(self: EncoderLayer, dtype: None = None) -> Callable[[Tensor], Tensor]:
-    def layer(x: Tensor) -> Tensor:
-        y = self.mix(self.conv(x))
-        return (y + middle(x, y.shape[-1])) * 0.5**0.5 if self.residual else y
-
-    return layer
+def _plain_encoder_layer(self: EncoderLayer, x: Tensor) -> Tensor:
+    y = self.mix(self.conv(x))
+    return y if self.skip is None else (y + middle(x, y.shape[-1])) * 0.5**0.5
 
 
 if __name__ == "__main__":

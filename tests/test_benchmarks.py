@@ -28,9 +28,9 @@ from benchmarks.published import (
 from datasets.image import Image, open_image
 from inversion.blocks import blocks, plan
 from inversion.cost import decode_cost, encode_cost
-from models.geometry import Interval, Region, texture
+from models.geometry import Interval, Region, regions_from, texture
 from models.layers import EqualizedConv2d, ModulatedConv2d, ShiftedConv2d, activate
-from models.noise import NoiseField
+from models.noise import NoiseField, noise_in
 from models.weights import export, load_inverter
 from tests.inversion.conftest import tiny_inverter
 from tests.training.conftest import TINY
@@ -113,11 +113,8 @@ def test_published_patches_are_drawn_as_ours(stages):
     published, drawn = Published(inverter, CPU), inverter.generator.texture
     z_s, z_g = torch.randn(2, 5, CELLS, CELLS), torch.randn(2, 6)
     field = NoiseField(torch.tensor([1, 2]))
-    spans = drawn.spans_from(Region.at(0, 0, CELLS, CELLS))
-    noise = [
-        field(index, span.output_region.rows.first, span.output_region.cols.first, *span.output_region.shape)
-        for index, span in enumerate(spans)
-    ]
+    regions = [region for stage in regions_from(Region.at(0, 0, CELLS, CELLS), stages) for region in stage.outputs]
+    noise = [noise_in(field, layer, region) for layer, region in enumerate(regions)]
     with torch.inference_mode():
         ours, theirs = drawn(z_s, drawn.mapping(z_g), field), published.synthesize(z_s, z_g, noise)
     assert theirs.shape == ours.shape
