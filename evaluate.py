@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # options that stand behind the checkpoints are taken for some more of them
     behind = [word for word in arguments.checkpoint if "=" in word and not Path(word).exists()]
     config = load_config(EvaluateConfig, arguments.config, [*behind, *arguments.overrides])
+    if len(behind) == len(arguments.checkpoint):
+        raise UserError(f"--checkpoint: names no file, but {' '.join(behind)}")
     checkpoints = names_of([Path(word) for word in arguments.checkpoint if word not in behind])
     search = partial(find_photographs, output=arguments.output)
     files = find_files("--input", arguments.input, search, IMAGES)
@@ -68,10 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def names_of(checkpoints: Sequence[Path]) -> dict[str, Path]:
-    """Checkpoints by the shortest ends of their paths that tell them apart. UserError if one is given twice, or none."""
+    """Checkpoints by the shortest ends of their paths that tell them apart. UserError if one is given twice."""
     paths = [path.resolve().with_suffix("").parts for path in checkpoints]
-    if not paths or len(set(paths)) < len(paths):
-        raise UserError(f"--checkpoint: {' '.join(map(str, checkpoints)) or 'names no file'}: one is given twice")
+    if len(set(paths)) < len(paths):
+        raise UserError(f"--checkpoint: {' '.join(map(str, checkpoints))}: one is given twice")
     ends = (["-".join(parts[-count:]).strip("/") for parts in paths] for count in range(1, max(map(len, paths)) + 1))
     names = next(names for names in ends if len(set(names)) == len(names))
     return dict(zip(names, checkpoints, strict=True))

@@ -81,13 +81,14 @@ class Search:
         self.target, self.perceptual, self.loss = as_tensor(image).to(model.device), perceptual, L2()
         structure, texture = self.generator.structure, self.generator.texture
         self.pixels = Region.at(0, 0, *image.shape[:2])
-        cells = model.cells(image.shape[:2])
-        self.drawn = cells.valid_output(texture.rule)
-        around = cells.receptive_field(structure.rule)
+        self.cells = model.cells(image.shape[:2])
+        self.drawn = self.cells.valid_output(texture.rule)
+        around = self.cells.receptive_field(structure.rule)
         self.coordinates = structure.grid.of_canvas(around, around, self.device)
         local = LocalField(structure.local_dim, seed, self.device).read(around)[None]
         self.local = local.contiguous(memory_format=torch.channels_last).requires_grad_()  # [1, C, h, w]
-        self.global_ = style_of_seed(self.generator, seed).global_latent[None].to(self.device).requires_grad_()  # [1, D]
+        global_ = style_of_seed(self.generator, seed).global_latent[None]
+        self.global_ = global_.to(self.device).requires_grad_()  # [1, D]
         self.styles = mean_style(self.generator, seed, self.device)[None].requires_grad_()  # [1, L + 1, D]
         self.noise = NoiseMaps(NoiseField(seed, self.device))
         self.draw()  # the maps get the sizes that the layers ask for
@@ -119,7 +120,8 @@ class Search:
     def _image(self) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             z_s = self.generator.structure(self.local, self.global_, self.coordinates)
-            image = self.generator.texture(z_s, self.styles, self.noise)
+            origin = self.cells.rows.first, self.cells.cols.first
+            image = self.generator.texture(z_s, self.styles, self.noise, origin)
         return image[..., *self.pixels.slices_in(self.drawn)].float()
 
 

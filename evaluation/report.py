@@ -75,16 +75,13 @@ def table_row(key: str, checkpoints: Sequence[Mapping]) -> list[tuple[str, bool]
     """The text of a measure for each checkpoint, and whether it is the best: where some are worse, as far as shown."""
     measure, values = MEASURES[key], [each["means"].get(key) for each in checkpoints]
     texts = [number_text(value, measure.digits) for value in values]
-    loss = {"higher": lambda x: -x, "lower": lambda x: x, "one": lambda x: abs(x - 1), "none": lambda x: 0}[measure.better]
+    loss = {"higher": lambda x: -x, "lower": lambda x: x, "one": lambda x: abs(x - 1), "none": lambda x: 0}
     # what is shown is compared, and again rounded, for 1.1 - 1 is not 1 - 0.9 in binary
-    losses = {
-        text: round(loss(round(value, measure.digits)), measure.digits)
-        for text, value in zip(texts, values, strict=True)
-        if text != ABSENT
-    }
-    best = min(losses.values(), default=0)
-    some_worse = any(value > best for value in losses.values())
-    return [(text, some_worse and losses.get(text) == best) for text in texts]
+    pairs = zip(texts, values, strict=True)
+    shown = (None if text == ABSENT else round(value, measure.digits) for text, value in pairs)
+    losses = [None if value is None else round(loss[measure.better](value), measure.digits) for value in shown]
+    known = {value for value in losses if value is not None}
+    return [(text, len(known) > 1 and value == min(known)) for text, value in zip(texts, losses, strict=True)]
 
 
 def shrunk(picture: np.ndarray) -> np.ndarray:

@@ -100,8 +100,8 @@ def frechet_distances(
     def distance(images: np.ndarray) -> float:
         return frechet_distance(gaussian_of(inception(images)), wanted)
 
-    canvases = ((scale, generated_set(evaluated.model, real.shape[1], seeds, scale)) for scale in config.evaluate.scales)
-    scaled = [{"scale": scale, "fid": distance(each)} for scale, each in canvases]
+    size, scales = real.shape[1], config.evaluate.scales
+    scaled = [{"scale": each, "fid": distance(generated_set(evaluated.model, size, seeds, each))} for each in scales]
     return {"fid": distance(images), "fid_floor": distance(other) if len(other) else None}, scaled
 
 

@@ -76,7 +76,7 @@ class SeamScore:
 
 
 def line_gradients(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of absolute differences across the lines 1 .. H - 1 and 1 .. W - 1 of uint8 [H, W, 3], mean over channels."""
+    """Sums of absolute differences across the lines 1 .. H - 1 and 1 .. W - 1 of uint8 [H, W, 3], channel means."""
     image = image.astype(np.int16)
     down, across = (np.abs(np.diff(image, axis=axis)).sum((1 - axis, 2), dtype=np.int64) / 3 for axis in (0, 1))
     return down, across

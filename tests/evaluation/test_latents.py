@@ -83,7 +83,8 @@ def test_windows_of_latents(model):
     whole = latents.structure[:, :, :]
     assert np.array_equal(window(model, latents), whole[:, top : top + 6, left : left + 4])
     stored = replace(latents, structure=whole)
-    assert np.array_equal(window(model, stored, Region.at(1, -1, 2, 3)), whole[:, top + 1 : top + 3, left - 1 : left + 2])
+    part = window(model, stored, Region.at(1, -1, 2, 3))
+    assert np.array_equal(part, whole[:, top + 1 : top + 3, left - 1 : left + 2])
 
 
 def test_relative_error():
