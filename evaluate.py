@@ -22,7 +22,7 @@ from typing import Any
 from evaluation.discriminator_score import DiscriminatorScore
 from evaluation.inception import Inception
 from evaluation.measures import PER_IMAGE
-from evaluation.photographs import EvaluatedModel, PretrainedMetrics
+from evaluation.photographs import EvaluatedModel, Pictures, PretrainedMetrics
 from evaluation.report import write_report
 from evaluation.run import evaluate_checkpoint, machine
 from evaluation.sets import real_sets
@@ -52,31 +52,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     # options that stand behind the checkpoints are taken for some more of them
     behind = [word for word in arguments.checkpoint if "=" in word and not Path(word).exists()]
     config = load_config(EvaluateConfig, arguments.config, [*behind, *arguments.overrides])
-    if len(behind) == len(arguments.checkpoint):
-        raise UserError(f"--checkpoint: names no file, but {' '.join(behind)}")
     checkpoints = names_of([Path(word) for word in arguments.checkpoint if word not in behind])
-    search = partial(find_photographs, output=arguments.output)
+    search, output = partial(find_photographs, output=arguments.output), arguments.output
     files = find_files("--input", arguments.input, search, IMAGES)
-    if arguments.output.resolve().is_relative_to(arguments.input.resolve()):
-        raise UserError(f"--output {arguments.output}: lies in --input; results need a folder of their own")
+    if output.resolve().is_relative_to(arguments.input.resolve()):
+        raise UserError(f"--output {output}: lies in --input; results need a folder of their own")
     inputs = [*files, *checkpoints.values(), *filter(None, [arguments.config])]
-    refuse_overwriting(inputs, [arguments.output / name for name in RESULTS])
+    refuse_overwriting(inputs, [output / name for name in RESULTS])
     metrics = load_metrics(config)
     for path in checkpoints.values():
         load_model(path, config.infer).require_encoder()
     exit_on_terminate()
-    with lock_folder(arguments.output):
-        return evaluate(config, arguments, files, checkpoints, metrics)
+    with lock_folder(output):
+        evaluation, *pictures = evaluate(config, files, checkpoints, metrics)
+        evaluation["settings"]["input"] = str(arguments.input)
+        write(output, finite(evaluation), *pictures)
+    return int(any(checkpoint["failed"] for checkpoint in evaluation["checkpoints"]))
 
 
 def names_of(checkpoints: Sequence[Path]) -> dict[str, Path]:
-    """Checkpoints by the shortest ends of their paths that tell them apart. UserError if one is given twice."""
+    """Checkpoints by the shortest ends of their paths that tell them apart. UserError if any are equal."""
     paths = [path.resolve().with_suffix("").parts for path in checkpoints]
-    if len(set(paths)) < len(paths):
-        raise UserError(f"--checkpoint: {' '.join(map(str, checkpoints))}: one is given twice")
-    ends = (["-".join(parts[-count:]).strip("/") for parts in paths] for count in range(1, max(map(len, paths)) + 1))
-    names = next(names for names in ends if len(set(names)) == len(names))
-    return dict(zip(names, checkpoints, strict=True))
+    for count in range(1, max(map(len, paths), default=0) + 1):
+        names = ["-".join(parts[-count:]).strip("/") for parts in paths]
+        if len(set(names)) == len(names):
+            return dict(zip(names, checkpoints, strict=True))
+    raise UserError(f"--checkpoint: {' '.join(map(str, checkpoints))}: names no file, or one is given twice")
 
 
 def load_metrics(config: dict) -> PretrainedMetrics:
@@ -90,13 +91,9 @@ def load_metrics(config: dict) -> PretrainedMetrics:
 
 
 def evaluate(
-    config: dict,
-    arguments: argparse.Namespace,
-    files: dict[Path, str],
-    checkpoints: dict[str, Path],
-    metrics: PretrainedMetrics,
-) -> int:
-    """Measure and write; the command's exit code."""
+    config: dict, files: dict[Path, str], checkpoints: dict[str, Path], metrics: PretrainedMetrics
+) -> tuple[dict, Pictures, Pictures]:
+    """What evaluation.json holds, and the pictures of inversions and of edits."""
     options, entries, inversions, edits = config.evaluate, [], {}, {}
     real = real_sets(list(files), options.generated_size, options.generated, config.seed, config.infer.max_pixels)
     for name, path in checkpoints.items():
@@ -106,23 +103,13 @@ def evaluate(
         for shown, found in zip((inversions, edits), pictures, strict=True):
             for image, captions in found.items():
                 shown.setdefault(image, {}).update(captions)
-    settings = {
-        "input": str(arguments.input),
-        "images": len(files),
-        "seed": config.seed,
-        "infer": dict(config.infer),
-        "evaluate": dict(options),
-        "machine": machine(evaluated.model.device),
-    }
-    evaluation = finite({"settings": settings, "checkpoints": entries})
-    write_tables(arguments.output, evaluation)
-    write_report(arguments.output / "report.html", evaluation, inversions, edits)
-    log.info(f"wrote {arguments.output}/evaluation.json, evaluation.csv, report.html")
-    return int(any(entry["failed"] for entry in entries))
+    settings = {"images": len(files), "seed": config.seed, "infer": dict(config.infer), "evaluate": dict(options)}
+    settings["machine"] = machine(evaluated.model.device)
+    return {"settings": settings, "checkpoints": entries}, inversions, edits
 
 
-def write_tables(output: Path, evaluation: dict) -> None:
-    """evaluation.json and evaluation.csv."""
+def write(output: Path, evaluation: dict, inversions: Pictures, edits: Pictures) -> None:
+    """evaluation.json, evaluation.csv and report.html."""
     with atomic_path(output / "evaluation.json") as path:
         path.write_text(json.dumps(evaluation, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     with atomic_path(output / "evaluation.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
@@ -130,6 +117,8 @@ def write_tables(output: Path, evaluation: dict) -> None:
         table.writeheader()
         for checkpoint in evaluation["checkpoints"]:
             table.writerows({"checkpoint": checkpoint["name"], **image} for image in checkpoint["images"])
+    write_report(output / "report.html", evaluation, inversions, edits)
+    log.info(f"wrote {output}/{', '.join(RESULTS)}")
 
 
 def finite(value: Any) -> Any:

@@ -15,27 +15,15 @@ from torch import Tensor
 from evaluation.measures import ratio
 from inversion import Latents, PatchInverter
 from losses.latent import maximum_mean_discrepancy
-from models.geometry import Interval, Region
+from models.geometry import Region
 
-WIDEST = 64  # cells along each axis, in the middle of an image, that are looked at
 KEPT = 20_000  # vectors of either kind, about, whose mean and deviation are compared
 VECTORS = 1000  # of these, at most, whose discrepancy is measured
 
 
-def middle(size: tuple[int, int], cell: int) -> Region:
-    """The cells of an image of (height, width) that are centred on its pixels, at most 64 x 64 in the middle."""
-
-    def axis(length: int) -> Interval:
-        count = math.ceil(length / cell)
-        first = max(count - WIDEST, 0) // 2
-        return Interval(first, first + min(count, WIDEST) - 1)
-
-    return Region(axis(size[0]), axis(size[1]))
-
-
 def window(model: PatchInverter, latents: Latents, cells: Region | None = None) -> Tensor:
-    """The structure latents [C, h, w] of a region of cells, float32 on the CPU; None: those in the middle."""
-    cells = cells or middle(latents.size, model.cell)
+    """The structure latents [C, h, w] of a region of cells, float32 on the CPU; None: those centred on pixels."""
+    cells = cells or Region.at(0, 0, *(math.ceil(length / model.cell) for length in latents.size))
     values = latents.structure[:, *cells.slices_in(model.cells(latents.size))]
     return torch.from_numpy(np.ascontiguousarray(values))
 

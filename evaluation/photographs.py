@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -24,7 +23,7 @@ from evaluation.optimization import optimize
 from evaluation.report import number_text, shrunk
 from evaluation.seams import SMALLEST, SeamScore
 from inversion import Latents, PatchInverter
-from inversion.commands import load_model, noise_of
+from inversion.commands import noise_of
 from losses.perceptual import LPIPS
 from utils import log
 from utils.device import peak_memory_mib, release_freed_memory, reset_peak_memory
@@ -59,12 +58,11 @@ class EvaluatedModel:
             style_steps=options.refine_style, noise=noise_of(options),
         )  # fmt: skip
 
-    @cached_property
+    @property
     def in_blocks(self) -> EvaluatedModel:
-        """The same model, which cuts images into small blocks."""
-        options = type(self.config.infer)(self.config.infer | {"block": self.config.evaluate.seam_block})
-        model = load_model(self.model.networks.path, options, self.model.device)
-        return EvaluatedModel(self.name, model, self.config, self.metrics)
+        """The same networks, with images cut into small blocks."""
+        tiling = replace(self.model.tiling, block=self.config.evaluate.seam_block)
+        return replace(self, model=replace(self.model, tiling=tiling))
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,8 @@ class PhotographMeasures:
         """
         curves = {"refinement": self._refined, "random latents": self._random}
         means = {key: averaged(points, ("seconds", "psnr")) for key, points in curves.items() if points}
-        return {"cycles": averaged(self._cycles, ("cycle", "psnr", "ssim")), "curves": means}
+        cycles = averaged(self._cycles, ("psnr", "ssim"))
+        return {"cycles": [{"cycle": k + 1, **point} for k, point in enumerate(cycles)], "curves": means}
 
     def _invert(self, image: Image, photograph: np.ndarray) -> tuple[Inversion, dict[str, float]]:
         """An inversion, and the seconds and the memory (beyond what was held before) that it took."""
@@ -158,10 +157,10 @@ class PhotographMeasures:
     def _repeat(self, inversion: Inversion) -> Iterator[dict[str, float]]:
         """Points of a series: inversions, each of the result before, against the photograph."""
         result = inversion.result
-        yield {"cycle": 1} | pixelwise(inversion.photograph, result)
-        for cycle in range(2, self.evaluated.config.evaluate.cycles + 1):
+        yield pixelwise(inversion.photograph, result)
+        for _ in range(self.evaluated.config.evaluate.cycles - 1):
             result = self.model.draw(self.evaluated.invert(result))
-            yield {"cycle": cycle} | pixelwise(inversion.photograph, result)
+            yield pixelwise(inversion.photograph, result)
 
     def _refine(self, image: Image, photograph: np.ndarray) -> Iterator[dict[str, float]]:
         """Points of a series: `seconds` of encoding, so many steps of refinement, and drawing, and `psnr`."""

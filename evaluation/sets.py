@@ -39,12 +39,8 @@ def generated_set(model: PatchInverter, size: int, seeds: Sequence[int], scale: 
     """
     edge = scale * size
     seeds = progress(seeds, f"generate {edge} x {edge}", "image")
-    return _stacked([shrunk(model.draw(model.generate(edge, edge, seed)), size) for seed in seeds], size)
-
-
-def shrunk(image: np.ndarray, size: int) -> np.ndarray:
-    """A uint8 image [n S, n S, 3] as [S, S, 3], each pixel the mean of n x n."""
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    canvases = (model.draw(model.generate(edge, edge, seed)) for seed in seeds)
+    return _stacked([cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA) for canvas in canvases], size)
 
 
 def _patches(path: Path, size: int, key: tuple[int, int], max_pixels: int, count: int) -> Iterator[np.ndarray]:

@@ -20,7 +20,6 @@ PATCH = 7
 PATCHES = 128  # descriptors per image and level
 REPEATS, DIRECTIONS = 4, 128  # random projections are drawn, and averaged, so many times
 UNIT = 1e3  # distances are given times this, as in the paper
-TAPS = np.array([1, 4, 6, 4, 1], np.float32) / 16
 
 
 def pyramid_distances(first: np.ndarray, second: np.ndarray, seed: int = 0) -> list[dict[str, float]]:
@@ -57,22 +56,10 @@ def laplacian_pyramid(images: np.ndarray) -> Iterator[np.ndarray]:
     """
     images = images.astype(np.float32)
     while (images.shape[1] + 1) // 2 >= SMALLEST:
-        halves = np.stack([shrink(image) for image in images])
-        yield images - np.stack([enlarge(half, images.shape[1]) for half in halves])
+        halves = np.stack([cv2.pyrDown(image) for image in images])
+        yield images - np.stack([cv2.pyrUp(half, dstsize=images.shape[1:3]) for half in halves])
         images = halves
     yield images
-
-
-def shrink(image: np.ndarray) -> np.ndarray:
-    """[s, s, 3] -> [(s + 1) // 2, (s + 1) // 2, 3]: blurred, and every second pixel of it."""
-    return _blurred(image, TAPS)[::2, ::2]
-
-
-def enlarge(image: np.ndarray, size: int) -> np.ndarray:
-    """What `shrink` made of `size` pixels, in that size: zeros between the pixels, blurred."""
-    sparse = np.zeros((size, size, 3), np.float32)
-    sparse[::2, ::2] = image
-    return _blurred(sparse, 2 * TAPS)
 
 
 def sliced_wasserstein(first: np.ndarray, second: np.ndarray, seed: int = 0) -> float:
@@ -95,7 +82,3 @@ def _patches(planes: np.ndarray, random: np.random.Generator) -> np.ndarray:
     rows, cols = random.integers(0, windows.shape[1], (len(planes), PATCHES, 2)).transpose(2, 0, 1)
     patches = windows[np.arange(len(planes))[:, None], rows, cols]  # [N, 128, 3, 7, 7]
     return patches.reshape(-1, 3, PATCH, PATCH).transpose(0, 2, 3, 1)
-
-
-def _blurred(image: np.ndarray, taps: np.ndarray) -> np.ndarray:
-    return cv2.sepFilter2D(image, cv2.CV_32F, taps, taps, borderType=cv2.BORDER_REFLECT_101)

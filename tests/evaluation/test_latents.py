@@ -5,10 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from evaluation.latents import compare_latents, discrepancy, middle, reciprocal_error, relative_error, sample, window
+from evaluation.latents import compare_latents, discrepancy, reciprocal_error, relative_error, sample, window
 from evaluation.sets import generated_set
 from losses.latent import maximum_mean_discrepancy
 from models.geometry import Region
@@ -65,16 +63,6 @@ def test_as_many_vectors_of_each_image_are_taken():
     assert torch.equal(found[:, 1] - found[:, 0], torch.full((5000,), 7200.0))
     assert torch.equal(found, sample(structure, 4, (0, 1))) and not torch.equal(found, sample(structure, 4, (0, 2)))
     assert len(sample(structure, 1, (0, 1))) == 7200
-
-
-@given(st.integers(1, 3000), st.integers(1, 3000))
-@settings(max_examples=20)
-def test_the_middle_of_an_image(height, width):
-    region = middle((height, width), 8)
-    inside = Region.at(0, 0, -(-height // 8), -(-width // 8))
-    assert region.common(inside) == region and max(region.shape) <= 64
-    for axis, whole in ((region.rows, inside.rows), (region.cols, inside.cols)):
-        assert axis.size == min(whole.size, 64) and abs(axis.first - (whole.last - axis.last)) <= 1
 
 
 def test_windows_of_latents(model):
