@@ -35,8 +35,7 @@ class Inception:
 
     def __init__(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         """`state`: as torchvision's state dict. KeyError or RuntimeError if it is of another network."""
-        suffix = ".conv.weight"
-        names = [key.removesuffix(suffix) for key in state if key.endswith(suffix)]
+        names = [key.removesuffix(".conv.weight") for key in state if key.endswith(".conv.weight")]
         self.device, self.layers = device, {name: _with_normalisation(state, name, device) for name in names}
         shape = self._features(torch.zeros(1, 3, EDGE, EDGE, device=device)).shape
         if tuple(shape) != (1, FEATURES) or tuple(state["fc.weight"].shape) != (CLASSES, FEATURES):
@@ -68,25 +67,26 @@ class Inception:
         x = F.max_pool2d(x, 3, stride=2)
         for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
             x = self._mixed(x, name, "1x1", "5x5_1 5x5_2", "3x3dbl_1 3x3dbl_2 3x3dbl_3")
-        x = self._reduced(x, "Mixed_6a", "3x3/2", "3x3dbl_1 3x3dbl_2 3x3dbl_3/2")
+        x = self._mixed(x, "Mixed_6a", "3x3/2", "3x3dbl_1 3x3dbl_2 3x3dbl_3/2", pool="halve")
         for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
             long = "7x7dbl_1 7x7dbl_2 7x7dbl_3 7x7dbl_4 7x7dbl_5"
             x = self._mixed(x, name, "1x1", "7x7_1 7x7_2 7x7_3", long)
-        x = self._reduced(x, "Mixed_7a", "3x3_1 3x3_2/2", "7x7x3_1 7x7x3_2 7x7x3_3 7x7x3_4/2")
+        x = self._mixed(x, "Mixed_7a", "3x3_1 3x3_2/2", "7x7x3_1 7x7x3_2 7x7x3_3 7x7x3_4/2", pool="halve")
         wide = "1x1", "3x3_1 3x3_2a", "3x3_1 3x3_2b", "3x3dbl_1 3x3dbl_2 3x3dbl_3a", "3x3dbl_1 3x3dbl_2 3x3dbl_3b"
         x = self._mixed(x, "Mixed_7b", *wide)
-        return self._mixed(x, "Mixed_7c", *wide, largest=True).mean((2, 3))
+        return self._mixed(x, "Mixed_7c", *wide, pool="largest").mean((2, 3))
 
-    def _mixed(self, x: Tensor, name: str, *branches: str, largest: bool = False) -> Tensor:
-        """Chains of layers side by side, and a layer on the mean (or the largest) of the 3 x 3 neighbours."""
-        pool = F.max_pool2d(x, 3, 1, 1) if largest else F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        chains = [self._chain(x, branch, f"{name}.branch") for branch in branches]
-        return torch.cat([*chains, self._chain(pool, f"{name}.branch_pool")], dim=1)
+    def _mixed(self, x: Tensor, name: str, *branches: str, pool: str = "mean") -> Tensor:
+        """Chains of layers side by side, and a layer on the mean or the largest of 3 x 3 neighbours.
 
-    def _reduced(self, x: Tensor, name: str, *branches: str) -> Tensor:
-        """Chains of layers side by side, and the largest of 3 x 3 neighbours, at every second place."""
+        `pool`: mean | largest | halve: the largest, at every second place, without a layer.
+        """
+        if pool == "mean":
+            pooled = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+        else:
+            pooled = F.max_pool2d(x, 3, 1, 1) if pool == "largest" else F.max_pool2d(x, 3, 2)
         chains = [self._chain(x, branch, f"{name}.branch") for branch in branches]
-        return torch.cat([*chains, F.max_pool2d(x, 3, stride=2)], dim=1)
+        return torch.cat([*chains, pooled if pool == "halve" else self._chain(pooled, f"{name}.branch_pool")], dim=1)
 
     def _chain(self, x: Tensor, layers: str, prefix: str = "") -> Tensor:
         """Convolutions with ReLU, padded to keep the size; `/v` is not padded, `/2` is not and has stride 2."""

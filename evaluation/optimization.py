@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from images.writing import to_eight_bit
 from torch import Tensor
 
 from evaluation.fidelity import as_tensor, pixelwise
 from inversion import PatchInverter
 from inversion.synthesis import GLOBAL_CHANNEL, LocalField, style_of_seed
-from losses.reconstruction import L2
 from models.generator import Generator
 from models.geometry import Region
 from models.noise import NoiseField, gaussian_field
@@ -55,7 +55,7 @@ def optimize(
     for step in range(steps + 1):
         drawn = search.step(learning_rate(step / steps)) if step < steps else search.draw()
         if step in marks:
-            result = ((drawn + 1) * 127.5).round_().clamp_(0, 255).byte()[0].permute(1, 2, 0).cpu().numpy()
+            result = to_eight_bit(drawn)[0].permute(1, 2, 0).cpu().numpy()
             seconds += time.perf_counter() - start
             yield {"step": step, "seconds": seconds, "psnr": pixelwise(image, result)["psnr"]}
             start = time.perf_counter()
@@ -77,23 +77,22 @@ class Search:
 
     def __init__(self, model: PatchInverter, image: np.ndarray, seed: int, perceptual: Perceptual | None) -> None:
         """`image`: uint8 [H, W, 3]."""
-        self.generator, self.dtype, self.device = model.generator.requires_grad_(False), model.dtype, model.device
-        self.target, self.perceptual, self.loss = as_tensor(image).to(model.device), perceptual, L2()
-        structure, texture = self.generator.structure, self.generator.texture
-        self.pixels = Region.at(0, 0, *image.shape[:2])
+        self.model, self.perceptual, device = model, perceptual, model.device
+        self.generator = model.generator.requires_grad_(False)
+        self.target, structure = as_tensor(image).to(device), self.generator.structure
         self.cells = model.cells(image.shape[:2])
-        self.drawn = self.cells.valid_output(texture.rule)
         around = self.cells.receptive_field(structure.rule)
-        self.coordinates = structure.grid.of_canvas(around, around, self.device)
-        local = LocalField(structure.local_dim, seed, self.device).read(around)[None]
-        self.local = local.contiguous(memory_format=torch.channels_last).requires_grad_()  # [1, C, h, w]
-        global_ = style_of_seed(self.generator, seed).global_latent[None]
-        self.global_ = global_.to(self.device).requires_grad_()  # [1, D]
-        self.styles = mean_style(self.generator, seed, self.device)[None].requires_grad_()  # [1, L + 1, D]
-        self.noise = NoiseMaps(NoiseField(seed, self.device))
-        self.draw()  # the maps get the sizes that the layers ask for
+        self.coordinates = structure.grid.of_canvas(around, around, device)
+        self.local = LocalField(structure.local_dim, seed, device).read(around)[None]  # [1, C, h, w]
+        self.global_ = style_of_seed(self.generator, seed).global_latent[None].to(device)  # [1, D]
+        self.styles = mean_style(self.generator, seed, device)[None]  # [1, L + 1, D]
+        self.noise = NoiseMaps(NoiseField(seed, device))
+        self.draw()  # the maps of noise get the sizes that the layers ask for
         groups = ([self.local, self.global_], LR_STRUCTURE), ([self.styles, *self.noise.maps.values()], LR_TEXTURE)
-        self.optimizer = torch.optim.Adam({"params": values, "lr": lr, "full_lr": lr} for values, lr in groups)
+        for latents, _ in groups:
+            for values in latents:
+                values.requires_grad_()
+        self.optimizer = torch.optim.Adam({"params": latents, "lr": lr, "full_lr": lr} for latents, lr in groups)
 
     def step(self, rate: float) -> Tensor:
         """One update, with the learning rates times `rate`; returns the image [1, 3, H, W] from before it."""
@@ -102,7 +101,7 @@ class Search:
         maps = list(self.noise.maps.values())
         with torch.enable_grad():
             image = self._image()
-            loss = self.loss(image, self.target) + NOISE_WEIGHT * autocorrelation(maps)
+            loss = F.mse_loss(image, self.target) + NOISE_WEIGHT * autocorrelation(maps)
             if self.perceptual is not None:
                 loss = loss + self.perceptual(image, self.target)
             self.optimizer.zero_grad()
@@ -118,15 +117,16 @@ class Search:
         return self._image()
 
     def _image(self) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        texture, origin = self.generator.texture, (self.cells.rows.first, self.cells.cols.first)
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.model.dtype == torch.bfloat16):
             z_s = self.generator.structure(self.local, self.global_, self.coordinates)
-            origin = self.cells.rows.first, self.cells.cols.first
-            image = self.generator.texture(z_s, self.styles, self.noise, origin)
-        return image[..., *self.pixels.slices_in(self.drawn)].float()
+            image = texture(z_s, self.styles, self.noise, origin)
+        pixels = Region.at(0, 0, *self.target.shape[2:])
+        return image[..., *pixels.slices_in(self.cells.valid_output(texture.rule))].float()
 
 
 class NoiseMaps:
-    """Noise that takes gradients: the map of each layer is that of a field, as it is asked for the first time."""
+    """Noise to optimise: the map of each layer is that of a field, as it is asked for the first time."""
 
     def __init__(self, field: NoiseField) -> None:
         self.field, self.maps = field, {}
@@ -134,7 +134,7 @@ class NoiseMaps:
     def __call__(self, layer: int, *place: int) -> Tensor:
         """The map [1, 1, H, W] of a layer."""
         if layer not in self.maps:
-            self.maps[layer] = self.field(layer, *place).requires_grad_()
+            self.maps[layer] = self.field(layer, *place)
         return self.maps[layer]
 
 
@@ -152,8 +152,14 @@ def autocorrelation(maps: Sequence[Tensor]) -> Tensor:
 
     The sum over the maps, both axes, and all scales, at which a map is halved by means of 2 x 2 until an edge has 8.
     """
-    scales = [scale for noise in maps for scale in _scales(noise)]
-    return sum((noise * noise.roll(1, axis)).mean().square() for noise in scales for axis in (2, 3))
+    total = 0.0
+    for noise in maps:
+        while True:
+            total = total + sum((noise * noise.roll(1, axis)).mean().square() for axis in (2, 3))
+            if min(noise.shape[2:]) <= NOISE_SMALLEST:
+                break
+            noise = F.avg_pool2d(noise, 2)
+    return total
 
 
 @torch.no_grad()
@@ -161,10 +167,3 @@ def renormalize(noise: Tensor) -> None:
     """Bring noise to mean 0 and deviation 1, in place; a single value stays as it is."""
     if noise.numel() > 1:
         noise.sub_(noise.mean()).div_(noise.std().clamp(min=1e-4))
-
-
-def _scales(noise: Tensor) -> Iterator[Tensor]:
-    yield noise
-    while min(noise.shape[2:]) > NOISE_SMALLEST:
-        noise = F.avg_pool2d(noise, 2)
-        yield noise
