@@ -369,4 +369,4 @@ def _plain(value: Any) -> Any:
 
 if __name__ == "__main__":
     for path, text in generated_files().items():
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", newline="\n")
