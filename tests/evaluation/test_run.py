@@ -8,18 +8,8 @@ from evaluation import run
 from evaluation.fidelity import pixelwise
 from evaluation.latents import relative_error, window
 from evaluation.measures import MEASURES, mean, ratio
-<<<<<<< HEAD
 from evaluation.photographs import REFINEMENTS, PhotographMeasures, measure_edits, spread
 from tests.evaluation.tiny import noise, opened, tiny_evaluated
-=======
-from evaluation.optimization import Point
-from evaluation.run import Judges, Subject
-from inversion.canvas import error_times_four
-from inversion.outputs import Record, write_figures
-from tests.evaluation.tiny import tiny_tool
-from utils.config import load_config
-from utils.schema import EvaluateConfig
->>>>>>> ea784d42569f6805324e3d70a504336c6c845418
 
 SIZES = {"a": (48, 60), "b": (60, 49), "c": (33, 47)}
 PIXELS = {name: noise(*size, seed) for seed, (name, size) in enumerate(SIZES.items())}
@@ -29,19 +19,12 @@ PIXELS = {name: noise(*size, seed) for seed, (name, size) in enumerate(SIZES.ite
 def measured(checkpoint):
     """Makes an evaluated model, and what it measured of three photographs; `overrides`: single options."""
 
-<<<<<<< HEAD
     def make(*overrides, **metrics):
         evaluated = tiny_evaluated(checkpoint, *overrides, **metrics)
         measures = PhotographMeasures(evaluated, list(SIZES))
         for name, pixels in PIXELS.items():
             measures.add(name, opened(pixels))
         return evaluated, measures
-=======
-    def make(*overrides, **judges):
-        options = load_config(EvaluateConfig, None, overrides).evaluate
-        parts = Inversions(tmp_path), photographs, None, options, 7, Judges(**judges)
-        return Subject("tiny", tiny_tool(checkpoint), *parts)
->>>>>>> ea784d42569f6805324e3d70a504336c6c845418
 
     return make
 
