@@ -17,7 +17,8 @@ from evaluation.measures import MEASURES, mean
 from evaluation.photographs import EvaluatedModel, PhotographMeasures, Pictures, measure_edits
 from evaluation.sets import RealSets, generated_set
 from evaluation.swd import SMALLEST, pyramid_distances
-from inversion.commands import failures, open_photograph, progress
+from images.reading import open_image
+from inversion.commands import failures, progress
 from utils import log
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -31,8 +32,7 @@ def evaluate_checkpoint(
     measures = PhotographMeasures(evaluated, list(photographs.values()))
     for path in progress(photographs, evaluated.name, "image"):
         with failures(path, failed):
-            measures.add(photographs[path], open_photograph(path, evaluated.config.infer.max_pixels))
-    log.info(f"{evaluated.name}: edits of {len(measures.kept)} images")
+            measures.add(photographs[path], open_image(path, evaluated.config.infer.max_pixels))
     edited, edits = measure_edits(evaluated, measures.kept) if measures.kept else ({}, {})
     generated, distances = measure_generated(evaluated, measures.vectors, real)
     series, means = measures.series() | distances, measures.means() | edited | generated
