@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from datasets.image import Image
+from images.reading import Image
 from inversion.blocks import Plan, blocks, count_blocks
 from inversion.inputs import find_files, find_latents, find_photographs, refuse_refinement
 from inversion.latents import FILE, FOLDER, SUFFIXES, LatentStore, appearing

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from datasets.image import find_images
+from images.reading import find_images
 from inversion.latents import FILE, FOLDER
 from utils import log
 from utils.errors import UserError, out_of_memory

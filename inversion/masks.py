@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from datasets.image import open_image
+from images.reading import open_image
 from inversion.stylemaps import Label
 from models.geometry import Region
 from utils.errors import UserError

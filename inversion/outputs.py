@@ -6,28 +6,15 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from datasets.image import Image
-from inversion.canvas import (
-    LONGEST_EDGES,
-    SUFFIXES,
-    Read,
-    error_times_four,
-    picture_kind,
-    side_by_side,
-    strips,
-    to_eight_bit,
-    write_npy,
-    write_picture,
-)
+from images.metrics import ImageMetrics
+from images.reading import Image
+from images.writing import SUFFIXES, Comparison, EightBit, longest_edge, picture_kind, strips, write_npy, write_picture
 from inversion.chunks import BlockArray, ChunkArray, MemoryArray
-from inversion.metrics import ImageMetrics
 from models.geometry import Region
 from utils.files import atomic_path
 
@@ -76,15 +63,22 @@ class Pixels:
         """The number of these blocks, if all of them are known to be drawn, else 0."""
         return len(group) if all(map(self.has, group)) else 0
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[H, W, 3] of what is drawn."""
+        return *self.region.shape, 3
+
+    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+        """The pixels [h, w, 3] of a window, counted from the first pixel of what is drawn."""
+        return self.array.read((*window, slice(0, 3)))
+
     def read(self, region: Region) -> np.ndarray:
         """The pixels [h, w, 3] of a region, counted from the first pixel of what is drawn."""
-        rows, cols = region.slices_in(Region.at(0, 0, *self.region.shape))
-        return self.array.read((rows, cols, slice(0, 3)))
+        return self[region.slices_in(Region.at(0, 0, *self.region.shape))]
 
     def eight_bit(self, region: Region) -> np.ndarray:
         """As `read`, uint8."""
-        pixels = self.read(region)
-        return pixels if pixels.dtype == np.uint8 else to_eight_bit(torch.from_numpy(pixels)).numpy()
+        return EightBit(self)[region.slices_in(Region.at(0, 0, *self.region.shape))]
 
     def _window(self, region: Region) -> tuple[slice, slice, slice]:
         return *region.slices_in(self.region), slice(0, 3)
@@ -123,7 +117,7 @@ class Pictures:
         kind, wide = picture_kind(options["format"], size, by_window), (size[0], 3 * size[1])
         wanted = options["comparison"]
         if wanted == "auto":
-            wanted = not by_window and max(wide) <= LONGEST_EDGES[kind]
+            wanted = not by_window and max(wide) <= longest_edge(kind)
         comparison = picture_kind(options["format"], wide, by_window) if wanted and image is not None else None
         return Pictures(size, kind, comparison, options["save_float"])
 
@@ -134,27 +128,13 @@ class Pictures:
         return paths + ([f"float/{name}.npy"] if self.save_float else [])
 
     def write(self, folder: Path, name: str, pixels: Pixels, image: Image | None) -> None:
-        """Write them; they appear when all are complete."""
-        with ExitStack() as stack:
-            temporaries = [stack.enter_context(atomic_path(folder / path)) for path in self.paths(name)]
-            write_picture(temporaries[0], self.size, pixels.eight_bit, self.reconstruction)
-            if self.comparison:
-                beside, wide = compared(image, pixels.eight_bit, self.size), (self.size[0], 3 * self.size[1])
-                write_picture(temporaries[1], wide, beside, self.comparison)
-            if self.save_float:
-                write_npy(temporaries[-1], self.size, pixels.read)
-
-
-def compared(image: Image, result: Read, size: tuple[int, int]) -> Read:
-    """Input, result, and their error x 4 beside each other."""
-
-    def reference(region: Region) -> np.ndarray:
-        return image.window(region.rows.first, region.cols.first, *region.shape)
-
-    def error(region: Region) -> np.ndarray:
-        return error_times_four(reference(region), result(region))
-
-    return side_by_side((reference, result, error), size)
+        """Write them; the reconstruction comes last, when all others are complete."""
+        paths = [folder / path for path in self.paths(name)]
+        if self.comparison:
+            write_picture(paths[1], Comparison(image, EightBit(pixels)), self.comparison)
+        if self.save_float:
+            write_npy(paths[-1], pixels)
+        write_picture(paths[0], EightBit(pixels), self.reconstruction)
 
 
 def measure(pixels: Pixels, image: Image | None) -> dict[str, float | None]:

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.image import Image, thumbnail
+from images.reading import Image
+from images.thumbnail import thumbnail
+from images.writing import to_eight_bit
 from inversion.blocks import batched, pixels_per_cell
-from inversion.canvas import to_eight_bit
 from inversion.pipeline import ahead
 from inversion.scenes import Fusion, Scene, texture_of, to_device
 from models.generator import Generator, Noise, TextureSynthesizer

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.image import Image
+from images.reading import Image
 from inversion.blocks import pixels_per_cell
 from inversion.cost import refine_cost
 from inversion.generation import GeneratedStructure, LocalField

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets.image import Image, open_image
+from images.reading import Image, open_image
+from images.writing import SUFFIXES, EightBit, picture_kind, write_picture
 from inversion.blocks import Plan, blocks, count_blocks, pixels_per_cell, plan
-from inversion.canvas import SUFFIXES, picture_kind, write_picture
 from inversion.generation import GeneratedStructure, LocalField, generated_style
 from inversion.grain import Grain, noise_of, wanted
 from inversion.latents import FOLDER, Description, LatentStore, appearing, latent_suffix
@@ -32,7 +32,7 @@ from utils import log
 from utils.device import release_freed_memory, select_device, select_dtype, tune_allocator, use_exact_float32
 from utils.distributed import SINGLE, ProcessGroup
 from utils.errors import UserError
-from utils.files import atomic_path, refusals, scratch_folder
+from utils.files import refusals, scratch_folder
 
 
 @dataclass(frozen=True)
@@ -266,8 +266,7 @@ class Tool:
             folder = None if in_memory(scene.size) else folder
             pixels = Pixels.open(Region.at(0, 0, *scene.size), folder, plan.pixels, self.options.save_float)
             self.draw(scene, pixels, plan, bar.update)
-            with atomic_path(path) as temporary:
-                write_picture(temporary, scene.size, pixels.eight_bit, kind)
+            write_picture(path, EightBit(pixels), kind)
         log.info(f"wrote {path}")
 
     def count(self, plan: Plan, size: tuple[int, int]) -> tuple[int, int]:

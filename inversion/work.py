@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from datasets.image import ImageError
+from images.reading import ImageError
 from inversion.inputs import begin, make_folder, memory_errors
 from inversion.latents import FILE, FOLDER
 from inversion.outputs import KINDS, Record, write_figures
