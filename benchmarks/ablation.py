@@ -31,10 +31,10 @@ from safetensors import safe_open
 
 import training
 from benchmarks import machine
-from datasets.image import find_images
 from datasets.sources import open_source
 from evaluation.measures import MEASURES
 from evaluation.report import number_text
+from images.reading import find_images
 from inversion.inputs import find_files
 from models.weights import Weights, read_weights
 from training.context import TrainContext

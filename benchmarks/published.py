@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.image import Image
+from images.reading import Image
 from inversion.blocks import pixels_per_cell
 from inversion.cost import decode_cost
 from models.encoder import EncoderLayer, PatchEncoder

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.image import Image
 from evaluation.fidelity import pixelwise
 from evaluation.inversions import PICTURES, Inversions, Invert, existing, invert_images
 from evaluation.latents import RelativeError, middle
 from evaluation.measures import mean
+from images.reading import Image
 from inversion.tool import Tool
 from models import build_discriminator
 from models.discriminator import Discriminator

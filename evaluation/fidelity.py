@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from datasets.image import Image
-from inversion.canvas import strips
-from inversion.metrics import ImageMetrics
+from images.metrics import ImageMetrics
+from images.reading import Image
+from images.writing import strips
 from losses.perceptual import LPIPS
 from losses.reconstruction import MS_SSIM_TAPS, ms_ssim
 

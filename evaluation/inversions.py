@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inversion.canvas import SUFFIXES
+from images.writing import SUFFIXES
 from inversion.latents import SUFFIXES as LATENTS
 
 PICTURES = tuple(SUFFIXES.values())

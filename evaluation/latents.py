@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
-from datasets.image import Image
 from evaluation.measures import ratio
+from images.reading import Image
 from inversion.blocks import blocks
 from inversion.latents import LatentStore
 from inversion.scenes import Read
@@ -160,5 +159,5 @@ def reciprocal_error(tool: Tool, images: Sequence[np.ndarray], seeds: Sequence[i
 
 def encode(tool: Tool, pixels: np.ndarray, cells: Region) -> Iterator[tuple[Region, Tensor]]:
     """The structure latents [C, h, w] of regions of an image's cells; pixels: uint8 [H, W, 3]."""
-    image = Image(PIL.Image.fromarray(pixels))
+    image = Image(pixels)
     return tool.encoder.encode(image, blocks(cells, tool.plan(pixels.shape[:2]).cells))

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inversion.canvas import to_eight_bit
+from images.writing import to_eight_bit
 from inversion.generation import GLOBAL_CHANNEL, LocalField, generated_style
 from inversion.tool import Tool
 from losses.reconstruction import L2

@@ -12,7 +12,6 @@ import numpy as np
 import PIL.Image
 import torch
 
-from datasets.image import Image, open_image
 from evaluation.edits import Critic, draw_edits, edit_consistency, invert_in_cycles
 from evaluation.fidelity import LARGEST, perceived
 from evaluation.frechet import Inception, fid, scale_invariant_fid
@@ -25,7 +24,8 @@ from evaluation.seams import SMALLEST as SMALLEST_BLOCK
 from evaluation.seams import SeamScore
 from evaluation.sets import generated_set
 from evaluation.swd import SMALLEST, pyramid_distances
-from inversion.canvas import error_times_four
+from images.reading import Image, open_image
+from images.writing import error_times_four
 from inversion.tool import Tool, progress
 from losses.perceptual import LPIPS
 from models import count_parameters

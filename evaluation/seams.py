@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from datasets.image import Image
-from inversion.canvas import strips
+from images.reading import Image
+from images.writing import strips
 from models.geometry import Interval, Region, partition
 
 BESIDE = 2  # latent cells on each side of a border that it is compared with

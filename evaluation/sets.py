@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.image import Image, ImageError, open_image
+from images.reading import Image, ImageError, open_image
 from inversion.grain import field
 from inversion.outputs import Pixels
 from inversion.tool import Tool, progress

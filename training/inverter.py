@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import losses
-from datasets.image import area_matrix
+from images.thumbnail import area_matrix
 from losses.adversarial import discriminator_logistic
 from models import build_discriminator, build_encoders, build_generator, patch_pixels
 from models.generator import Generator

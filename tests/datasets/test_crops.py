@@ -11,8 +11,8 @@ from easydict import EasyDict
 
 import datasets
 from datasets import CropDataset, StepSampler, build, loader
-from datasets.image import thumbnail
 from datasets.sources import FolderSource
+from images.thumbnail import thumbnail
 from utils.errors import UserError
 
 PATCH, BEFORE, AFTER, THUMBNAIL = 8, 3, 5, 4

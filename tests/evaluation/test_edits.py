@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import infer
-from datasets.image import Image, open_image
 from evaluation.edits import Critic, draw_edits, edit_consistency, invert_in_cycles, patch_of
 from evaluation.inversions import Inversions, invert_images, spread
+from images.reading import Image, open_image
 from inversion.latents import LatentStore
 from inversion.outputs import Record, write_figures
 from models import build_discriminator
@@ -140,7 +140,7 @@ def discriminator(tmp_path_factory):
 
 
 def picture(pixels):
-    return Image(PIL.Image.fromarray(pixels))
+    return Image(pixels)
 
 
 def test_the_patch_of_a_discriminator_is_known_from_its_file(discriminator):

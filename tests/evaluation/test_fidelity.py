@@ -1,15 +1,14 @@
 """MS-SSIM beside pytorch-msssim, PSNR and SSIM beside scikit-image, LPIPS as the loss has it."""
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from pytorch_msssim import ms_ssim
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from datasets.image import Image
 from evaluation import fidelity
 from evaluation.fidelity import perceived, pixelwise
+from images.reading import Image
 
 CPU = torch.device("cpu")
 
@@ -24,7 +23,7 @@ def pair(height, width, deviation=20, seed=0):
 
 
 def images(*pixels):
-    return [Image(PIL.Image.fromarray(each)) for each in pixels]
+    return [Image(each) for each in pixels]
 
 
 @pytest.mark.parametrize(("size", "deviation"), [((176, 192), 5), ((192, 256), 20), ((256, 176), 60)])

@@ -20,9 +20,9 @@ from evaluation.optimization import (
     renormalize,
 )
 from evaluation.sets import generated_image
+from images.metrics import ImageMetrics
 from inversion.generation import generated_style
 from inversion.grain import field
-from inversion.metrics import ImageMetrics
 from inversion.outputs import Pixels
 from models.geometry import Region
 from tests.evaluation.tiny import tiny_tool

@@ -13,7 +13,7 @@ from evaluation.inversions import Inversions
 from evaluation.measures import MEASURES, mean, ratio
 from evaluation.optimization import Point
 from evaluation.run import Judges, Subject
-from inversion.canvas import error_times_four
+from images.writing import error_times_four
 from inversion.outputs import Record, write_figures
 from tests.evaluation.tiny import tiny_tool
 from utils.config import load_config

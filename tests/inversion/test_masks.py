@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets.image import ImageError
+from images.reading import ImageError
 from inversion.masks import at_cells, read_labels, read_mask, rectangles, stretched
 from models.geometry import Region
 from utils.errors import UserError

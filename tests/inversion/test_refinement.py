@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.image import Image
+from images.reading import Image
 from inversion import refinement
 from inversion.blocks import blocks
 from inversion.cost import refine_cost
@@ -33,7 +33,7 @@ edges = st.integers(1, 90)
 def picture(height, width, seed=0):
     random = np.random.default_rng(seed)
     small = random.integers(0, 256, (4, 4, 3), np.uint8)
-    return Image(PIL.Image.fromarray(small).resize((width, height), PIL.Image.Resampling.BICUBIC))
+    return Image(np.asarray(PIL.Image.fromarray(small).resize((width, height), PIL.Image.Resampling.BICUBIC)))
 
 
 def target(image):
