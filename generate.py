@@ -4,7 +4,7 @@
     python generate.py --output FOLDER --config configs/edit/panorama.yaml
 
 Writes FOLDER/seed-N.png. The checkpoint is a generator.safetensors or inverter.safetensors of train.py, or what
-import_infinitygan.py wrote.
+scripts/import_infinitygan.py wrote.
 """
 
 from __future__ import annotations

@@ -87,7 +87,6 @@ class EqualizedConv2d(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         padding: int = 0,  # zeros; only for the discriminator and the ablation
-        wrap: int = 0,  # rows and columns from the other end that follow the last ones; only for the ablation
         activation: bool = True,
         bias: bool = True,
         gain: float = 1.0,  # of the result
@@ -97,8 +96,8 @@ class EqualizedConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.gain = 1.0 / math.sqrt(inputs * kernel**2)
         self.output_gain = gain
-        self.stride, self.dilation, self.padding, self.wrap = stride, dilation, padding, wrap
-        self.activation = activation
+        self.stride, self.dilation, self.padding, self.activation = stride, dilation, padding, activation
+        self.wrap = 0  # rows and columns that follow the last ones from the other end; only for the ablation
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bake()(x)
@@ -147,12 +146,12 @@ class ShiftedConv2d(EqualizedConv2d):
         self.rule = Window(0, shift, stride)
 
 
-class RolledConv2d(EqualizedConv2d):
+class RolledConv2d(ShiftedConv2d):
     """Shifted convolution whose shifts wrap around at the border of the block, as published: blocks show seams."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, shift: int = 1) -> None:
-        super().__init__(inputs, outputs, kernel=2, stride=stride, dilation=shift, wrap=shift)
-        self.rule = Window(0, shift, stride, padded=True)
+        super().__init__(inputs, outputs, stride, shift)
+        self.rule, self.wrap = Window(0, shift, stride, padded=True), shift
 
 
 class ValidConv2d(EqualizedConv2d):

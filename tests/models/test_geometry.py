@@ -92,7 +92,7 @@ def test_cells_draw_sixteen_pixels_each_less_seventy_five(cells):
 def test_a_texture_stage_in_closed_form(pixels):
     first, last = pixels
     assert TEXTURE_STAGE.receptive_field(pixels) == ((first - 2) // 2, -(-(last + 2) // 2))
-    assert inside(Upsample().receptive_field(pixels), TEXTURE_STAGE.receptive_field(pixels))  # the ToRGB skip is crop-able
+    assert inside(Upsample().receptive_field(pixels), TEXTURE_STAGE.receptive_field(pixels))  # the skip
 
 
 @given(intervals)
