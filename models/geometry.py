@@ -24,16 +24,11 @@ class Interval(NamedTuple):
         """Number of indices; 0 or less when nothing is left."""
         return self.last - self.first + 1
 
-    def offset_in(self, outer: Interval) -> int:
-        """Position of `first` in an array that holds `outer`; ValueError if `outer` does not contain this interval."""
+    def slice_in(self, outer: Interval) -> slice:
+        """The slice of an array that holds `outer` which this interval is. ValueError if it is not inside."""
         if self.first < outer.first or self.last > outer.last:
             raise ValueError(f"interval {tuple(self)} is not inside {tuple(outer)}")
-        return self.first - outer.first
-
-    def slice_in(self, outer: Interval) -> slice:
-        """The slice of an array that holds `outer` which this interval is."""
-        start = self.offset_in(outer)
-        return slice(start, start + self.size)
+        return slice(self.first - outer.first, self.last - outer.first + 1)
 
 
 class Rule(Protocol):

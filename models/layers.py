@@ -8,8 +8,8 @@ unit variance and scaled by `1 / sqrt(fan in)` at run time.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -173,8 +173,8 @@ class ZeroPadConv2d(EqualizedConv2d):
 CONVOLUTIONS = {"shifted": ShiftedConv2d, "valid": ValidConv2d, "zero_pad": ZeroPadConv2d, "rolled": RolledConv2d}
 
 
-# What a convolution of the generator takes as its style: [B, D], one for each sample; the weights of several styles
-# before and after it, [N, h, w] each (`models.mixing`); None where the style is baked in.
+# Of a convolution of the generator: [B, D] of each sample; for a mixed one the weights of its styles before and after
+# it, [N, h, w] and [N, h', w']; None where the style is baked in.
 Style = Tensor | tuple[Tensor, Tensor] | None
 
 
@@ -238,8 +238,8 @@ class ModulatedConv2d(nn.Module):
         return BakedModulatedConv2d(weight, bias, self.upsample)
 
     def baked_values(self, dtype: torch.dtype) -> int:
-        """How many values `bake` keeps."""
-        return WinogradConv2d.values(self.weight) if self._takes_winograd(dtype) else self.weight.numel()
+        """How many values `bake` keeps; Winograd's method makes 4x4 of a 3x3 kernel."""
+        return self.weight.numel() * 16 // 9 if self._takes_winograd(dtype) else self.weight.numel()
 
     def _takes_winograd(self, dtype: torch.dtype) -> bool:
         return not self.upsample and is_faster(self.weight, dtype)
@@ -265,21 +265,12 @@ def convolve(x: Tensor, weight: Tensor, upsample: bool, bias: Tensor | None = No
     return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2, padding=1), bias)  # [B, O, 2H - 3, 2W - 3]
 
 
-class StyledLayer(Protocol):
-    """A layer of the generator: `finish(conv(x, style), ...)`, where `finish` adds noise, bias, activation."""
-
-    conv: ModulatedConv2d
-
-    def finish(self, x: Tensor, *noise: Tensor | None) -> Tensor:
-        """Everything after the convolution."""
-
-
 @dataclass(frozen=True)
 class Restyled:
-    """A layer of the generator with another convolution in place of its own."""
+    """A layer of the generator with a baked or mixed convolution in place of its own."""
 
-    layer: StyledLayer
-    conv: Any  # (x, style) -> what the layer's own convolution gives
+    layer: nn.Module  # whose `finish` does everything after the convolution
+    conv: Callable[[Tensor, Style], Tensor]
 
     def __call__(self, x: Tensor, style: Style, *noise: Tensor | None) -> Tensor:
         return self.layer.finish(self.conv(x, style), *noise)

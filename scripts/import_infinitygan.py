@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from models import build_generator, count_parameters, patch_pixels
 from models.discriminator import Discriminator
-from models.weights import export_states
+from models.weights import export
 from utils import log
 from utils.checkpoint import load_pretrained
 from utils.config import dump_config, load_config, validate_section
@@ -309,7 +309,7 @@ def plan(
 ) -> dict[Path, Callable[[Path], None]]:
     """The files to write, and how each is written. Says where the checkpoint lacks what training goes on from."""
     model, step, start = checkpoint.model, checkpoint.iteration, {"generator": weights}
-    files = {weights: lambda path: export_states(path, model, {"generator": checkpoint.average}, step)}
+    files = {weights: lambda path: export(path, model, {"generator": checkpoint.average}, step)}
     if checkpoint.generator is None or checkpoint.discriminator is None:
         if training.exists():
             raise UserError(f"{training}: of another import, and this checkpoint has none; remove it first")
@@ -317,7 +317,7 @@ def plan(
     else:
         states = {name: getattr(checkpoint, name) for name in ("generator", "discriminator", "average")}
         values = {"path_mean": torch.tensor(checkpoint.path_mean)}
-        files[training] = lambda path: export_states(path, model, states, step, values)
+        files[training] = lambda path: export(path, model, states, step, values)
         start = dict.fromkeys(("generator", "discriminator"), training)
     text = dump_config({
         "model": model,
