@@ -249,8 +249,8 @@ def regions_from(cells: Region, stages: int) -> list[StageRegions]:
 def regions_to(pixels: Region, stages: int) -> list[StageRegions]:
     """The stages' regions where no more is computed than these pixels need.
 
-    Up-sampling gives up to one row and column too many. They are cut off before the next up-sampling: a cut copies the
-    feature, and there it is four times smaller.
+    Up-sampling gives up to one row and column too many at each end. They are cut off before the next up-sampling: a cut
+    copies the feature, and there it is four times smaller.
     """
     if stages == 0:
         return []
