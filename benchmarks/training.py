@@ -196,6 +196,7 @@ def straightforward() -> Iterator[None]:
 
 def _plain_shifted(self: ShiftedConv2d, x: Tensor) -> Tensor:
     shift, stride = self.dilation, self.stride
+    x = F.pad(x, (0, self.wrap, 0, self.wrap), mode="circular") if self.wrap else x
     height, width = (edge - shift for edge in x.shape[-2:])
     copies = [x[..., shift * y : shift * y + height, shift * z : shift * z + width] for y, z in SHIFTS]
     beside = torch.cat(copies, dim=1)[..., ::stride, ::stride]

@@ -15,7 +15,7 @@ from inversion.scenes import Scene
 from inversion.tool import Tool
 from models.geometry import Interval, Region
 from models.noise import NoiseField
-from models.texture import TextureSynthesizer
+from models.texture import BakedTexture
 from models.weights import SHIPPED
 from utils.config import load_config
 from utils.errors import UserError
@@ -183,8 +183,8 @@ def test_several_blocks_at_once_equal_one_after_the_other(inverters, stages, dat
 def test_blocks_of_one_shape_are_drawn_at_once(inverters, monkeypatch):
     inverter = inverters()
     decoder, drawn = Decoder(inverter.generator, CPU, torch.float32), []
-    original = TextureSynthesizer.draw
-    monkeypatch.setattr(TextureSynthesizer, "draw", lambda *inputs: drawn.append(len(inputs[1])) or original(*inputs))
+    original = BakedTexture.__call__
+    monkeypatch.setattr(BakedTexture, "__call__", lambda *inputs: drawn.append(len(inputs[1])) or original(*inputs))
     cells = decoder.cells(32, 176)
     scene = scene_of(inverter, cells, np.zeros((5, *cells.shape), np.float32), (32, 176), 0)
     assert len(list(draw(decoder, scene, Region.at(0, 0, 32, 176), 32, 3))) == 6

@@ -18,7 +18,7 @@ from inversion.cost import refine_cost
 from inversion.generation import GeneratedStructure, LocalField
 from inversion.passes import Decoder, Encoder
 from inversion.refinement import MOMENTUM, Prior, Refiner, curvature_window, fit_style, largest_eigenvalue
-from models import winograd
+from models import layers, winograd
 from models.generator import Generator
 from models.geometry import Interval, Region
 from models.noise import NoiseField
@@ -369,7 +369,7 @@ def test_wide_networks_are_differentiated_as_they_are_unfolded(inverters):
     cells = decoder.cells(33, 30)
     z_s = normal(6, *cells.shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, "bake", None)  # its gradients take more time and memory
+        patch.setattr(layers, "WinogradConv2d", None)  # its gradients take more time and memory
         patch.setattr(Prior, "of", lambda *_: Prior(torch.zeros(6, 1, 1), torch.ones(6, 1, 1), 0.0))
         patch.setattr(refinement, "WINDOW_CELLS", 1)
         refiner = Refiner(decoder, image, STYLE, NoiseField(1), reader(z_s, cells), 0.0)
