@@ -27,6 +27,8 @@ from training.stage import Window
 class GeneratorStage:
     """Both networks, their optimizers, and one training step; a `training.stage.Stage`."""
 
+    exported = ("generator.safetensors", "discriminator.safetensors")
+
     def __init__(self, config: dict, context: TrainContext) -> None:
         self.settings, self.losses, self.model, self.context = config.train, config.losses, config.model, context
         self.cells = config.train.patch_cells
@@ -159,7 +161,7 @@ class GeneratorStage:
 
     def export(self, folder: Path, step: int) -> list[Path]:
         """Write the averaged generator and the discriminator; their paths."""
-        paths = [folder / "generator.safetensors", folder / "discriminator.safetensors"]
+        paths = [folder / name for name in self.exported]
         export(paths[0], self.model, {"generator": self.average.copy}, step)
         export(paths[1], self.model, {"discriminator": self.discriminator}, step)
         return paths

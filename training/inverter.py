@@ -48,6 +48,8 @@ class TrainedNetworks(nn.Module):
 class InverterStage:
     """The generator, the networks that learn, the losses, and one training step; a `training.stage.Stage`."""
 
+    exported = ("inverter.safetensors",)
+
     def __init__(self, config: dict, context: TrainContext) -> None:
         self.settings, self.model, self.context = config.train, config.model, context
         self.generated_every, self.pretrained = config.losses.generated_every, config.losses.weights
@@ -240,7 +242,7 @@ class InverterStage:
 
     def export(self, folder: Path, step: int) -> list[Path]:
         """Write the generator and the averaged encoders into one file; its path."""
-        path, mean = folder / "inverter.safetensors", self.average.copy
+        path, mean = folder / self.exported[0], self.average.copy
         generator = Generator(self.generator.structure, mean.texture or self.generator.texture)
         networks = {"generator": generator, "encoder": mean.encoder, "global_encoder": mean.global_encoder}
         export(path, self.model, networks, step)

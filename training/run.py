@@ -15,6 +15,7 @@ from utils.checkpoint import load_latest, save_checkpoint
 from utils.config import save_config
 from utils.errors import UserError
 
+CONFIG = "config.yaml"  # in the folder of a run
 RESULTS_ONLY = ("seed", "batch", "dtype", "torch", "threads", "device")  # conditions that a run may change
 
 
@@ -47,7 +48,7 @@ def resume(folder: Path, config: dict, context: TrainContext, stage: Stage) -> d
             log.info(line, context.world.main)
     context.world.wait()
     if context.world.main:
-        save_config(config, folder / "config.yaml")
+        save_config(config, folder / CONFIG)
     return state | {"conditions": now}
 
 

@@ -34,6 +34,7 @@ class Stage(Protocol):
     """
 
     window: Window
+    exported: tuple[str, ...]  # names of the files that `export` writes
 
     @property
     def networks(self) -> dict[str, nn.Module]:

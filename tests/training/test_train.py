@@ -168,7 +168,7 @@ def test_a_dry_run_reads_no_file(run, tmp_path):
 class Colour:
     """A third stage: the mean colour of the patches."""
 
-    window = Window(4, 1, 1)
+    window, exported = Window(4, 1, 1), ()
 
     def __init__(self, config, context):
         self.colour = torch.nn.Linear(1, 3)
@@ -253,6 +253,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         ("generator", ["train.bach=4"], "nearest valid key is 'train.batch'"),
         ("generator", ["train.optimizer.cosine_steps=1", "train.steps=2"], "train.optimizer.cosine_steps: 1 of 2"),
         ("generator", ["train.generator={tmp}/file"], "{tmp}/file"),
+        ("generator", ["train.generator={run}/generator.safetensors", "train.output={run}"], "would overwrite the inp"),
+        ("generator", ["--config={run}/config.yaml", "train.output={run}"], "config.yaml: would overwrite the input"),
         ("generator", ["train.discriminator={run}/generator.safetensors"], "holds no discriminator, only generator"),
         ("generator", [DISCRIMINATOR, "model.discriminator.widths=[4,5,6]"], "another architecture: discriminator."),
         ("inverter", ["train.generator=null"], "train.generator is not set"),
