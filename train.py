@@ -95,6 +95,7 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path) -> in
     scalars, over, stopping = {}, False, False
     with (
         StopSignal() as stop,
+        datasets.loading_failures(train_set),
         Events(folder / "events", world.main, state["step"]) as events,
         tqdm(total=settings.steps, initial=state["step"], disable=not world.main, unit="step", mininterval=5) as bar,
     ):

@@ -1,5 +1,6 @@
 """Crops: addressed by position, whatever the workers do; damage; the loader's failures."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ import torch
 from easydict import EasyDict
 
 import datasets
-from datasets import CropDataset, StepSampler, build, loader
+from datasets import CropDataset, StepSampler, build, loader, loading_failures
 from datasets.image import thumbnail
 from datasets.sources import FolderSource
 from utils.errors import UserError
@@ -193,6 +194,16 @@ def test_a_lost_worker_is_an_error_that_names_the_image(make_folder, monkeypatch
         list(loader(crops(make_folder("photos", 6)), 0, 10, 4, workers=1))
     assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 25  # PyTorch gives a worker that hangs some seconds
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_worker_that_is_lost_during_a_step_is_one_line(make_folder):
+    """PyTorch raises from its signal handler, too."""
+    dataset = crops(make_folder("photos", 6))
+    with pytest.raises(UserError, match=r"loading failed \(being read: .*killed by signal"), loading_failures(dataset):
+        for _ in loader(dataset, 0, 50, 4, workers=1):
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            time.sleep(10)  # in which the handler raises
 
 
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError("reset by peer")])
