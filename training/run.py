@@ -43,7 +43,9 @@ def resume(folder: Path, config: dict, context: TrainContext, stage: Stage) -> d
     if loaded is not None:
         state, path, skipped = loaded
         notes = _compare(folder, state["conditions"], now)
-        stage.load_state_dict(state.pop("stage"))
+        saved = state.pop("stage")
+        for name, part in stage.state.items():
+            part.load_state_dict(saved[name])
         for line in [*skipped, *notes, f"resuming from {path}"]:
             log.info(line, context.world.main)
     context.world.wait()
@@ -55,7 +57,8 @@ def resume(folder: Path, config: dict, context: TrainContext, stage: Stage) -> d
 def save(folder: Path, state: dict, stage: Stage, context: TrainContext, keep: int) -> None:
     """Write a checkpoint, once, while the other processes wait."""
     if context.world.main:
-        save_checkpoint(folder / "checkpoints", state["step"], state | {"stage": stage.state_dict()}, keep)
+        parts = {name: part.state_dict() for name, part in stage.state.items()}
+        save_checkpoint(folder / "checkpoints", state["step"], state | {"stage": parts}, keep)
     context.world.wait()
 
 

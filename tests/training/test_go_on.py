@@ -53,7 +53,7 @@ def test_a_model_with_averages_starts_with_all_of_them(tiny, imported):
     stage = loaded(tiny, f"train.generator={path}", f"train.discriminator={path}")
     assert same(stage.generator, states["generator"]) and same(stage.average.copy, states["average"])
     assert same(stage.discriminator, states["discriminator"])
-    assert stage.path_mean.shape == () and stage.path_mean == 1.5
+    assert stage.path_mean.value.shape == () and stage.path_mean.value == 1.5
     assert stage.generator.training and not any(value.requires_grad for value in stage.average.copy.parameters())
 
 
@@ -64,7 +64,7 @@ def test_the_average_goes_on_and_resumes(imported, run, tmp_path, final_state, s
     assert run(*arguments, f"train.output={tmp_path / 'twice'}", "train.steps=1") == 0
     now = final_state(tmp_path / "twice")
     for name, before in states["average"].items():
-        expected = KEPT * before + (1 - KEPT) * now[f"/networks/generator/{name}"]
+        expected = KEPT * before + (1 - KEPT) * now[f"/generator/{name}"]
         assert torch.allclose(now[f"/average/{name}"], expected, atol=1e-6), name
     assert run(*arguments, f"train.output={tmp_path / 'twice'}", "train.steps=3") == 0
     assert run(*arguments, f"train.output={tmp_path / 'straight'}", "train.steps=3") == 0
@@ -75,14 +75,14 @@ def test_an_exported_run_starts_another(tiny, generator_run):
     files = [f"train.{name}={generator_run / f'{name}.safetensors'}" for name in ("generator", "discriminator")]
     stage = loaded(tiny, *files)
     generator = load_generator(generator_run / "generator.safetensors")[0].state_dict()
-    assert same(stage.generator, generator) and same(stage.average.copy, generator) and stage.path_mean == 0
+    assert same(stage.generator, generator) and same(stage.average.copy, generator) and stage.path_mean.value == 0
     held = read_weights(generator_run / "discriminator.safetensors").tensors
     assert same(stage.discriminator, {key.removeprefix("discriminator."): value for key, value in held.items()})
 
 
 def test_without_a_file_the_average_is_of_the_first_weights(tiny):
     stage = loaded(tiny)
-    assert same(stage.average.copy, stage.generator.state_dict()) and stage.path_mean == 0
+    assert same(stage.average.copy, stage.generator.state_dict()) and stage.path_mean.value == 0
 
 
 @pytest.mark.parametrize("value", [torch.ones(2), torch.tensor(float("nan"))])

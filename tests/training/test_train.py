@@ -172,8 +172,8 @@ class Colour:
 
     def __init__(self, config, context):
         self.colour = torch.nn.Linear(1, 3)
-        self.networks, self.conditions = {"colour": self.colour}, {}
-        self.state_dict, self.load_state_dict = self.colour.state_dict, self.colour.load_state_dict
+        self.networks = self.state = {"colour": self.colour}
+        self.conditions = {}
 
     def load_files(self):
         """There are none."""
