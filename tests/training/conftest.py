@@ -1,9 +1,4 @@
-"""A tiny run: a few images, a tiny config, a trained generator, and `train.py` in this process or as a command."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""A tiny run: a few images, a tiny config, a trained generator, and `train.py` in this process."""
 
 import cv2
 import numpy as np
@@ -13,8 +8,6 @@ import torch
 import train
 from utils.checkpoint import load_latest, load_weights
 from utils.errors import run_command
-
-ROOT = Path(train.__file__).parent
 
 TINY = """
 model:
@@ -83,28 +76,6 @@ def run(tiny):
         torch.set_num_threads(1)
         yield run
         torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def launch(tiny):
-    """Starts train.py with overrides as a command, after `prefix` in place of the interpreter alone."""
-    started = []
-
-    def launch(*arguments, prefix=(sys.executable,)):
-        command = [*prefix, str(ROOT / "train.py"), "--config", str(tiny), *map(str, arguments)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        started.append(process)
-        return process
-
-    yield launch
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from utils import distributed
-from utils.distributed import SINGLE, LostWorker, ProcessGroup
+from utils.distributed import SINGLE, LostWorker
 from utils.errors import UserError
 
 LAUNCHER = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
@@ -35,7 +35,6 @@ def test_without_a_launcher_this_process_is_alone(launcher):
     group, device = distributed.start(CPU, 1)
     assert (group, device) == (SINGLE, CPU)
     assert group.any(False, True) == (False, True) and group.any_rank(True) and not group.any_rank()
-    assert list(group.share("ab")) == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", sorted(LAUNCHER.keys() - {"WORLD_SIZE"}))
@@ -59,11 +58,6 @@ def test_processes_that_cannot_meet(launcher):
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_shares_are_all_there_is():
-    shares = [list(ProcessGroup(rank, 3).share(iter(range(8)))) for rank in range(3)]
-    assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]]
-
-
 def talk(rank, port, path):
     """One of two processes; the second ends before the first is done."""
     os.environ |= LAUNCHER | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": str(port)}
@@ -75,7 +69,7 @@ def talk(rank, port, path):
         "average": [value.mean().item() for value in values],
         "any": [group.any(False, rank == 1), group.any_rank(rank == 0), group.any_rank()],
         "gather": group.gather(torch.tensor([rank])).tolist(),
-        "main": group.main,
+        "main": [group.main, *group.share(range(5))],
     }
     if rank == 0:
         with pytest.raises(LostWorker, match="^another worker was lost; start again to go on$") as error:
@@ -97,4 +91,4 @@ def test_two_processes(tmp_path):
         process.join(60)
     found = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(2)]
     both = {"average": [0.5, 5.0], "any": [[False, True], True, False], "gather": [0, 1]}
-    assert found == [both | {"main": True, "code": 1}, both | {"main": False}]
+    assert found == [both | {"main": [True, 0, 2, 4], "code": 1}, both | {"main": [False, 1, 3]}]

@@ -80,11 +80,6 @@ def test_an_exported_run_starts_another(tiny, generator_run):
     assert same(stage.discriminator, {key.removeprefix("discriminator."): value for key, value in held.items()})
 
 
-def test_without_a_file_the_average_is_of_the_first_weights(tiny):
-    stage = loaded(tiny)
-    assert same(stage.average.copy, stage.generator.state_dict()) and stage.path_mean.value == 0
-
-
 @pytest.mark.parametrize("value", [torch.ones(2), torch.tensor(float("nan"))])
 def test_a_path_mean_of_no_use_is_named(tiny, imported, tmp_path, value):
     path = tmp_path / "a.safetensors"

@@ -65,15 +65,6 @@ def test_nothing_changes_where_a_loss_or_gradient_is_not_finite(module, damage):
 
 
 @KINDS
-def test_an_update_descends(module, name):
-    optimizer, losses = optimizer_of(module, name=name), []
-    for _ in range(5):
-        losses.append(error_of(module))
-        optimizer.update(losses[-1], {})
-    assert losses[-1] < losses[0]
-
-
-@KINDS
 def test_lazy_regularisation_corrects_rate_and_momenta(module, name):
     (group,) = optimizer_of(module, lazy_every=4, name=name).optimizer.param_groups
     assert group["lr"] == pytest.approx(0.1 * 0.8)
@@ -114,7 +105,9 @@ def trained(module, steps=1, **changes):
 @KINDS
 def test_a_saved_state_goes_on_with_the_settings_of_now(module, name):
     """Also with those of AdamW where it was Adam's."""
+    start = error_of(module)
     before = trained(module, steps=2, name=name)
+    assert error_of(module) < start
     changes = {"name": "muon" if name == "muon" else "adamw", "betas": [0.1, 0.2], "weight_decay": 0.3}
     optimizer = optimizer_of(module, **changes)
     own = copy.deepcopy(optimizer.state_dict()["param_groups"])
