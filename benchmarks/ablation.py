@@ -27,6 +27,7 @@ from operator import getitem
 from pathlib import Path
 
 import torch
+from inversion.inputs import find_files
 from safetensors import safe_open
 
 import training
@@ -35,7 +36,6 @@ from datasets.sources import open_source
 from evaluation.measures import MEASURES
 from evaluation.report import number_text
 from images.reading import find_images
-from inversion.inputs import find_files
 from models.weights import Weights, read_weights
 from training.context import TrainContext
 from utils import log

@@ -34,6 +34,9 @@ import cv2
 import numpy as np
 import tifffile
 import torch
+from inversion.blocks import Plan, blocks, plan
+from inversion.passes import Decoder, Encoder
+from inversion.scenes import Scene
 
 from benchmarks import machine
 from benchmarks.inference import invert as run_infer
@@ -42,10 +45,7 @@ from benchmarks.memory import photograph
 from benchmarks.published import Canvas, Published
 from benchmarks.report import HEADING, Row, line, write
 from images.reading import Image
-from inversion.blocks import Plan, blocks, plan
 from inversion.cost import decode_cost, encode_cost
-from inversion.passes import Decoder, Encoder
-from inversion.scenes import Scene
 from models import build_encoders, build_generator
 from models.geometry import Region
 from models.weights import SHIPPED, Inverter, load_inverter

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from inversion.blocks import blocks, plan
 from PIL import ImageColor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,7 +27,6 @@ from benchmarks.published import (
     shifted_copies,
 )
 from images.reading import Image, open_image
-from inversion.blocks import blocks, plan
 from inversion.cost import decode_cost, encode_cost
 from models.geometry import Interval, Region, regions_from, texture
 from models.layers import EqualizedConv2d, ModulatedConv2d, ShiftedConv2d, activate

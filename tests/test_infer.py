@@ -15,12 +15,12 @@ import PIL.Image
 import pytest
 import tifffile
 import zarr
+from inversion.inputs import unique_names
 from safetensors.torch import load_file, save_file
 from skimage.metrics import peak_signal_noise_ratio
 
 import images.reading
 import infer
-from inversion.inputs import unique_names
 from models.weights import export
 from tests.conftest import lines, write_inverter
 from tests.inversion.conftest import tiny_inverter

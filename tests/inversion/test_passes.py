@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from images.reading import Image
 from inversion.blocks import blocks, pixels_per_cell
 from inversion.generation import GeneratedStructure, LocalField, generated_style
 from inversion.passes import Decoder, Encoder
 from inversion.scenes import Scene
 from inversion.tool import Tool
+
+from images.reading import Image
 from models.geometry import Interval, Region
 from models.noise import NoiseField
 from models.texture import BakedTexture

@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inversion.blocks import blocks
+from inversion.generation import GeneratedStructure, LocalField
+from inversion.passes import Decoder, Encoder
 
 from images.reading import Image
 from inversion import refinement
-from inversion.blocks import blocks
 from inversion.cost import refine_cost
-from inversion.generation import GeneratedStructure, LocalField
-from inversion.passes import Decoder, Encoder
 from inversion.refinement import MOMENTUM, Prior, Refiner, curvature_window, fit_style, largest_eigenvalue
 from models import layers, winograd
 from models.generator import Generator
