@@ -27,15 +27,15 @@ from operator import getitem
 from pathlib import Path
 
 import torch
+from inversion.inputs import find_files
 from safetensors import safe_open
 
 import training
 from benchmarks import machine
-from datasets.image import find_images
 from datasets.sources import open_source
 from evaluation.measures import MEASURES
 from evaluation.report import number_text
-from inversion.inputs import find_files
+from images.reading import find_images
 from models.weights import Weights, read_weights
 from training.context import TrainContext
 from utils import log

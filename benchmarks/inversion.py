@@ -32,9 +32,11 @@ from statistics import median
 
 import cv2
 import numpy as np
-import PIL.Image
 import tifffile
 import torch
+from inversion.blocks import Plan, blocks, plan
+from inversion.passes import Decoder, Encoder
+from inversion.scenes import Scene
 
 from benchmarks import machine
 from benchmarks.inference import invert as run_infer
@@ -42,11 +44,8 @@ from benchmarks.inference import positive
 from benchmarks.memory import photograph
 from benchmarks.published import Canvas, Published
 from benchmarks.report import HEADING, Row, line, write
-from datasets.image import Image
-from inversion.blocks import Plan, blocks, plan
+from images.reading import Image
 from inversion.cost import decode_cost, encode_cost
-from inversion.passes import Decoder, Encoder
-from inversion.scenes import Scene
 from models import build_encoders, build_generator
 from models.geometry import Region
 from models.weights import SHIPPED, Inverter, load_inverter
@@ -134,7 +133,7 @@ class Bench:
 
     def measure(self, size: int) -> list[Row]:
         """The rows of an image of size x size; each is printed when it is there."""
-        image = Image(PIL.Image.fromarray(photograph(size)))
+        image = Image(photograph(size))
         actions = [partial(self.published, image)]
         actions += [partial(self.ours, image, name, self.options["block"]) for name in DTYPES]
         if not self.arguments.quick:
@@ -233,7 +232,7 @@ class Bench:
         """The figures that are compared, of one size."""
         ours = {name: self.planned(rows, size, name) for name in DTYPES}
         published = next(row for row in rows if (row.method, row.size) == ("published", size))
-        image = Image(PIL.Image.fromarray(photograph(size)))
+        image = Image(photograph(size))
         plans = {name: self.plan_of(size, name, self.options["block"]) for name in DTYPES}
         exact, short = (self.invert(image, name, plans[name], eight_bit=False) for name in DTYPES)
         return {

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from inversion.tool import Tool
 
 from benchmarks.inference import invert, make_parser, positive
-from inversion.tool import Tool
 from utils.config import load_config
 from utils.device import peak_memory_mib, reset_peak_memory
 from utils.errors import run_command

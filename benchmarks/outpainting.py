@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from datasets.image import find_images, open_image
+from images.reading import find_images, open_image
 from models.weights import SHIPPED, load_generator
 from utils import log
 from utils.config import load_config

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from inversion.blocks import pixels_per_cell
 from torch import Tensor
 
-from datasets.image import Image
-from inversion.blocks import pixels_per_cell
+from images.reading import Image
 from inversion.cost import decode_cost
 from models.encoder import EncoderLayer, PatchEncoder
 from models.geometry import Interval, Region, regions_from

@@ -23,7 +23,6 @@ from pathlib import Path
 from statistics import median
 from unittest import mock
 
-import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,7 +34,7 @@ from benchmarks.memory import photograph
 from benchmarks.published import SHIFTS, concatenated_weight, convolve, middle, modulated
 from datasets import loader
 from datasets.crops import CropDataset
-from datasets.image import Image
+from images.reading import Image
 from models import build_generator
 from models.encoder import EncoderLayer
 from models.layers import EqualizedConv2d, ModulatedConv2d, ShiftedConv2d, activate
@@ -148,7 +147,7 @@ class Photograph:
 
     def open(self, index: int, max_pixels: int) -> Image:
         """The photograph."""
-        return Image(PIL.Image.fromarray(photograph(PICTURE)))
+        return Image(photograph(PICTURE))
 
 
 class Loop:
@@ -197,6 +196,7 @@ def straightforward() -> Iterator[None]:
 
 def _plain_shifted(self: ShiftedConv2d, x: Tensor) -> Tensor:
     shift, stride = self.dilation, self.stride
+    x = F.pad(x, (0, self.wrap, 0, self.wrap), mode="circular") if self.wrap else x
     height, width = (edge - shift for edge in x.shape[-2:])
     copies = [x[..., shift * y : shift * y + height, shift * z : shift * z + width] for y, z in SHIFTS]
     beside = torch.cat(copies, dim=1)[..., ::stride, ::stride]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from images.metrics import ImageMetrics
 from torch import Tensor
 
+from images.metrics import ImageMetrics
 from losses.perceptual import LPIPS
 from losses.reconstruction import MS_SSIM_TAPS, ms_ssim
 

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from images.writing import to_eight_bit
 from torch import Tensor
 
 from evaluation.fidelity import as_tensor, pixelwise
+from images.writing import to_eight_bit
 from inversion import PatchInverter
 from inversion.synthesis import GLOBAL_CHANNEL, LocalField, style_of_seed
 from models.generator import Generator

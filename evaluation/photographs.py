@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from images.reading import Image
 from torch import Tensor
 
 from evaluation.discriminator_score import DiscriminatorScore
@@ -22,6 +21,7 @@ from evaluation.measures import mean, ratio
 from evaluation.optimization import optimize
 from evaluation.report import number_text, shrunk
 from evaluation.seams import SMALLEST, SeamScore
+from images.reading import Image
 from inversion import Latents, PatchInverter
 from inversion.commands import noise_of
 from losses.perceptual import LPIPS

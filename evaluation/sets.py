@@ -10,8 +10,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from images.reading import ImageError, open_image
 
+from images.reading import ImageError, open_image
 from inversion import PatchInverter
 from inversion.commands import progress
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from inversion.blocks import blocks, plan
 from PIL import ImageColor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,8 +26,7 @@ from benchmarks.published import (
     modulated,
     shifted_copies,
 )
-from datasets.image import Image, open_image
-from inversion.blocks import blocks, plan
+from images.reading import Image, open_image
 from inversion.cost import decode_cost, encode_cost
 from models.geometry import Interval, Region, regions_from, texture
 from models.layers import EqualizedConv2d, ModulatedConv2d, ShiftedConv2d, activate
@@ -135,7 +135,7 @@ def test_published_shifted_convolution(stride, shift):
 
 
 def test_published_inversion(published):
-    image, z_g = Image(PIL.Image.fromarray(picture(1, 60, 100))), torch.randn(6)
+    image, z_g = Image(picture(1, 60, 100)), torch.randn(6)
     canvas = Canvas(published, image, z_g)
     canvas.pixels.fill_(math.nan)
     for patch in published.patches(60, 100):
@@ -239,7 +239,7 @@ def test_measured_inversion_is_that_of_the_program(checkpoint, small_machine, tm
     bench = inversion.Bench(load_inverter(checkpoint), options, arguments)
     pixels = picture(2, 40, 40)
     PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
-    image = Image(PIL.Image.fromarray(pixels))
+    image = Image(pixels)
     found = bench.invert(image, "float32", bench.plan_of(40, "float32", 16))
     places = ["--input", str(tmp_path), "--output", str(tmp_path / "out"), "--checkpoint", str(checkpoint)]
     assert infer.main([*places, "infer.device=cpu", "infer.dtype=float32", "infer.block=16"]) == 0

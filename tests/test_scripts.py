@@ -16,8 +16,8 @@ import pytest
 
 import prepare_data
 from datasets import samples
-from datasets.image import find_images
 from datasets.sources import LmdbSource
+from images.reading import find_images
 from models import build_encoders, build_generator
 from models.weights import export, load_inverter
 from utils.config import load_config

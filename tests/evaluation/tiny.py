@@ -1,9 +1,9 @@
 """Tiny models, and what evaluates them."""
 
 import numpy as np
-from images.reading import open_image
 
 from evaluation.photographs import EvaluatedModel, PretrainedMetrics
+from images.reading import open_image
 from inversion import PatchInverter
 from utils.config import load_config
 from utils.schema import EvaluateConfig
