@@ -25,6 +25,7 @@ from utils import log
 from utils.config import dump_config, load_config
 from utils.errors import UserError, run_command
 from utils.files import atomic_path
+from utils.schema import TrainConfig
 
 SUFFIX = ".safetensors"
 HEAD = """\
@@ -97,7 +98,7 @@ def plan(checkpoint: Checkpoint, constants: Constants, targets: dict[str, Path])
 
 def training_config(checkpoint: Checkpoint, constants: Constants, start: dict[str, Path | None]) -> dict:
     """The config of a run that goes on from the weights `start`: what differs from configs/default.yaml."""
-    default = load_config()
+    default = load_config(TrainConfig)
     patch = drawn_by(checkpoint.model, constants.ts_input_size)
     settings = {
         "stage": "generator",

@@ -26,7 +26,7 @@ from inversion.generation import GLOBAL_CHANNEL, LocalField, generated_style
 from inversion.tool import Tool
 from losses.reconstruction import L2
 from models.generator import Generator
-from models.geometry import Region
+from models.geometry import Region, regions_from
 from models.noise import NoiseField, gaussian_field
 
 LR_STRUCTURE = 0.01  # of local and global latents
@@ -104,7 +104,8 @@ class Search:
         self.cells = self.pixels.receptive_field(self.generator.texture.rule)
         around = self.cells.receptive_field(self.generator.structure.rule)
         self.coordinates = self.generator.structure.grid.of_canvas(around, around, self.device)
-        self.drawn = [span.output_region for span in self.generator.texture.spans_from(self.cells)]  # by each layer
+        stages = regions_from(self.cells, self.generator.texture.stages)
+        self.drawn = [region for stage in stages for region in stage.outputs]  # by each layer of noise
         self.latents = Latents.random(self.generator, around, self.drawn, seed, self.device)
         groups = (self.latents.of_structure, LR_STRUCTURE), (self.latents.of_texture, LR_TEXTURE)
         self.optimizer = torch.optim.Adam({"params": values, "lr": lr, "full_lr": lr} for values, lr in groups)

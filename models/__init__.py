@@ -6,8 +6,10 @@ from torch import nn
 
 from models.discriminator import Discriminator
 from models.encoder import GlobalEncoder, PatchEncoder, RandomGlobal
-from models.generator import CoordinateGrid, Generator, StructureSynthesizer, TextureSynthesizer
+from models.generator import Generator
 from models.geometry import Interval
+from models.structure import CoordinateGrid, StructureSynthesizer
+from models.texture import TextureSynthesizer
 from utils.errors import UserError
 
 

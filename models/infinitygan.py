@@ -23,7 +23,7 @@ from models.discriminator import Discriminator
 from utils.checkpoint import load_pretrained
 from utils.config import load_config, validate_section
 from utils.errors import UserError
-from utils.schema import MANY
+from utils.schema import MANY, TrainConfig
 
 MINIBATCH_GROUP = 16  # the public models' batch, in one group
 MAPPING_LR_MULTIPLIER = 0.01
@@ -51,15 +51,20 @@ GENERATOR = {
     "structure.layers.#.bias": Public(STRUCTURE + "#.conv.activate.bias"),
     "texture.mapping.layers.#.weight": Public(TEXTURE + "mapping.#+1.weight"),
     "texture.mapping.layers.#.bias": Public(TEXTURE + "mapping.#+1.bias"),
-    "texture.layers.#.conv.weight": Public(TEXTURE + "convs.#.conv.weight", before=1),
-    "texture.layers.#.conv.modulation.weight": Public(TEXTURE + "convs.#.conv.modulation.weight"),
-    "texture.layers.#.conv.modulation.bias": Public(TEXTURE + "convs.#.conv.modulation.bias"),
-    "texture.layers.#.noise_strength": Public(TEXTURE + "convs.#.noise.weight", before=1),
-    "texture.layers.#.bias": Public(TEXTURE + "convs.#.activate.bias"),
-    "texture.to_rgb.#.conv.weight": Public(TEXTURE + "to_rgbs.#.conv.weight", before=1),
-    "texture.to_rgb.#.conv.modulation.weight": Public(TEXTURE + "to_rgbs.#.conv.modulation.weight"),
-    "texture.to_rgb.#.conv.modulation.bias": Public(TEXTURE + "to_rgbs.#.conv.modulation.bias"),
-    "texture.to_rgb.#.bias": Public(TEXTURE + "to_rgbs.#.bias", before=1, after=2),
+    "texture.synthesis.#.up.conv.weight": Public(TEXTURE + "convs.#*2.conv.weight", before=1),
+    "texture.synthesis.#.up.conv.modulation.weight": Public(TEXTURE + "convs.#*2.conv.modulation.weight"),
+    "texture.synthesis.#.up.conv.modulation.bias": Public(TEXTURE + "convs.#*2.conv.modulation.bias"),
+    "texture.synthesis.#.up.noise_strength": Public(TEXTURE + "convs.#*2.noise.weight", before=1),
+    "texture.synthesis.#.up.bias": Public(TEXTURE + "convs.#*2.activate.bias"),
+    "texture.synthesis.#.conv.conv.weight": Public(TEXTURE + "convs.#*2+1.conv.weight", before=1),
+    "texture.synthesis.#.conv.conv.modulation.weight": Public(TEXTURE + "convs.#*2+1.conv.modulation.weight"),
+    "texture.synthesis.#.conv.conv.modulation.bias": Public(TEXTURE + "convs.#*2+1.conv.modulation.bias"),
+    "texture.synthesis.#.conv.noise_strength": Public(TEXTURE + "convs.#*2+1.noise.weight", before=1),
+    "texture.synthesis.#.conv.bias": Public(TEXTURE + "convs.#*2+1.activate.bias"),
+    "texture.synthesis.#.to_rgb.conv.weight": Public(TEXTURE + "to_rgbs.#.conv.weight", before=1),
+    "texture.synthesis.#.to_rgb.conv.modulation.weight": Public(TEXTURE + "to_rgbs.#.conv.modulation.weight"),
+    "texture.synthesis.#.to_rgb.conv.modulation.bias": Public(TEXTURE + "to_rgbs.#.conv.modulation.bias"),
+    "texture.synthesis.#.to_rgb.bias": Public(TEXTURE + "to_rgbs.#.bias", before=1, after=2),
 }
 
 DISCRIMINATOR = {
@@ -194,7 +199,7 @@ def generator_model(
     """
     public = _used(public, where)
     stages = _count(public, TEXTURE + "to_rgbs.")
-    default = load_config().model
+    default = load_config(TrainConfig).model
     model = {
         "stages": stages,
         **_structure(public, constants, where),
@@ -316,7 +321,9 @@ def _public_name(key: str, table: Mapping[str, Public]) -> Public:
         return table[key]
     index = int(number[1])
     public = table[key.replace(number[0], ".#.", 1)]
-    return public._replace(name=public.name.replace("#+1", str(index + 1)).replace("#", str(index)))
+    numbers = {"#*2+1": 2 * index + 1, "#*2": 2 * index, "#+1": index + 1, "#": index}
+    name = re.sub(r"#(\*2)?(\+1)?", lambda match: str(numbers[match[0]]), public.name)
+    return public._replace(name=name)
 
 
 def _values(value: Tensor, public: Public, shape: torch.Size, where: str) -> Tensor:

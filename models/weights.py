@@ -30,6 +30,7 @@ class Inverter:
     global_encoder: GlobalEncoder | RandomGlobal | None
     model: dict  # the `model` section that they were built from
     fingerprint: str  # of the weights
+    path: Path
 
 
 def export(path: Path, model: dict, networks: dict[str, nn.Module], step: int) -> None:
@@ -68,7 +69,7 @@ def load_inverter(path: str | Path, encoders: bool = True) -> Inverter:
         weights.fill("encoder", encoder)
         weights.fill("global_encoder", global_encoder)
     generator = weights.fill("generator", build_generator(weights.model))
-    return Inverter(generator, encoder, global_encoder, weights.model, weights.fingerprint)
+    return Inverter(generator, encoder, global_encoder, weights.model, weights.fingerprint, weights.path)
 
 
 def fill(path: str | Path, networks: dict[str, nn.Module]) -> None:

@@ -32,10 +32,12 @@ from losses import adversarial
 from losses.latent import maximum_mean_discrepancy
 from losses.perceptual import LPIPS
 from models import build_discriminator, build_generator
-from models.fusion import StyleWeights, fuse_structure, fuse_texture
-from models.generator import CoordinateGrid, Generator, Noise
-from models.geometry import Interval, Region
+from models.generator import Generator, Noise
+from models.geometry import Interval, Region, regions_from
 from models.infinitygan import Checkpoint, Constants, discriminator_state, generator_state, read_checkpoint
+from models.mixing import StyleWeights, mix_structure, mix_texture
+from models.structure import CoordinateGrid
+from models.texture import StageStyles, synthesize
 from training.draws import Latents
 from utils.checkpoint import load_pretrained
 from utils.errors import UserError, run_command
@@ -151,7 +153,7 @@ def noise_of(recorded: Recorded, generator: Generator, cells: Region, prefix: st
     """The recorded noise as a field: layer k's tensor covers what the layer gives from these latent cells."""
     canvases, region = [], cells
     for index, layer in enumerate(generator.texture.layers):
-        region = region.valid_output(layer.rule)
+        region = region.valid_output(layer.conv.rule)
         canvases.append((region, recorded[f"{prefix}.noise_{index}"]))
 
     def noise(layer: int, top: int, left: int, height: int, width: int) -> Tensor:
@@ -186,7 +188,7 @@ class Canvas:
         """Features that texture layer `layer` reads, and the pixels between them."""
         region = self.cells
         for earlier in self.texture.layers[:layer]:
-            region = region.valid_output(earlier.rule)
+            region = region.valid_output(earlier.conv.rule)
         return region, self.texture.spacing(layer - 1) if layer else pixels_per_cell(self.texture)
 
     def draw(self, synthesizer: Callable[..., Tensor], read: Callable[[Region], Tensor], edge: int) -> Tensor:
@@ -287,11 +289,11 @@ def patch(case: Case, recorded: Recorded) -> Quantities:
         image = texture(z_s, styles[:, 0], canvas.noise)
     for name, (index,), theirs in recorded.matching(r"mid\.ts_conv_(\d+)"):
         yield name, given[index][: len(theirs)], theirs
-    folded, spans = texture.bake(styles[0, 0], torch.float32), texture.spans_from(Region.at(0, 0, *z_s.shape[-2:]))
+    baked = texture.bake(styles[0, 0], torch.float32)
+    regions = regions_from(Region.at(0, 0, *z_s.shape[-2:]), texture.stages)
     for name, (stage,), theirs in recorded.matching(r"mid\.rgb_(\d+)"):
-        layers = 2 * (stage + 1)
-        noise = _first(canvas.noise, 1)
-        yield name, texture.draw(z_s[:1], folded.layers[:layers], folded.to_rgb, noise, spans[:layers]), theirs
+        n = stage + 1
+        yield name, synthesize(baked.stages[:n], z_s[:1], [StageStyles(None, None, None)] * n, _first(canvas.noise, 1), regions[:n]), theirs
     yield "out.image_nomix", image, recorded["out.image_nomix"]
     for name, (inject,), theirs in recorded.matching(r"out\.image_inject(\d+)"):
         n = len(theirs)
@@ -377,7 +379,7 @@ def _geometry(case: Case, canvas: Canvas, section: str) -> tuple[list[int], list
     steps = [step_pixels // spacing for _, spacing in before]
     sizes, region = [cells], Interval(0, cells - 1)
     for layer in canvas.texture.layers:
-        region = layer.rule.valid_output(region)
+        region = layer.conv.rule.valid_output(region)
         sizes.append(region.size)
     patches = [(size - cells) // step + 1 for size in canvas.cells.shape]
     target = case.parameters(section, "target")
@@ -422,8 +424,8 @@ def _fused(
     """The fused texture synthesizer, structure latents by region of cells, and the styles [N, D]."""
     (z,) = recorded["in.z"]
     w = canvas.texture.mapping(z)
-    structure = fuse_structure(canvas.structure, z, weights, pixels_per_cell(canvas.texture), exact=False)
-    texture = fuse_texture(canvas.texture, w, weights, torch.float32, exact=False)
+    structure = mix_structure(canvas.structure, z, weights, pixels_per_cell(canvas.texture), exact=False)
+    texture = mix_texture(canvas.texture, w, weights, torch.float32, exact=False)
     return texture, lambda cells: structure(*canvas.window(cells)), w
 
 

@@ -14,8 +14,9 @@ import losses
 from models import build_discriminator, build_encoders, build_generator, patch_pixels
 from models.discriminator import Discriminator
 from models.encoder import GlobalEncoder, PatchEncoder
-from models.generator import CoordinateGrid, TextureSynthesizer
 from models.geometry import Interval
+from models.structure import CoordinateGrid
+from models.texture import TextureSynthesizer
 from utils.config import load_config
 from utils.schema import SCHEMA, flat_keys
 

@@ -471,7 +471,7 @@ def changed_pixels(size, what, generated, region=REGION):
     layers = generator.texture.layers
     found = np.zeros(size, bool)
     for k in range(len(layers)):
-        after = Chain(tuple(layer.rule for layer in layers[k + 1 :]))
+        after = Chain(tuple(layer.conv.rule for layer in layers[k + 1 :]))
         found |= reached(size, after, generator.texture.spacing(k), changed)
     return found
 

@@ -60,7 +60,7 @@ def test_what_it_writes(checkpoint, tmp_path, capsys):
     tensors, metadata = load_weights(output.parent / "public-training.safetensors")
     assert metadata["networks"] == "generator discriminator average" and metadata["step"] == "1234"
     assert tensors["path_mean"] == 1.5
-    assert torch.equal(tensors["average.texture.to_rgb.0.bias"], average["texture.to_rgb.0.bias"])
+    assert torch.equal(tensors["average.texture.synthesis.0.to_rgb.bias"], average["texture.synthesis.0.to_rgb.bias"])
     config = load_config(output.with_suffix(".yaml"))
     assert config.model == model and config.train.patch_cells == 8 and config.data.resize == 53
 

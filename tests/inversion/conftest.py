@@ -23,8 +23,8 @@ def tiny_inverter(stages=3, convolution="shifted"):
         generator, encoders = build_generator(model), build_encoders(model)
         for layer in generator.texture.layers:
             torch.nn.init.constant_(layer.noise_strength, 0.3)
-        for to_rgb in generator.texture.to_rgb:
-            to_rgb.conv.weight.data *= 0.2
+        for stage in generator.texture.synthesis:
+            stage.to_rgb.conv.weight.data *= 0.2
     return Inverter(generator, *encoders, model, fingerprint="tiny")
 
 

@@ -13,9 +13,9 @@ from inversion.generation import GeneratedStructure, LocalField, generated_style
 from inversion.passes import Decoder, Encoder
 from inversion.scenes import Scene
 from inversion.tool import Tool
-from models.generator import TextureSynthesizer
 from models.geometry import Interval, Region
 from models.noise import NoiseField
+from models.texture import TextureSynthesizer
 from models.weights import SHIPPED
 from utils.config import load_config
 from utils.errors import UserError

@@ -19,9 +19,10 @@ from inversion.generation import GeneratedStructure, LocalField
 from inversion.passes import Decoder, Encoder
 from inversion.refinement import MOMENTUM, Prior, Refiner, curvature_window, fit_style, largest_eigenvalue
 from models import winograd
-from models.generator import Generator, TextureSynthesizer
+from models.generator import Generator
 from models.geometry import Interval, Region
 from models.noise import NoiseField
+from models.texture import TextureSynthesizer
 
 CPU = torch.device("cpu")
 RELATIVE = 1e-5
@@ -355,14 +356,14 @@ def wide_generator():
     """A generator whose layers are convolved by Winograd's method where nothing is differentiated."""
     torch.manual_seed(0)
     texture = TextureSynthesizer(6, 6, [256, 256], mapping_layers=1, mapping_lr_multiplier=0.01).requires_grad_(False)
-    for to_rgb in texture.to_rgb:
-        to_rgb.conv.weight *= 0.2
+    for stage in texture.synthesis:
+        stage.to_rgb.conv.weight *= 0.2
     return texture
 
 
 def test_wide_networks_are_differentiated_as_they_are_unfolded(inverters):
     texture = wide_generator()
-    assert winograd.pays(texture.layers[1].conv.weight, torch.float32)
+    assert winograd.is_faster(texture.layers[1].conv.weight, torch.float32)
     generator = Generator(inverters().generator.structure, texture)
     decoder, image = Decoder(generator, CPU, torch.float32), picture(33, 30)
     cells = decoder.cells(33, 30)

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inversion.stylemaps import Passage, SoftMap, nearest_centre
-from models.fusion import FusedConv, fuse_structure, fuse_texture
-from models.generator import CoordinateGrid, StructureSynthesizer, TextureSynthesizer
 from models.geometry import Interval, Region, partition
 from models.layers import ModulatedConv2d
+from models.mixing import MixedConv2d, mix_structure, mix_texture
 from models.noise import NoiseField
+from models.structure import CoordinateGrid, StructureSynthesizer, beside
+from models.texture import TextureSynthesizer
 
 TOLERANCE = 1e-5
 GRID = CoordinateGrid(vertical_slope=0.3, horizontal_period=20, row_starts=6)
@@ -30,8 +31,8 @@ def texture_synthesizer(stages):
     for layer in network.layers:
         torch.nn.init.constant_(layer.noise_strength, 0.3)
         torch.nn.init.normal_(layer.bias)
-    for to_rgb in network.to_rgb:
-        to_rgb.conv.weight.data *= 0.2
+    for stage in network.synthesis:
+        stage.to_rgb.conv.weight.data *= 0.2
     return network.requires_grad_(False)
 
 
@@ -148,7 +149,7 @@ def test_a_layer_equals_its_formula(kernel, upsample, demodulate, count, batch, 
     x, after = normal(batch, 4, *region.shape, seed=seed + 1), region.valid_output(conv.rule)
     maps = soft(count)(region, 2), soft(count)(after, 1 if upsample else 2)
     for exact, literally in ((True, exact_literally), (False, fast_literally)):
-        fused = FusedConv(conv, styles, torch.float32, exact)(x, *maps)
+        fused = MixedConv2d(conv, styles, torch.float32, exact)(x, maps)
         assert close(fused, literally(conv, styles, x, *maps))
 
 
@@ -160,8 +161,8 @@ def test_a_style_that_is_absent_counts_for_nothing(upsample):
     maps = [torch.zeros(4, *part.shape) for part in (region, region.valid_output(conv.rule))]
     maps[0][[1, 3]], maps[1][[1, 3]] = soft(2)(region, 2), soft(2)(region.valid_output(conv.rule), 1)
     for exact in (True, False):
-        everything = FusedConv(conv, styles, torch.float32, exact)(x, *maps)
-        present = FusedConv(conv, styles[[1, 3]], torch.float32, exact)(x, *(weights[[1, 3]] for weights in maps))
+        everything = MixedConv2d(conv, styles, torch.float32, exact)(x, maps)
+        present = MixedConv2d(conv, styles[[1, 3]], torch.float32, exact)(x, [weights[[1, 3]] for weights in maps])
         assert close(everything, present)
 
 
@@ -169,7 +170,7 @@ def test_a_style_that_is_absent_counts_for_nothing(upsample):
 def test_bfloat16_is_close_to_float32(exact):
     texture, z_s, w = texture_synthesizer(3), normal(1, 5, 7, 8), normal(2, 6)
     one, other = (
-        fuse_texture(texture, w, soft(2), dtype, exact)(z_s, None, drawn_from(texture, z_s, (0, 0)))
+        mix_texture(texture, w, soft(2), dtype, exact)(z_s, None, drawn_from(texture, z_s, (0, 0)))
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert other.dtype == torch.float32 and 0 < (one - other).abs().max() < 0.1
@@ -189,14 +190,14 @@ def texture_literally(texture, w, weights, literally, z_s, noise, origin):
     region, image = Region.at(*origin, *z_s.shape[-2:]), None
     pixels, x = 2**texture.stages, z_s
     for index, layer in enumerate(texture.layers):
-        before, region = weights(region, pixels), region.valid_output(layer.rule)
+        before, region = weights(region, pixels), region.valid_output(layer.conv.rule)
         pixels = pixels // 2 if index % 2 == 0 else pixels
         after = weights(region, pixels)
         x = literally(layer.conv, styles[:, index], x, before, after)
         x = layer.finish(x, noise(index, region.rows.first, region.cols.first, *region.shape))
         if index % 2 == 0:
             continue
-        to_rgb, style = texture.to_rgb[index // 2], styles[:, min(index + 2, 2 * texture.stages)]
+        to_rgb, style = texture.synthesis[index // 2].to_rgb, styles[:, min(index + 2, 2 * texture.stages)]
         rgb = exact_literally(to_rgb.conv, style, x, None, after) + to_rgb.bias[:, None, None]
         if image is not None:
             grown = torch.nn.functional.interpolate(
@@ -214,7 +215,7 @@ def texture_literally(texture, w, weights, literally, z_s, noise, origin):
 def test_a_texture_equals_its_formula(exact, literally, per_layer, origin):
     texture, z_s, noise = texture_synthesizer(3), normal(1, 5, 5, 6), NoiseField(4)
     w, weights = styles_of(texture, 3, per_layer), soft(3)
-    image = fuse_texture(texture, w, weights, torch.float32, exact)(z_s, noise, drawn_from(texture, z_s, origin))
+    image = mix_texture(texture, w, weights, torch.float32, exact)(z_s, noise, drawn_from(texture, z_s, origin))
     expected, region = texture_literally(texture, w, weights, literally, z_s, noise, origin)
     assert image.shape[-2:] == region.shape and close(image, expected)
 
@@ -225,10 +226,10 @@ def test_a_structure_equals_its_formula(exact, literally, origin):
     structure, z_g, weights = structure_synthesizer(), normal(3, 6), soft(3, sharpness=4)
     region = Region.at(*origin, 7, 6)
     z_l, grid = normal(2, 5, *region.shape), GRID.of_canvas(region, region)
-    z_s = fuse_structure(structure, z_g, weights, 8, exact)(z_l, grid, origin)
+    z_s = mix_structure(structure, z_g, weights, 8, exact)(z_l, grid, origin)
     x = z_l
     for layer in structure.layers:
-        x, inside = layer.beside_coordinates(x, grid), region
+        x, inside = beside(x, grid), region
         region = region.valid_output(layer.conv.rule)
         x = literally(layer.conv, z_g, x, weights(inside, 8), weights(region, 8)) + layer.bias[:, None, None]
         x = torch.where(x > 0, x, 0.2 * x) * math.sqrt(2)
@@ -246,7 +247,7 @@ def test_weights_that_are_constant_give_the_ordinary_image(exact, stages, shares
     texture, noise, origin = texture_synthesizer(stages), NoiseField(1), (top, 3)
     w, z_s = styles_of(texture, len(shares), per_layer), normal(2, 5, 6, 7)
     pixels = drawn_from(texture, z_s, origin)
-    fused = fuse_texture(texture, w, constant(shares), torch.float32, exact)(z_s, noise, pixels)
+    fused = mix_texture(texture, w, constant(shares), torch.float32, exact)(z_s, noise, pixels)
     mean = torch.einsum("n,n...->...", torch.tensor(shares), w).expand(2, *w.shape[1:])
     assert close(fused, texture(z_s, mean, noise, origin))
 
@@ -257,7 +258,7 @@ def test_weights_that_are_constant_give_the_ordinary_structure(exact, shares, la
     structure, z_g = structure_synthesizer(layers, radius), normal(len(shares), 6)
     region = Region.at(-2, 5, 2 * layers * radius + 2, 2 * layers * radius + 3)
     z_l, grid = normal(2, 5, *region.shape), GRID.of_canvas(region, region)
-    fused = fuse_structure(structure, z_g, constant(shares), 8, exact)(z_l, grid, (-2, 5))
+    fused = mix_structure(structure, z_g, constant(shares), 8, exact)(z_l, grid, (-2, 5))
     mean = (torch.tensor(shares) @ z_g).expand(2, -1)
     assert close(fused, structure(z_l, mean, grid))
 
@@ -268,7 +269,7 @@ def test_weights_that_are_constant_give_the_ordinary_structure(exact, shares, la
 def test_pixels_that_read_one_style_are_those_of_the_ordinary_image(exact, stages, boundary, left, per_layer):
     texture, noise, z_s = texture_synthesizer(stages), NoiseField(2), normal(1, 5, 6, 14)
     w, cells = styles_of(texture, 2, per_layer), Region.at(0, left, 6, 14)
-    fused = fuse_texture(texture, w, split(boundary), torch.float32, exact)(z_s, noise, cells.valid_output(texture.rule))
+    fused = mix_texture(texture, w, split(boundary), torch.float32, exact)(z_s, noise, cells.valid_output(texture.rule))
     pixels, cell = cells.valid_output(texture.rule).cols, 2**stages
     read = [texture.rule.receptive_field(Interval(col, col)) for col in range(pixels.first, pixels.last + 1)]
     sides = [
@@ -318,7 +319,7 @@ def test_blocks_of_a_texture_equal_the_whole(stages, exact, data):
     drawn, z_s = held.valid_output(texture.rule), normal(1, 5, *held.shape)
     count, weights = any_weights(data, drawn)
     w = styles_of(texture, count, data.draw(st.booleans(), "per layer"))
-    synthesize = fuse_texture(texture, w, weights, torch.float32, exact)
+    synthesize = mix_texture(texture, w, weights, torch.float32, exact)
     whole = synthesize(z_s, noise, drawn)
     assert whole.shape == (1, 3, *drawn.shape)
     edges = [data.draw(st.integers(1 + size // 3, size + 1), "edge") for size in drawn.shape]
@@ -337,7 +338,7 @@ def test_blocks_of_a_structure_equal_the_whole(exact, data, layers, radius, edge
     cells = Region.at(-2, data.draw(st.integers(-5, 5), "left"), 4, 5)
     canvas = cells.receptive_field(structure.rule)
     count, weights = any_weights(data, Region.at(-16, 0, 40, 48))
-    synthesize = fuse_structure(structure, normal(count, 6), weights, 8, exact)
+    synthesize = mix_structure(structure, normal(count, 6), weights, 8, exact)
     z_l = normal(1, 5, *canvas.shape)
 
     def structure_at(region):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from models.encoder import PatchEncoder
 from models.geometry import (
+    TEXTURE_STAGE,
     Chain,
     Interval,
     Region,
@@ -18,7 +19,6 @@ from models.geometry import (
     reflect,
     structure,
     texture,
-    texture_stage,
 )
 
 positions = st.integers(-10_000, 10_000)
@@ -91,8 +91,8 @@ def test_cells_draw_sixteen_pixels_each_less_seventy_five(cells):
 @given(intervals)
 def test_a_texture_stage_in_closed_form(pixels):
     first, last = pixels
-    assert texture_stage().receptive_field(pixels) == ((first - 2) // 2, -(-(last + 2) // 2))
-    assert inside(Upsample().receptive_field(pixels), texture_stage().receptive_field(pixels))  # the ToRGB skip is crop-able
+    assert TEXTURE_STAGE.receptive_field(pixels) == ((first - 2) // 2, -(-(last + 2) // 2))
+    assert inside(Upsample().receptive_field(pixels), TEXTURE_STAGE.receptive_field(pixels))  # the ToRGB skip is crop-able
 
 
 @given(intervals)

@@ -60,7 +60,7 @@ def test_every_value_of_a_generator_finds_a_place(stages):
     for i, layer in enumerate(network.texture.mapping.layers, start=1):
         assert torch.equal(layer.weight, public[f"{TEXTURE}mapping.{i}.weight"])
         assert torch.equal(layer.bias, public[f"{TEXTURE}mapping.{i}.bias"])
-    for k, rgb in enumerate(network.texture.to_rgb):
+    for k, rgb in enumerate(stage.to_rgb for stage in network.texture.synthesis):
         assert torch.equal(rgb.bias, public[f"{TEXTURE}to_rgbs.{k}.bias"].flatten())
         assert torch.equal(rgb.conv.modulation.bias, public[f"{TEXTURE}to_rgbs.{k}.conv.modulation.bias"])
     assert torch.equal(network.structure.layers[0].conv.weight, public[STRUCTURE + "conv.weight"][0])
@@ -172,7 +172,7 @@ def test_other_floating_point_numbers_become_float32(read, dtype):
     half = {name: value.to(dtype) for name, value in public_checkpoint()["g_ema"].items()}
     average = read(g_ema=half).average
     assert {value.dtype for value in average.values()} == {torch.float32}
-    assert torch.equal(average["texture.to_rgb.0.bias"], half[TEXTURE + "to_rgbs.0.bias"].flatten().float())
+    assert torch.equal(average["texture.synthesis.0.to_rgb.bias"], half[TEXTURE + "to_rgbs.0.bias"].flatten().float())
 
 
 def test_temporary_variables_and_parameters_are_no_obstacle(read):

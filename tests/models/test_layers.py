@@ -123,7 +123,7 @@ def test_modulated_convolution_is_its_formula(inputs, outputs, kernel, demodulat
     if upsample:
         assert expected.shape[-2:] == (2 * height - 3, 2 * width - 3)
     for sample, w, result in zip(x, style, expected, strict=True):
-        folded = layer.bake(w, torch.float32)(sample[None])
+        folded = layer.bake(w[None], torch.float32)(sample[None])
         assert torch.allclose(folded[0], result, atol=1e-5, rtol=1e-5)
 
 

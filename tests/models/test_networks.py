@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from models import build_discriminator, build_encoders, build_generator, count_parameters, patch_pixels
 from models.discriminator import Discriminator, minibatch_deviation
 from models.encoder import GlobalEncoder, PatchEncoder, RandomGlobal
-from models.generator import CoordinateGrid, StructureSynthesizer, TextureSynthesizer
 from models.geometry import Interval, Region, partition
 from models.noise import NoiseField
+from models.structure import CoordinateGrid, StructureSynthesizer
+from models.texture import TextureSynthesizer
 from models.weights import export, load_inverter
 from utils.config import load_config
 from utils.errors import UserError
@@ -209,7 +210,7 @@ def test_features_are_spaced_as_the_rules_say(stages):
     network = texture_synthesizer(stages)
     one, later = Interval(0, 99), Interval(1, 99)
     for index, layer in enumerate(network.layers):
-        one, later = layer.rule.valid_output(one), layer.rule.valid_output(later)
+        one, later = layer.conv.rule.valid_output(one), layer.conv.rule.valid_output(later)
         assert (later.first - one.first) * network.spacing(index) == 2**stages
     assert network.spacing(index) == 1
 

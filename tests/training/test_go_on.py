@@ -62,7 +62,7 @@ def test_a_public_model_starts_with_its_weights(imported, arguments):
 def test_the_average_goes_on_too(imported, arguments, run, tmp_path):
     """It is an average already: it does not start anew from the first weights."""
     assert run(*arguments, f"train.output={tmp_path}", "train.steps=1") == 0
-    name, state = "texture.to_rgb.0.bias", torch.load(tmp_path / "checkpoints/step-00000001.pt", weights_only=True)
+    name, state = "texture.synthesis.0.to_rgb.bias", torch.load(tmp_path / "checkpoints/step-00000001.pt", weights_only=True)
     before = read_weights(imported / "public-training.safetensors").tensors[f"average.{name}"]
     now = state["stage"]["networks"]["generator"][name]
     assert torch.allclose(state["stage"]["average"][name], PUBLIC_KEEPS * before + (1 - PUBLIC_KEEPS) * now)

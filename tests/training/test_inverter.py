@@ -220,7 +220,7 @@ def test_reconstructions_are_drawn_by_the_tuned_texture(stage):
     batch = random_batch(stage)
     before = stage._reconstruct(stage.trained, batch, None)["reconstruction"]
     with torch.no_grad():
-        stage.trained.texture.to_rgb[-1].bias += 0.25
+        stage.trained.texture.synthesis[-1].to_rgb.bias += 0.25
     after = stage._reconstruct(stage.trained, batch, None)["reconstruction"]
     assert torch.allclose(after, before + 0.25, atol=1e-5)
 
@@ -230,7 +230,7 @@ def test_preservation_compares_with_the_generator_as_it_was(stage):
     tensors = stage._reciprocate(0)
     assert torch.allclose(tensors["redrawn"], tensors["generated"], atol=1e-6)
     with torch.no_grad():
-        stage.trained.texture.to_rgb[-1].bias += 0.25
+        stage.trained.texture.synthesis[-1].to_rgb.bias += 0.25
     redrawn = stage._reciprocate(0)["redrawn"]
     assert torch.allclose(redrawn, tensors["generated"] + 0.25, atol=1e-5)
 
