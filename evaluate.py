@@ -21,6 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from inversion.inputs import begin, find_files, find_photographs
+from inversion.tool import Tool
+
 import infer
 from evaluation.edits import Critic
 from evaluation.frechet import Inception
@@ -29,8 +32,6 @@ from evaluation.measures import PER_IMAGE
 from evaluation.report import write_report
 from evaluation.run import Judges, Subject, evaluate_checkpoint, machine
 from evaluation.sets import real_set
-from inversion.inputs import begin, find_files, find_photographs
-from inversion.tool import Tool
 from losses.perceptual import LPIPS
 from utils import log
 from utils.config import load_config

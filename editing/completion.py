@@ -80,7 +80,7 @@ class Completion:
     ) -> None:
         self.known, self.cells, self.options, self.device = known, cells, options, model.device
         self.generator = model.generator.requires_grad_(False)
-        self.style = style
+        self.style, self.z_g = style, _global_latents(style).to(self.device)  # z_g: of the structure
         self.local = LocalField(self.generator.structure.local_dim, seed, self.device)
         self.fitted: dict[Region, Tensor] = {}  # tiles of local latents [C, h, w]
 
@@ -95,9 +95,8 @@ class Completion:
         touched = (tile for region, _, _ in targets for tile in grid(region.receptive_field(rule)))
         starts = {tile: self.local.read(tile) for tile in touched}
         self.fitted = {tile: nn.Parameter(start.clone()) for tile, start in starts.items()}
-        first = _global_latents(self.style).to(self.device)
-        z_g = nn.Parameter(first.clone())
-        self.style = _with_latents(self.style, z_g)
+        first, z_g = self.z_g, nn.Parameter(self.z_g.clone())
+        self.z_g = z_g
         groups = [{"params": list(self.fitted.values()), "lr": self.options.lr}]
         groups += [{"params": [z_g], "lr": self.options.style_lr}]
         optimizer = torch.optim.Adam(groups, betas=BETAS)
@@ -115,7 +114,7 @@ class Completion:
         if errors and not errors[-1] <= DIVERGED * errors[0]:
             raise UserError(f"the fit diverged, from {errors[0]:.3g} to {errors[-1]:.3g}; lower complete.lr may help")
         self.fitted = {tile: values.detach() for tile, values in self.fitted.items()}
-        self.style = _with_latents(self.style, z_g.detach())
+        self.z_g = z_g.detach()
 
     def compute(self, region: Region) -> Tensor:
         """Structure latents [C, h, w] of a tile of the canvas: known ones as they are, new ones elsewhere."""
@@ -147,7 +146,8 @@ class Completion:
 
     def _structure(self, region: Region) -> Tensor:
         """The structure latents [C, h, w] that the latents, as they are now, give."""
-        return synthesize(self.generator, self.style, self._local, region, self.cells)
+        style = _with_latents(self.style, self.z_g)
+        return synthesize(self.generator, style, self._local, region, self.cells)
 
     def _local(self, region: Region) -> Tensor:
         """Local latents [C, h, w]: fitted ones where there are some."""
