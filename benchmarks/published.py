@@ -84,7 +84,7 @@ class Published:
             for network in (networks.encoder, networks.generator.texture)
         )
         self.cell = 2**self.texture.stages
-        self.drawn = Interval(0, CELLS - 1).valid_output(self.texture.rule).size
+        self.drawn = self.texture.rule.valid_output(Interval(0, CELLS - 1)).size
         convolutions = [layer.conv for scale in self.encoder.scales for layer in scale.layers]
         self.concatenated = {conv: concatenated_weight(conv) for conv in convolutions}
 

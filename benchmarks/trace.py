@@ -2,10 +2,10 @@
 
     python -m benchmarks.trace [--input PHOTOGRAPH] [--checkpoint FILE] [key=value ...]
 
-infer.py inverts one photograph in this process, under sys.setprofile. The way begins where `infer.invert` is called:
-the command is parsed then, and the networks are loaded. Each function counts once, at its first call, as in a first
-reading; what threads do ahead or behind is not seen. A file is entered where a function of it is called from that of
-another file, and that is a return where the file had been entered, and left, before.
+infer.py inverts one photograph in several blocks, in this process, under sys.setprofile. The way begins where
+`infer.process` is called: the command is parsed then, and the networks are loaded. Each named function counts once, at
+its first call, as in a first reading; those of utils/ do not count, nor what threads do ahead or behind. A file is
+entered where one of its functions follows one of another file; where it had been entered before, that is a return.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -24,8 +25,9 @@ from benchmarks.machine import ROOT, photograph
 from models.weights import SHIPPED
 from utils.errors import UserError, run_command
 
-BEGINNING = "infer.py", "invert"
+BEGINNING = "infer.py", "process"
 SIZE = 160  # pixels along the edge of the photograph, where none is given
+BLOCK = "block=64"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,21 +42,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.input is None:
             PIL.Image.fromarray(photograph(SIZE)).save(path)
         places = ["--input", str(path), "--output", f"{folder}/results", "--checkpoint", str(arguments.checkpoint)]
-        way, returns = trace([*places, *arguments.overrides])
-    for number, file in enumerate(way, 1):
-        print(f"{number:3} {file}")
-    print(f"files entered: {len(way)}; returns to files that had been left: {returns}")
+        calls = trace([*places, BLOCK, *arguments.overrides])
+    seen: set[str] = set()
+    for file, group in groupby(calls, key=lambda call: call[0]):
+        print(f"{'back to' if file in seen else 'enters':>8} {file:24} {' '.join(name for _, name in group)}")
+        seen.add(file)
+    print("files entered: {}; returns to files that had been left: {}".format(*count([file for file, _ in calls])))
     return 0
 
 
-def trace(arguments: Sequence[str]) -> tuple[list[str], int]:
-    """The files that infer.py enters with these arguments, in their order, and the number of returns."""
-    codes: dict[CodeType, str] = {}  # of our functions, in the order of their first calls
+def trace(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """(file, function) of our functions that infer.py calls with these arguments, in the order of their first calls."""
+    codes: dict[CodeType, None] = {}
 
     def note(frame: FrameType, event: str, _: object) -> None:
-        code = frame.f_code
-        if event == "call" and code not in codes and Path(code.co_filename).is_relative_to(ROOT):
-            codes[code] = str(Path(code.co_filename).relative_to(ROOT))
+        if event == "call":
+            codes.setdefault(frame.f_code)
 
     sys.setprofile(note)
     try:
@@ -63,15 +66,16 @@ def trace(arguments: Sequence[str]) -> tuple[list[str], int]:
         sys.setprofile(None)
     if code:
         raise UserError(f"infer.py ended with {code}")
-    calls = [(file, code.co_name) for code, file in codes.items() if not file.startswith(".venv")]
-    return way_of([file for file, _ in calls[calls.index(BEGINNING) :]])
+    ours = [code for code in codes if Path(code.co_filename).is_relative_to(ROOT) and code.co_name[0] != "<"]
+    calls = [(str(Path(code.co_filename).relative_to(ROOT)), code.co_name) for code in ours]
+    counted = [call for call in calls if not call[0].startswith(("utils/", ".venv/"))]
+    return counted[counted.index(BEGINNING) :]
 
 
-def way_of(files: Sequence[str]) -> tuple[list[str], int]:
-    """The distinct files among those of consecutive calls, in their order, and how often one is come back to."""
-    entered = [file for last, file in zip([None, *files[:-1]], files, strict=True) if file != last]
-    distinct = list(dict.fromkeys(entered))
-    return distinct, len(entered) - len(distinct)
+def count(files: Sequence[str]) -> tuple[int, int]:
+    """The number of distinct files among those of consecutive calls, and how often one is come back to."""
+    entered = [file for file, _ in groupby(files)]
+    return len(set(entered)), len(entered) - len(set(entered))
 
 
 if __name__ == "__main__":

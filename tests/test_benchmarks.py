@@ -58,7 +58,7 @@ def test_windows_are_those_of_the_description(checkpoint):
 
 @given(length=st.integers(1, 3000), stages=st.integers(3, 6))
 def test_windows_cover_the_image(length, stages):
-    axis = Windows.over(length, 2**stages, Interval(0, CELLS - 1).valid_output(texture(stages)).size)
+    axis = Windows.over(length, 2**stages, texture(stages).valid_output(Interval(0, CELLS - 1)).size)
     starts = [axis.step * number for number in range(axis.count)]
     assert starts[-1] + axis.size == axis.padded
     assert axis.drawn >= axis.step
@@ -150,7 +150,7 @@ def test_sizes_are_whole_numbers(text, capsys):
 
 
 def test_returns_are_counted():
-    assert trace.way_of(["a", "a", "b", "a", "c", "b", "b"]) == (["a", "b", "c"], 2)
+    assert trace.count(["a", "a", "b", "a", "c", "b", "b"]) == (3, 2)
 
 
 def test_a_photograph_takes_a_straight_way(checkpoint, capsys):
