@@ -117,3 +117,9 @@ def test_a_config_changes_one_thing(name, changed):
         dict(flat(load_config(TrainConfig, ablation.CONFIGS / f"{each}.yaml"))) for each in ("shifted", name)
     )
     assert {key: value for key, value in other.items() if value != shifted[key]} == changed
+
+
+def test_all_inverters_fit_the_generator():
+    names = ("generator", "shifted")
+    generator, shifted = (load_config(TrainConfig, ablation.CONFIGS / f"{name}.yaml") for name in names)
+    assert shifted.model == generator.model and not shifted.train.tune_texture

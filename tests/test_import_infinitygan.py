@@ -23,6 +23,7 @@ from utils import files
 from utils.checkpoint import load_weights
 from utils.config import load_config
 from utils.errors import run_command
+from utils.schema import TrainConfig
 
 
 @pytest.fixture
@@ -60,8 +61,8 @@ def test_what_it_writes(checkpoint, tmp_path, capsys):
     tensors, metadata = load_weights(output.parent / "public-training.safetensors")
     assert metadata["networks"] == "generator discriminator average" and metadata["step"] == "1234"
     assert tensors["path_mean"] == 1.5
-    assert torch.equal(tensors["average.texture.synthesis.0.to_rgb.bias"], average["texture.synthesis.0.to_rgb.bias"])
-    config = load_config(output.with_suffix(".yaml"))
+    assert torch.equal(tensors["average.texture.to_rgb.0.bias"], average["texture.to_rgb.0.bias"])
+    config = load_config(TrainConfig, output.with_suffix(".yaml"))
     assert config.model == model and config.train.patch_cells == 8 and config.data.resize == 53
 
 
@@ -69,7 +70,7 @@ def test_the_config_goes_on_from_anywhere(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(checkpoint.name, "a: #b.safetensors") == 0
     monkeypatch.chdir("/")
-    settings = load_config(tmp_path / "a: #b.yaml").train
+    settings = load_config(TrainConfig, tmp_path / "a: #b.yaml").train
     assert settings.generator == settings.discriminator == str(tmp_path / "a: #b-training.safetensors")
     assert settings.stage == "generator" and settings.batch == 16 and settings.optimizer.lr == 0.002
     assert run(checkpoint, tmp_path / "a: #b.safetensors") == 0, "written again"
@@ -88,7 +89,7 @@ def test_without_the_training_weights(tmp_path, capsys, changed, words):
     assert run(tmp_path / "a.pth.tar", tmp_path / "b.safetensors") == 0
     assert names(tmp_path) == ["a.pth.tar", "b.safetensors", "b.yaml"]
     assert f"no {tmp_path / 'b-training.safetensors'}: {words}\n" in capsys.readouterr().out
-    settings = load_config(tmp_path / "b.yaml").train
+    settings = load_config(TrainConfig, tmp_path / "b.yaml").train
     assert settings.generator == str(tmp_path / "b.safetensors") and settings.discriminator is None
 
 
@@ -104,7 +105,7 @@ def test_training_weights_of_another_import_are_not_left_beside_a_generator(chec
 def test_options(checkpoint, tmp_path):
     options = ["--vert-sample-size", "5", "--hori-occupy-ratio", "0.5", "--vert-cut-pt", "6"]
     assert run(checkpoint, tmp_path / "a.safetensors", *options) == 0
-    model = load_config(tmp_path / "a.yaml").model
+    model = load_config(TrainConfig, tmp_path / "a.yaml").model
     assert model.structure == {
         "layers": 2, "radius": 1, "vertical_slope": 1.0, "horizontal_period": 24, "row_starts": 5
     }  # fmt: skip
@@ -197,5 +198,5 @@ def test_the_published_discriminator():
     learned = {name: value for name, value in public.items() if "kernel" not in name}
     assert (len(public), sum(value.numel() for value in learned.values())) == (47, 28_915_460)
     with torch.device("meta"):
-        network = build_discriminator(load_config().model, 101)
+        network = build_discriminator(load_config(TrainConfig).model, 101)
     network.load_state_dict(discriminator_state(public, 101), assign=True)

@@ -1,7 +1,7 @@
 """Every key of a config: its type, range, default, unit and meaning; and which sections each command reads.
 
 configs/default.yaml and configs/schema.json are written from here by `python -m utils.config`. A new key is a line in
-its section; a new command or verb of edit.py is a line at the end, its section one of Config, too.
+its section. A new command, or verb of edit.py, is a class for its own section and a line at the end of this file.
 """
 
 import os
@@ -47,16 +47,10 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"] | Annotated[str, Field(title="cuda:N", pattern=r"^cuda:\d{1,3}$")]
 Path = Annotated[str, Field(title="a path (text, not empty)", pattern=r"\S"), AfterValidator(expand_path)]
 File = Path | None
-StyleSource = Annotated[
-    Seed | Path,
-    Field(title=f"a seed (a whole number from 0 to {2**32 - 1}), the path of an image or latent file, or own"),
-]
-FOUR_EDGES = "top, left, bottom, right (bottom and right excluded): four whole numbers from 0 on"
-Rectangle = Annotated[
-    list[Whole],
-    Field(title=FOUR_EDGES, min_length=4, max_length=4),
-    WrapValidator(read_rectangle),
-]
+SOURCES = f"a seed (a whole number from 0 to {2**32 - 1}), the path of an image or latent file, or own"
+StyleSource = Annotated[Seed | Path, Field(title=SOURCES)]
+EDGES = "top, left, bottom, right (bottom and right excluded): four whole numbers from 0 on"
+Rectangle = Annotated[list[Whole], Field(title=EDGES, min_length=4, max_length=4), WrapValidator(read_rectangle)]
 
 
 def key(default: Any, meaning: str, **limits: float) -> Any:
@@ -398,7 +392,7 @@ OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer
 InbetweenConfig = command("inbetween", inbetween=Inbetween, complete=Complete, infer=Edited)
 ResampleConfig = command("resample", resample=Resample, generate=Generate, complete=Complete, infer=Edited)
 
-# All sections, as configs/default.yaml shows them.
+# All sections that there are, as configs/default.yaml shows them.
 Config = command(
     "", seed=SEED, model=Model, data=Data, train=Train, losses=Losses, infer=Infer, evaluate=Evaluate,
     generate=Generate, fuse=Fuse, complete=Complete, outpaint=Outpaint, inbetween=Inbetween, resample=Resample,

@@ -24,6 +24,7 @@ from tests.models.public_infinitygan import (
 from utils.checkpoint import load_pretrained
 from utils.config import load_config
 from utils.errors import UserError
+from utils.schema import TrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EIGHT_CELLS = Constants(ts_input_size=8)
@@ -88,7 +89,7 @@ def test_every_value_of_a_discriminator_finds_a_place():
 def test_the_published_widths_give_the_default_model():
     shapes = {"widths": (4, 4, 4, 4), "layers": 4, "radius": 3, "mapping_layers": 8}
     public = public_generator(**SMALL | shapes)
-    model, default = generator_model(public), load_config().model
+    model, default = generator_model(public), load_config(TrainConfig).model
     assert model.structure == default.structure and model.texture == default.texture | {"widths": [4, 4, 4, 4]}
     assert model.encoder == default.encoder and model.global_encoder == default.global_encoder
     assert model.discriminator == default.discriminator | {"minibatch_group": 16}
@@ -97,7 +98,7 @@ def test_the_published_widths_give_the_default_model():
 
 @pytest.mark.parametrize("patch", [197, 389])
 def test_larger_patches_have_the_encoders_of_the_landscape_configs(patch):
-    expected = load_config(CONFIGS / f"landscape/generator-{patch}.yaml").model
+    expected = load_config(TrainConfig, CONFIGS / f"landscape/generator-{patch}.yaml").model
     model = generator_model(public_generator(**SMALL | {"widths": [4] * expected.stages}))
     assert model.encoder == expected.encoder
     assert model.discriminator.widths == expected.discriminator.widths

@@ -17,6 +17,7 @@ from models.texture import TextureSynthesizer
 from models.weights import export, load_inverter
 from utils.config import load_config
 from utils.errors import UserError
+from utils.schema import TrainConfig
 
 TOLERANCE = 1e-5
 GRID = CoordinateGrid(vertical_slope=0.3, horizontal_period=20, row_starts=6)
@@ -42,7 +43,7 @@ def patch_encoder(kind, scales=3, depth=1, shift=1):
 
 
 def model_section(*overrides):
-    return load_config(None, overrides).model
+    return load_config(TrainConfig, None, overrides).model
 
 
 def test_published_sizes():
