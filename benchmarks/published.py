@@ -21,13 +21,12 @@ from itertools import product
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from images.reading import Image
-from models.encoder import HALF, EncoderLayer
+from models.encoder import HALF
 from models.geometry import Interval
-from models.layers import EPSILON, EqualizedConv2d, ModulatedConv2d, ShiftedConv2d, activate, blur, upsample_bilinear
-from models.texture import TextureLayer
+from models.layers import EPSILON, EqualizedConv2d, ModulatedConv2d, ShiftedConv2d, activate, blur
 from models.weights import Inverter
 from utils.errors import UserError
 
@@ -68,8 +67,74 @@ class Windows:
         return (self.step * steps + self.drawn - self.length) // 2 + self.context
 
 
+class PlainModulatedConv2d(ModulatedConv2d):
+    """A modulated convolution by weights that are made for each sample."""
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """x [B, I, H, W], style [B, D] -> [B, O, H', W']."""
+        batch, inputs = x.shape[:2]
+        weight = self.weight * self.gain * self.modulation(style)[:, None, :, None, None]  # [B, O, I, K, K]
+        if self.demodulate:
+            weight = weight * torch.rsqrt(weight.square().sum(dim=(2, 3, 4), keepdim=True) + EPSILON)
+        x = x.reshape(1, batch * inputs, *x.shape[2:])
+        if self.upsample:
+            y = F.conv_transpose2d(x, weight.transpose(1, 2).flatten(0, 1), stride=2, groups=batch)
+            return blur(y.reshape(batch, -1, *y.shape[2:])[..., 1:-1, 1:-1])
+        y = F.conv2d(x, weight.flatten(0, 1), groups=batch)
+        return y.reshape(batch, -1, *y.shape[2:])
+
+
+class PlainConv2d(EqualizedConv2d):
+    """A convolution whose bias, activation and gain come one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, I, H, W] -> [B, O, H', W']."""
+        stride = self.stride
+        if self.weight.shape[-1] == 1:  # oneDNN's gradient of a strided 1x1 convolution may write beyond its end
+            x, stride = x[..., ::stride, ::stride], 1
+        x = F.conv2d(x, self.weight * self.gain, None, stride, self.padding, self.dilation)
+        if self.activation:
+            x = activate(x, self.bias)
+        elif self.bias is not None:
+            x = x + self.bias[:, None, None]
+        return x if self.output_gain == 1 else x * self.output_gain
+
+
+class PlainShiftedConv2d(ShiftedConv2d):
+    """A shifted convolution by a 1x1 convolution of the feature beside its copies."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, I, H, W] -> [B, O, H', W']."""
+        height, width = (edge - self.dilation for edge in x.shape[-2:])
+        return self.of_copies(shifted_copies(x, self.dilation)[..., :height, :width], self.concatenated())
+
+    def of_copies(self, beside: Tensor, weight: Tensor) -> Tensor:
+        """[B, 4 I, H, W], by the concatenated weight -> [B, O, H', W']."""
+        return activate(F.conv2d(beside[..., :: self.stride, :: self.stride], weight), self.bias)
+
+    def concatenated(self) -> Tensor:
+        """The weight [O, 4 I, 1, 1] that convolves `shifted_copies` as a shifted convolution does its feature."""
+        weight = self.weight * self.gain
+        return torch.cat([weight[..., down, right] for down, right in SHIFTS], dim=1)[..., None, None].contiguous()
+
+
+def shifted_copies(x: Tensor, shift: int) -> Tensor:
+    """The feature [B, C, H, W] beside its copies rolled by `shift`: [B, 4 C, H, W]."""
+    return torch.cat([torch.roll(x, (-shift * down, -shift * right), (2, 3)) for down, right in SHIFTS], dim=1)
+
+
+PLAIN = {ModulatedConv2d: PlainModulatedConv2d, EqualizedConv2d: PlainConv2d, ShiftedConv2d: PlainShiftedConv2d}
+
+
+def make_plain(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network itself, on a device, with plain convolutions, channels first."""
+    for module in network.modules():
+        module.__class__ = PLAIN.get(type(module), type(module))
+    return network.to(device, memory_format=torch.contiguous_format)
+
+
 class Published:
-    """The published algorithm with the networks of an inverter, of which it keeps a contiguous copy.
+    """The published algorithm with the networks of an inverter, of which it keeps a copy.
 
     UserError for an encoder whose convolutions are not shifted ones.
     """
@@ -79,14 +144,12 @@ class Published:
         if networks.model["encoder"]["convolution"] != "shifted":
             raise UserError("model.encoder.convolution: the published algorithm has shifted convolutions only")
         self.device = device
-        self.encoder, self.texture = (
-            copy.deepcopy(network).to(device, memory_format=torch.contiguous_format)
-            for network in (networks.encoder, networks.generator.texture)
-        )
+        self.encoder = make_plain(copy.deepcopy(networks.encoder), device)
+        self.texture = make_plain(copy.deepcopy(networks.generator.texture), device)
         self.cell = 2**self.texture.stages
         self.drawn = self.texture.rule.valid_output(Interval(0, CELLS - 1)).size
         convolutions = [layer.conv for scale in self.encoder.scales for layer in scale.layers]
-        self.concatenated = {conv: concatenated_weight(conv) for conv in convolutions}
+        self.weights = {conv: conv.concatenated() for conv in convolutions}
 
     def windows(self, length: int) -> Windows:
         """The windows along an axis of so many pixels."""
@@ -101,32 +164,19 @@ class Published:
         latent = 0.0
         for scale in self.encoder.scales:
             for layer in scale.layers:
-                x = self._encoder_layer(layer, x)
+                y = layer.mix(layer.conv.of_copies(shifted_copies(x, layer.conv.dilation), self.weights[layer.conv]))
+                x = y if layer.skip is None else y + x * HALF
             missing = CELLS * scale.project.stride - x.shape[-1]
-            around = F.pad(x, (0, missing, 0, missing), mode="replicate")
-            latent = latent + convolve(scale.project, around)
+            latent = latent + scale.project(F.pad(x, (0, missing, 0, missing), mode="replicate"))
         return latent
-
-    def _encoder_layer(self, layer: EncoderLayer, x: Tensor) -> Tensor:
-        beside = shifted_copies(x, layer.conv.dilation)
-        y = F.conv2d(beside, self.concatenated[layer.conv], stride=layer.conv.stride)
-        y = convolve(layer.mix, activate(y, layer.conv.bias))
-        return y if layer.skip is None else y + x * HALF
 
     def synthesize(self, z_s: Tensor, z_g: Tensor) -> Tensor:
         """z_s [B, C, 11, 11], global latents [B, D] -> [B, 3, 101, 101]."""
-        texture, x, image = self.texture, z_s, None
-        w = texture.mapping(z_g)
-        for stage in texture.synthesis:
-            x = self._texture_layer(stage.up, x, w)
-            x = self._texture_layer(stage.conv, x, w)
-            colours = modulated(stage.to_rgb.conv, x, w) + stage.to_rgb.bias[:, None, None]
-            image = colours if image is None else colours + middle(upsample_bilinear(image), colours.shape[-1])
-        return image
 
-    def _texture_layer(self, layer: TextureLayer, x: Tensor, w: Tensor) -> Tensor:
-        x = modulated(layer.conv, x, w)
-        return activate(x + layer.noise_strength * torch.randn_like(x[:, :1]), layer.bias)
+        def noise(layer: int, top: int, left: int, height: int, width: int) -> Tensor:
+            return torch.randn(1, 1, height, width, device=z_s.device)
+
+        return self.texture(z_s, self.texture.mapping(z_g), noise)
 
 
 class Canvas:
@@ -144,9 +194,8 @@ class Canvas:
         """Draw the patch of a window."""
         top, left = self.rows.step * row, self.cols.step * col
         z_s = self.published.encode(_square(self.padded, top, left, self.rows.size).contiguous())
-        drawn = self.published.synthesize(z_s, self.z_g)
-        top, left = top + self.rows.context, left + self.cols.context
-        _square(self.pixels, top, left, self.rows.drawn).copy_(drawn)
+        place = top + self.rows.context, left + self.cols.context
+        _square(self.pixels, *place, self.rows.drawn).copy_(self.published.synthesize(z_s, self.z_g))
 
     def result(self) -> Tensor:
         """The image [3, H, W]."""
@@ -156,47 +205,3 @@ class Canvas:
 
 def _square(x: Tensor, top: int, left: int, edge: int) -> Tensor:
     return x[..., top : top + edge, left : left + edge]
-
-
-def shifted_copies(x: Tensor, shift: int) -> Tensor:
-    """The feature [B, C, H, W] beside its copies rolled by `shift`: [B, 4 C, H, W]."""
-    return torch.cat([torch.roll(x, (-shift * down, -shift * right), (2, 3)) for down, right in SHIFTS], dim=1)
-
-
-def concatenated_weight(conv: ShiftedConv2d) -> Tensor:
-    """The weight [O, 4 I, 1, 1] that convolves `shifted_copies` as a shifted convolution does its feature."""
-    weight = conv.weight * conv.gain
-    return torch.cat([weight[..., down, right] for down, right in SHIFTS], dim=1)[..., None, None].contiguous()
-
-
-def convolve(conv: EqualizedConv2d, x: Tensor) -> Tensor:
-    """An equalised convolution, its bias, activation and gain, one after the other."""
-    if conv.weight.shape[-1] == 1:  # oneDNN's gradient of a strided 1x1 convolution may write beyond its end
-        x = F.conv2d(x[..., :: conv.stride, :: conv.stride], conv.weight * conv.gain)
-    else:
-        x = F.conv2d(x, conv.weight * conv.gain, None, conv.stride, conv.padding, conv.dilation)
-    if conv.activation:
-        x = activate(x, conv.bias)
-    elif conv.bias is not None:
-        x = x + conv.bias[:, None, None]
-    return x if conv.output_gain == 1 else x * conv.output_gain
-
-
-def modulated(conv: ModulatedConv2d, x: Tensor, style: Tensor) -> Tensor:
-    """A modulated convolution by weights made for each sample: x [B, I, H, W], style [B, D] -> [B, O, H', W']."""
-    batch, inputs = x.shape[:2]
-    weight = conv.weight * conv.gain * conv.modulation(style)[:, None, :, None, None]  # [B, O, I, K, K]
-    if conv.demodulate:
-        weight = weight * torch.rsqrt(weight.square().sum(dim=(2, 3, 4), keepdim=True) + EPSILON)
-    x = x.reshape(1, batch * inputs, *x.shape[2:])
-    if conv.upsample:
-        y = F.conv_transpose2d(x, weight.transpose(1, 2).flatten(0, 1), stride=2, groups=batch)
-        return blur(y.reshape(batch, -1, *y.shape[2:])[..., 1:-1, 1:-1])
-    y = F.conv2d(x, weight.flatten(0, 1), groups=batch)
-    return y.reshape(batch, -1, *y.shape[2:])
-
-
-def middle(x: Tensor, edge: int) -> Tensor:
-    """The central [..., edge, edge] of a feature."""
-    start = (x.shape[-1] - edge) // 2
-    return _square(x, start, start, edge)

@@ -17,19 +17,18 @@ import math
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import training
 from benchmarks.machine import ROOT, positive, seconds
-from benchmarks.published import SHIFTS, concatenated_weight, convolve, modulated
+from benchmarks.published import make_plain
 from evaluation.run import machine
 from models import build_generator
-from models.layers import EqualizedConv2d, ModulatedConv2d, ShiftedConv2d, activate
 from models.weights import export
 from training import Stage, TrainContext
 from utils.config import load_config
@@ -44,45 +43,12 @@ NO_DOWNLOADS = ["losses.inverter.lpips=0", "losses.inverter.identity=0"]
 SHORTEST = 4  # steps of a measurement, and batches that they go through
 
 
-class PlainModulatedConv2d(ModulatedConv2d):
-    """By weights for each sample."""
-
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        """x [B, I, H, W], style [B, D] -> [B, O, H', W']."""
-        return modulated(self, x, style)
-
-
-class PlainConv2d(EqualizedConv2d):
-    """Gains, bias and activation one after the other."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, I, H, W] -> [B, O, H', W']."""
-        return convolve(self, x)
-
-
-class PlainShiftedConv2d(ShiftedConv2d):
-    """By a 1x1 convolution of the feature beside its shifted copies."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, I, H, W] -> [B, O, H', W']."""
-        height, width = (edge - self.dilation for edge in x.shape[-2:])
-        places = [(self.dilation * down, self.dilation * right) for down, right in SHIFTS]
-        beside = torch.cat([x[..., down : down + height, right : right + width] for down, right in places], dim=1)
-        y = F.conv2d(beside[..., :: self.stride, :: self.stride], concatenated_weight(self))
-        return activate(y, self.bias)
-
-
-PLAIN = {ModulatedConv2d: PlainModulatedConv2d, EqualizedConv2d: PlainConv2d, ShiftedConv2d: PlainShiftedConv2d}
-
-
 class PlainContext(TrainContext):
     """Training by plain layers, with features channels first."""
 
     def place(self, network: nn.Module) -> nn.Module:
         """A network on the device."""
-        for module in network.modules():
-            module.__class__ = PLAIN.get(type(module), type(module))
-        return network.to(self.device)
+        return make_plain(network, self.device)
 
     def load(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch on the device."""
@@ -114,10 +80,8 @@ def measure(config: dict, repeats: int) -> tuple[str, float, float]:
     torch.manual_seed(config.seed)
     device, batch = select_device(config.train.device), config.train.batch
     dtype = select_dtype(config.train.dtype, device)
-    contexts = [
-        TrainContext(config.seed, batch, device, dtype, SINGLE),
-        PlainContext(config.seed, batch, device, torch.float32, SINGLE),
-    ]
+    shared = config.seed, batch, device
+    contexts = TrainContext(*shared, dtype, SINGLE), PlainContext(*shared, torch.float32, SINGLE)
     with tempfile.TemporaryDirectory() as folder:
         if config.train.stage == "inverter" and config.train.generator is None:
             config.train.generator = str(Path(folder, "generator.safetensors"))
@@ -130,7 +94,7 @@ def measure(config: dict, repeats: int) -> tuple[str, float, float]:
     for _ in range(1 + repeats):
         for stage, context, taken in zip(stages, contexts, times, strict=True):
             loaded = [context.load(each) for each in batches]
-            taken.append(seconds(lambda: train(stage, loaded, steps), device))
+            taken.append(seconds(partial(train, stage, loaded, steps), device))
     return str(dtype).removeprefix("torch."), *(batch * steps / median(taken[1:]) for taken in times)
 
 

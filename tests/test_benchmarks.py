@@ -10,11 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import inversion, machine, memory, trace, training
-from benchmarks.published import CELLS, Canvas, Published, Windows, concatenated_weight, shifted_copies
+from benchmarks.published import (
+    CELLS,
+    PLAIN,
+    Canvas,
+    PlainShiftedConv2d,
+    Published,
+    Windows,
+    make_plain,
+    shifted_copies,
+)
 from inversion import PatchInverter
 from models import build_encoders, build_generator
 from models.geometry import Interval, texture
-from models.layers import EqualizedConv2d, ModulatedConv2d, ShiftedConv2d, activate
+from models.layers import EqualizedConv2d, ModulatedConv2d, ShiftedConv2d
 from models.weights import export, load_inverter
 from tests.training.conftest import TINY
 from utils.config import load_config
@@ -78,11 +87,10 @@ def test_published_patches_are_drawn_as_ours(checkpoint, stages):
 
 @pytest.mark.parametrize(("stride", "shift"), [(1, 1), (2, 1), (1, 3), (2, 2)])
 def test_published_shifted_convolution(stride, shift):
-    conv, x = ShiftedConv2d(3, 4, stride, shift), torch.randn(2, 3, 12, 13)
+    conv, x = PlainShiftedConv2d(3, 4, stride, shift), torch.randn(2, 3, 12, 13)
     torch.nn.init.normal_(conv.bias)
     with torch.no_grad():
-        beside = torch.nn.functional.conv2d(shifted_copies(x, shift), concatenated_weight(conv), stride=stride)
-        ours, wrapped = conv(x), activate(beside, conv.bias)
+        ours, wrapped = ShiftedConv2d.forward(conv, x), conv.of_copies(shifted_copies(x, shift), conv.concatenated())
     assert wrapped.shape[-2:] == tuple(-(-edge // stride) for edge in (12, 13))
     torch.testing.assert_close(wrapped[..., : ours.shape[-2], : ours.shape[-1]], ours, rtol=1e-5, atol=1e-6)
 
@@ -185,9 +193,8 @@ def test_plain_layers_compute_the_same(make):
     layer, inputs = make(), [torch.randn(2, 3, 9, 8)]
     if isinstance(layer, ModulatedConv2d):
         inputs.append(torch.randn(2, 5))
-    else:
-        torch.nn.init.normal_(layer.bias) if layer.bias is not None else None
-    expected = layer(*inputs)
-    plain = training.PlainContext(0, 2, CPU, torch.float32, training.SINGLE).place(layer)
-    assert type(plain) in training.PLAIN.values()
+    elif layer.bias is not None:
+        torch.nn.init.normal_(layer.bias)
+    expected, plain = layer(*inputs), make_plain(layer, CPU)
+    assert type(plain) in PLAIN.values()
     torch.testing.assert_close(plain(*inputs), expected, rtol=1e-4, atol=1e-5)
