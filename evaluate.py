@@ -21,6 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from inversion.inputs import begin, find_files, find_photographs
+from inversion.tool import Tool
+
 import infer
 from evaluation.edits import Critic
 from evaluation.frechet import Inception
@@ -29,14 +32,13 @@ from evaluation.measures import PER_IMAGE
 from evaluation.report import write_report
 from evaluation.run import Judges, Subject, evaluate_checkpoint, machine
 from evaluation.sets import real_set
-from inversion.inputs import begin, find_files, find_photographs, refuse_unread
-from inversion.tool import Tool
 from losses.perceptual import LPIPS
 from utils import log
 from utils.config import load_config
 from utils.device import select_device
 from utils.errors import UserError, run_command
 from utils.files import atomic_path, scratch_folder
+from utils.schema import EvaluateConfig
 
 LOSSLESS = ("auto", "png", "tiff")
 COLUMNS = ("checkpoint", "name", "height", "width", *PER_IMAGE)
@@ -49,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--input", type=Path, required=True, help="a folder that is searched for images, or an image")
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--config", help="YAML file with `evaluate`, `infer`, `losses.weights` and `seed`")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as evaluate.details=20")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as details=20")
     arguments = parser.parse_intermixed_args(argv)
     # options that stand behind the checkpoints are taken for some more of them
     behind = [word for word in arguments.checkpoint if "=" in word and not Path(word).exists()]
     overrides = [*behind, *arguments.overrides]
-    config = load_config(arguments.config, overrides, sections=("evaluate", "infer", "losses", "seed"))
+    config = load_config(EvaluateConfig, arguments.config, overrides)
     search = partial(find_photographs, output=arguments.output)
     files = find_files("--input", arguments.input, search, "JPEG, PNG, WebP, TIFF or BMP image")
     checkpoints = names_of([Path(word) for word in arguments.checkpoint if word not in behind])
@@ -82,13 +84,8 @@ def check(config: dict, arguments: argparse.Namespace, checkpoints: dict[str, Pa
     """UserError for options and files that will not do, before anything is computed."""
     if arguments.output.resolve().is_relative_to(arguments.input.resolve()):
         raise UserError(f"--output {arguments.output}: lies in --input; results need a folder of their own")
-    refuse_unread(config.infer)
     if config.infer.format not in LOSSLESS:
         raise UserError(f"infer.format: {config.infer.format}; what is measured is lossless: {', '.join(LOSSLESS)}")
-    defaults = load_config().losses
-    for key in defaults:
-        if key != "weights" and config.losses[key] != defaults[key]:
-            raise UserError(f"losses.{key}: is not read here; allowed: losses.weights")
     load_judges(config)
     for path in checkpoints.values():
         Tool.load(path, config.infer, encoders=True)

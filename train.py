@@ -17,10 +17,12 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 import datasets
@@ -29,23 +31,26 @@ from models import count_parameters
 from training.context import TrainContext
 from training.events import PICTURES, Events
 from training.run import resume, save, take_step
+from training.stage import Stage
 from utils import distributed, log
 from utils.config import dump_config, load_config
 from utils.device import select_device, select_dtype, tune_allocator
 from utils.errors import UserError, run_command
+from utils.files import lock_folder
+from utils.schema import TrainConfig
 from utils.signals import StopSignal, ignore_signals
 
 VALIDATION_BATCHES = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build, resume, train."""
+    """Parse, build, load, train. Returns 0 when the run is complete, 128 + a signal's number when it was stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="YAML file; see configs/default.yaml for every key")
     parser.add_argument("--dry-run", action="store_true", help="print config, parameter counts and geometry, and end")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single keys of the config")
     arguments = parser.parse_intermixed_args(argv)
-    config = load_config(arguments.config, arguments.overrides)
+    config = load_config(TrainConfig, arguments.config, arguments.overrides)
 
     torch.manual_seed(config.seed)
     if config.train.deterministic:
@@ -58,34 +63,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         context = TrainContext(config.seed, config.train.batch, device, dtype, world)
         stage = training.build(config, context)
         if arguments.dry_run:
-            log.info(dump_config(config) + describe(stage, context), world.main)
+            log.info(dump_config(config) + describe(config, context, stage), world.main)
             return 0
         if config.train.output is None:
             raise UserError("train.output is not set: a folder for the run is needed")
         stage.load_files()
-        return train(config, context, stage, Path(config.train.output))
+        folder = Path(config.train.output)
+        with lock_folder(folder) if world.main else nullcontext():
+            return train(config, context, stage, folder)
     finally:
         distributed.stop()
 
 
-def train(config: dict, context: TrainContext, stage, folder: Path) -> int:
-    """The loop. Returns 0 when the run is complete, 128 + the signal's number when it was stopped."""
+def train(config: dict, context: TrainContext, stage: Stage, folder: Path) -> int:
+    """Go on from the newest checkpoint in the folder, if any, to the end or a signal; returns the exit code."""
     settings, world = config.train, context.world
-    patch, before, after = stage.window
-    train_set, val_set = datasets.build(
-        config.data, patch=patch, before=before, after=after,
-        thumbnail=config.model.global_encoder.thumbnail, seed=config.seed,
-    )  # fmt: skip
+    thumbnail = config.model.global_encoder.thumbnail
+    train_set, val_set = datasets.build(config.data, **stage.window._asdict(), thumbnail=thumbnail, seed=config.seed)
+    shown, *validation = held_out(val_set, settings.batch)
     state = resume(folder, config, context, stage)
     seconds = math.inf if settings.minutes is None else 60 * settings.minutes
     steps = settings.steps - state["step"] if state["elapsed"] <= seconds else 0
-    log.info(describe(stage, context) + f"data       {len(train_set)} images, {len(val_set)} to validate", world.main)
-    loader = datasets.loader(
+    log.info(describe(config, context, stage), world.main)
+    log.info(f"data       {len(train_set)} images, {len(val_set)} to validate", world.main)
+    batches = datasets.loader(
         train_set, state["step"], steps, settings.batch, world.rank, world.size, steps > 0 and config.data.workers
     )
-    shown = context.load(collate(val_set.validation_items(PICTURES)))
-    held_out = val_set.validation_items(VALIDATION_BATCHES * settings.batch)
-    validation = [held_out[i : i + settings.batch] for i in range(0, len(held_out), settings.batch)]
 
     started = time.monotonic() - state["elapsed"]
     scalars, over, stopping = {}, False, False
@@ -94,10 +97,9 @@ def train(config: dict, context: TrainContext, stage, folder: Path) -> int:
         Events(folder / "events", world.main, state["step"]) as events,
         tqdm(total=settings.steps, initial=state["step"], disable=not world.main, unit="step", mininterval=5) as bar,
     ):
-        for batch in loader:
+        for batch in batches:
             scalars |= take_step(stage, state["step"], context.load(batch))  # the lazy losses keep their last values
-            state["step"] += 1
-            state["elapsed"] = time.monotonic() - started
+            state |= {"step": state["step"] + 1, "elapsed": time.monotonic() - started}
             step = state["step"]
             bar.update()
 
@@ -109,9 +111,9 @@ def train(config: dict, context: TrainContext, stage, folder: Path) -> int:
                 world.average(scalars.values())
                 events.scalars(scalars, step)
             if step % settings.image_every == 0 or over:
-                events.images(stage.pictures(shown), step)
+                events.images(stage.pictures(context.load(shown)), step)
             if step % settings.validate_every == 0 or over:
-                events.scalars(stage.validate([context.load(collate(items)) for items in validation]), step)
+                events.scalars(stage.validate([context.load(held) for held in validation]), step)
             if step % settings.save_every == 0 or over or stopping:
                 save(folder, state, stage, context, settings.keep)
             if over or stopping:
@@ -128,22 +130,23 @@ def train(config: dict, context: TrainContext, stage, folder: Path) -> int:
     return stop.exit_code or 128 + signal.SIGTERM  # another process got the signal
 
 
-def describe(stage, context: TrainContext) -> str:
+def held_out(val_set: datasets.CropDataset, batch: int) -> list[dict[str, Tensor]]:
+    """The batch to show, and after it those to validate."""
+    items = val_set.validation_items(VALIDATION_BATCHES * batch)
+    parts = [items[i : i + batch] for i in range(0, len(items), batch)]
+    return [default_collate(part) for part in [val_set.validation_items(PICTURES), *parts]]
+
+
+def describe(config: dict, context: TrainContext, stage: Stage) -> str:
     """Parameter counts, geometry and device, in lines."""
     counts = [f"{name:<10} {count_parameters(network):>12,} parameters" for name, network in stage.networks.items()]
-    patch, before, after = stage.window
-    size, cells = before + patch + after, stage.settings.patch_cells
+    window, cells = stage.window, config.train.patch_cells
     return "\n".join([
         *counts,
-        f"patch      {patch} x {patch} px from {cells} x {cells} latent cells;"
-        f" window of {size} x {size} px ({before} before, {after} after)",
-        f"device     {context.device}, {context.dtype}, batch {context.batch} x {context.world.size}\n",
+        f"patch      {window.patch} x {window.patch} px from {cells} x {cells} latent cells;"
+        f" window of {window.size} x {window.size} px ({window.before} before, {window.after} after)",
+        f"device     {context.device}, {context.dtype}, batch {context.batch} x {context.world.size}",
     ])  # fmt: skip
-
-
-def collate(items: list[dict]) -> dict[str, Tensor]:
-    """Stack items into a batch."""
-    return torch.utils.data.default_collate(items)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ from utils.device import select_device
 from utils.distributed import ProcessGroup
 from utils.errors import UserError, run_command
 from utils.files import atomic_path
+from utils.schema import EvaluateConfig, TrainConfig
 from utils.signals import StopSignal
 
 ROOT = Path(__file__).parents[1]
@@ -85,7 +86,6 @@ the mean is in standard deviations. Reciprocal error: E(TS(z)) against z, over t
 how much of the structure is found again after an edit of the style; 1 is all. Score: what the generator's
 discriminator makes of pictures; more is better.
 """
-TRAINING = ("model", "data", "train", "losses", "seed")  # sections that are for train.py
 EVALUATION = ("evaluate.", "infer.", "losses.weights", "seed")  # how keys begin that are for evaluate.py
 OURS = ("train.output", "train.stage", "train.generator", "data.train", "data.val", "evaluate.discriminator")
 WIDTH = 120  # characters of a line of the text
@@ -121,7 +121,7 @@ class Run:
 
     def load(self) -> dict:
         """The whole config. UserError for keys and values that it cannot have."""
-        return load_config(self.path, self.overrides, sections=TRAINING)
+        return load_config(TrainConfig, self.path, self.overrides)
 
     def check(self) -> None:
         """UserError for options that train.py would refuse, before anything is trained."""
@@ -198,7 +198,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Run], list[str]]:
             raise UserError(f"{key}: is set by this command")
     measured = [text for text, key in keys.items() if key.startswith(EVALUATION)]
     trained = [text for text, key in keys.items() if not key.startswith(("evaluate.", "infer."))]
-    load_config(None, measured)
+    load_config(EvaluateConfig, None, measured)
 
     def run(name: str, *more: str, generator: Path | None = None) -> Run:
         folder = arguments.output / name
@@ -219,7 +219,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Run], list[str]]:
 
 def refuse_levelling(keys: Sequence[str]) -> None:
     """UserError for a key in which the configs differ: with one value for all, its rows would compare nothing."""
-    configs = [load_config(CONFIGS / f"{name}.yaml") for name in NAMES]
+    configs = [load_config(TrainConfig, CONFIGS / f"{name}.yaml") for name in NAMES]
     for key in keys:
         values = [reduce(getitem, key.split("."), config) for config in configs]
         if any(value != values[0] for value in values):

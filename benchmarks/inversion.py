@@ -54,6 +54,7 @@ from utils import log
 from utils.config import load_config
 from utils.device import select_device, tune_allocator, use_exact_float32
 from utils.errors import run_command
+from utils.schema import Infer, InferConfig, Model, command
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192)  # edges of images, pixels
 QUICK_SIZE = 512
@@ -71,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_intermixed_args(argv)
     tune_allocator()
     use_exact_float32()
-    sections = ("infer",) if arguments.checkpoint else ("model", "infer")
-    config = load_config(None, [BUDGET, *arguments.overrides], sections=sections)
+    read = InferConfig if arguments.checkpoint else command("infer", model=Model, infer=Infer)
+    config = load_config(read, None, [BUDGET, *arguments.overrides])
     sizes = arguments.sizes if arguments.sizes is not None else [QUICK_SIZE] if arguments.quick else SIZES
     log.info(HEADING)
     rows, figures = [], {"machine": machine.describe(select_device(config.infer.device))}
@@ -267,7 +268,7 @@ def whole_program(size: int, checkpoint: Path, overrides: list[str]) -> Row:
         write_tiff(path, size)
         figures = run_infer(path, checkpoint, overrides)[0]
     seconds, speed, peak = (float(figures[key]) for key in ("seconds", "megapixels_per_second", "peak_memory_mib"))
-    options = load_config(None, overrides, sections=("infer",)).infer
+    options = load_config(InferConfig, None, overrides).infer
     block = str(options.block)
     return Row("infer.py", size, options.dtype, block, 1, "images", seconds, speed, peak_memory_mib=peak)
 

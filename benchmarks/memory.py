@@ -23,6 +23,7 @@ from inversion.tool import Tool
 from utils.config import load_config
 from utils.device import peak_memory_mib, reset_peak_memory
 from utils.errors import run_command
+from utils.schema import InferConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +74,7 @@ def in_a_process_of_its_own(checkpoint: Path, overrides: list[str]) -> float:
 def loaded_mib(checkpoint: Path, overrides: list[str]) -> float:
     """Memory of this process (on CUDA: of its tensors), MiB, when infer.py's networks are loaded."""
     import_module("infer")  # with all its libraries
-    tool = Tool.load(checkpoint, load_config(None, overrides, sections=("infer",)).infer, encoders=True)
+    tool = Tool.load(checkpoint, load_config(InferConfig, None, overrides).infer, encoders=True)
     reset_peak_memory(tool.device)
     return peak_memory_mib(tool.device)
 

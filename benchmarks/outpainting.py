@@ -23,6 +23,7 @@ from models.weights import SHIPPED, load_generator
 from utils import log
 from utils.config import load_config
 from utils.errors import UserError, run_command
+from utils.schema import OutpaintConfig
 
 OUTPAINT = Path(__file__).parents[1] / "outpaint.py"
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="inverter to measure")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="`complete` and `infer` options")
     arguments = parser.parse_intermixed_args(argv)
-    max_pixels = load_config(None, arguments.overrides, sections=("complete", "infer")).infer.max_pixels
+    max_pixels = load_config(OutpaintConfig, None, arguments.overrides).infer.max_pixels
     files = find_images(arguments.folder)
     if not files or arguments.count < 1:
         raise UserError(f"{arguments.folder}: no photographs to measure")

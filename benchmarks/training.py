@@ -48,6 +48,7 @@ from utils.device import select_device, select_dtype, tune_allocator
 from utils.distributed import ProcessGroup
 from utils.errors import run_command
 from utils.files import atomic_path
+from utils.schema import TrainConfig
 
 CONFIGS = [Path(__file__).parents[1] / "configs" / "sample" / name for name in ("generator.yaml", "inverter.yaml")]
 NO_DOWNLOADS = ["losses.inverter.lpips=0", "losses.inverter.identity=0"]
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stages, device = [], torch.device("cpu")
     log.info(f"{'config':<32} {'stage':<10} {'dtype':<9} {'images/s':>9} {'straightforward':>16} {'speedup':>8}")
     for path in arguments.config:
-        config = load_config(path, [*NO_DOWNLOADS, *arguments.overrides])
+        config = load_config(TrainConfig, path, [*NO_DOWNLOADS, *arguments.overrides])
         device = select_device(config.train.device)
         figures = {"config": str(path)} | measure(config, device, arguments.repeats)
         rates = f"{figures['images_per_second']:9.2f} {figures['images_per_second_straightforward']:16.2f}"

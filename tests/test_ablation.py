@@ -19,6 +19,7 @@ from benchmarks import ablation
 from models.weights import read_weights
 from utils.config import load_config
 from utils.errors import run_command
+from utils.schema import TrainConfig
 
 TINY = [
     "model.local_dim=4", "model.global_dim=6", "model.structure.layers=1", "model.structure.radius=1",
@@ -313,11 +314,13 @@ def test_every_config_has_its_row():
     ],
 )  # fmt: skip
 def test_a_config_changes_one_thing(name, changed):
-    shifted, other = (dict(flat(load_config(ablation.CONFIGS / f"{each}.yaml"))) for each in ("shifted", name))
+    configs = (load_config(TrainConfig, ablation.CONFIGS / f"{each}.yaml") for each in ("shifted", name))
+    shifted, other = (dict(flat(config)) for config in configs)
     assert {key: value for key, value in other.items() if value != shifted[key]} == changed
 
 
 def test_all_inverters_fit_the_generator():
-    generator, shifted = (load_config(ablation.CONFIGS / f"{name}.yaml") for name in ("generator", "shifted"))
+    names = ("generator", "shifted")
+    generator, shifted = (load_config(TrainConfig, ablation.CONFIGS / f"{name}.yaml") for name in names)
     assert shifted.model == generator.model
     assert shifted.model.encoder.convolution == "shifted" and not shifted.train.tune_texture

@@ -36,6 +36,7 @@ from tests.inversion.conftest import tiny_inverter
 from tests.training.conftest import TINY
 from utils.config import load_config
 from utils.errors import UserError, run_command
+from utils.schema import InferConfig
 
 CPU = torch.device("cpu")
 
@@ -206,7 +207,7 @@ def computed_twice(networks, options, size):
     drawn, encoder, dtype = networks.generator.texture, networks.encoder, torch.float32
     image = Region.at(0, 0, size, size)
     cells = image.receptive_field(drawn.rule)
-    options = load_config(None, ["infer.memory_mib=2048", *options]).infer
+    options = load_config(InferConfig, None, ["infer.memory_mib=2048", *options]).infer
     found = plan(options, image.shape, drawn, dtype, encoder)
     apart = sum(decode_cost(drawn, block, dtype).macs for block in blocks(image, found.pixels))
     apart += sum(encode_cost(encoder, block, dtype).macs for block in blocks(cells, found.cells))
@@ -234,7 +235,7 @@ def test_table_of_the_inversion(checkpoint, small_machine, tmp_path, capsys):
 
 def test_measured_inversion_is_that_of_the_program(checkpoint, small_machine, tmp_path):
     arguments = inversion.make_parser().parse_args([])
-    options = load_config(None, ["infer.device=cpu"]).infer
+    options = load_config(InferConfig, None, ["infer.device=cpu"]).infer
     bench = inversion.Bench(load_inverter(checkpoint), options, arguments)
     pixels = picture(2, 40, 40)
     PIL.Image.fromarray(pixels).save(tmp_path / "a.png")

@@ -22,6 +22,7 @@ from models import build_encoders, build_generator
 from models.weights import export, load_inverter
 from utils.config import load_config
 from utils.errors import UserError
+from utils.schema import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("infer-sample.sh", "train-sample.sh", "run-tests.sh", ".ci/run", "scripts/environment.sh")
@@ -206,7 +207,7 @@ def checkpoint(tree: Path) -> Path:
     """The shipped inverter; where there is none, one of its size whose weights are random."""
     path = tree / "checkpoints/sample.safetensors"
     if not path.exists():
-        model = load_config(tree / "configs/sample/inverter.yaml").model
+        model = load_config(TrainConfig, tree / "configs/sample/inverter.yaml").model
         encoder, global_encoder = build_encoders(model)
         networks = {"generator": build_generator(model), "encoder": encoder, "global_encoder": global_encoder}
         export(path, model, networks, step=0)

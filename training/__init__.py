@@ -1,19 +1,15 @@
-"""Training: the two stages, and the one place where a config chooses between them.
-
-A stage is built from the config alone; `load_files` then reads the weights that it starts from. It has `networks`,
-`window`, `conditions`, `step`, `pictures`, `validate`, `export`, `state_dict` and `load_state_dict`; `train.py` and
-`training.run` know nothing else of it.
-"""
+"""Training: its stages (`training.stage.Stage`), and the one place where a config chooses between them."""
 
 from training.context import TrainContext
 from training.generator import GeneratorStage
 from training.inverter import InverterStage
+from training.stage import Stage
 from utils.errors import UserError
 
 STAGES = {"generator": GeneratorStage, "inverter": InverterStage}
 
 
-def build(config: dict, context: TrainContext) -> GeneratorStage | InverterStage:
+def build(config: dict, context: TrainContext) -> Stage:
     """The stage that `train.stage` names. UserError if the config's numbers do not fit together."""
     falls, steps = config.train.optimizer.cosine_steps, config.train.steps
     if falls is not None and falls < steps:

@@ -19,36 +19,32 @@ from losses.adversarial import (
 from models import build_discriminator, build_generator, patch_pixels
 from models.weights import export, fill, read_weights
 from training.context import TrainContext
-from training.draws import Stream, draw_latents
-from training.optimization import EMA, build_optimizer, restore, schedule, update
+from training.draws import Latents, Stream, draw_latents
+from training.optimization import EMA, NetworkOptimizer
+from training.stage import Window
 
 
 class GeneratorStage:
-    """Both networks, their optimizers, and one training step."""
+    """Both networks, their optimizers, and one training step; a `training.stage.Stage`."""
 
     def __init__(self, config: dict, context: TrainContext) -> None:
-        self.settings, self.losses, self.context, self.model = config.train, config.losses, context, config.model
+        self.settings, self.losses, self.model, self.context = config.train, config.losses, config.model, context
         self.cells = config.train.patch_cells
         context.check_batch(2, "samples come in pairs")
         context.check_batch(config.model.discriminator.minibatch_group, "model.discriminator.minibatch_group")
 
         self.generator = context.place(build_generator(config.model))
-        self.patch = patch_pixels(self.generator, self.cells).size
-        self.discriminator = context.place(build_discriminator(config.model, self.patch))
+        self.window = Window(patch_pixels(self.generator, self.cells).size, before=0, after=0)
+        self.discriminator = context.place(build_discriminator(config.model, self.window.patch))
         self.average = EMA(self.generator, context.place(build_generator(config.model)), config.train.ema_images)
         self.path_mean = torch.zeros((), device=context.device)
 
-        self.every = {"generator": self.losses.path_length_every, "discriminator": self.losses.r1_every}
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
+        lazy = {"generator": self.losses.path_length_every, "discriminator": self.losses.r1_every}
         self.optimizers = {
-            name: build_optimizer(network.parameters(), config.train.optimizer, self.every[name])
+            name: NetworkOptimizer(name, network, config.train.optimizer, context.world, lazy[name])
             for name, network in self.networks.items()
         }
-
-    @property
-    def window(self) -> tuple[int, int, int]:
-        """Pixels of a training patch, and of context before and after it."""
-        return self.patch, 0, 0
 
     @property
     def conditions(self) -> dict:
@@ -73,14 +69,11 @@ class GeneratorStage:
 
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of both networks on real patches; returns the scalars to log."""
-        for name, optimizer in self.optimizers.items():
-            schedule(optimizer, self.settings.optimizer, step, self.every[name] / (self.every[name] + 1))
-        latents = draw_latents(
-            self.context.draws(Stream.LATENTS, step), self.generator, self.cells, self.settings.style_mixing
-        )
-        with self.context.autocast():
-            styles = latents.styles(self.generator)
-            fake, z_s = self.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise, styles)
+        for optimizer in self.optimizers.values():
+            optimizer.schedule(step)
+        draws = self.context.draws(Stream.LATENTS, step)
+        latents = draw_latents(draws, self.generator, self.cells, self.settings.style_mixing)
+        fake, z_s, _ = self._generate(latents)
 
         scalars = self._discriminator_step(batch, fake.detach(), latents.row)
         if self.losses.generator.r1 and step % self.losses.r1_every == 0:
@@ -91,6 +84,13 @@ class GeneratorStage:
             scalars |= self._path_step(step)
         self.average.update(step, len(fake) * self.context.world.size)
         return scalars
+
+    def _generate(self, latents: Latents) -> tuple[Tensor, Tensor, Tensor]:
+        """Patches [B, 3, P, P], their structure latents [B, C, h, w] and their styles [B, L + 1, D]."""
+        with self.context.autocast():
+            styles = latents.styles(self.generator)
+            images, z_s = self.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise, styles)
+        return images, z_s, styles
 
     def _discriminator_step(self, batch: dict, fake: Tensor, row: Tensor) -> dict[str, Tensor]:
         with self.context.autocast():
@@ -104,7 +104,7 @@ class GeneratorStage:
             "discriminator/real": real_scores.mean().detach(),
             "discriminator/fake": fake_scores.mean().detach(),
         }
-        self._update("discriminator", loss + self.losses.generator.coordinate * guess, scalars)
+        self.optimizers["discriminator"].update(loss + self.losses.generator.coordinate * guess, scalars)
         return scalars
 
     def _r1_step(self, real: Tensor) -> dict[str, Tensor]:
@@ -112,11 +112,10 @@ class GeneratorStage:
         scores, _, _ = self.discriminator(real)  # float32: the penalty is a small difference of large numbers
         penalty = r1_penalty(scores, real)
         scalars = {"discriminator/r1": penalty.detach()}
-        self._update("discriminator", self.losses.generator.r1 / 2 * self.losses.r1_every * penalty, scalars)
+        self.optimizers["discriminator"].update(self.losses.generator.r1 / 2 * self.losses.r1_every * penalty, scalars)
         return scalars
 
-    def _generator_step(self, fake: Tensor, latents, z_s: Tensor) -> dict[str, Tensor]:
-        weights = self.losses.generator
+    def _generator_step(self, fake: Tensor, latents: Latents, z_s: Tensor) -> dict[str, Tensor]:
         self.discriminator.requires_grad_(False)
         with self.context.autocast():
             scores, guess, _ = self.discriminator(fake)
@@ -127,29 +126,24 @@ class GeneratorStage:
             "diversity": diversity(latents.z_l, z_s),
         }
         scalars = {f"generator/{name}": value.detach() for name, value in parts.items()}
-        self._update("generator", sum(weights[name] * value for name, value in parts.items()), scalars)
+        weights = self.losses.generator
+        self.optimizers["generator"].update(sum(weights[name] * value for name, value in parts.items()), scalars)
         return scalars
 
     def _path_step(self, step: int) -> dict[str, Tensor]:
-        context = self.context
-        count = max(context.batch // 4 * 2, 2)  # half a batch, in pairs
-        latents = draw_latents(context.draws(Stream.PATHS, step, count), self.generator, self.cells)
-        with context.autocast():
-            styles = latents.styles(self.generator)
-            images, _ = self.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise, styles)
-        direction = context.draws(Stream.DIRECTION, step, count).normal(*images.shape[1:])
+        count = max(self.context.batch // 4 * 2, 2)  # half a batch, in pairs
+        latents = draw_latents(self.context.draws(Stream.PATHS, step, count), self.generator, self.cells)
+        images, _, styles = self._generate(latents)
+        direction = self.context.draws(Stream.DIRECTION, step, count).normal(*images.shape[1:])
         lengths = path_lengths(images, styles, direction)
         mean = lengths.detach().mean()
-        context.world.average([mean])
+        self.context.world.average([mean])
         penalty, path_mean = path_penalty(lengths, self.path_mean, mean)
         scalars = {"generator/path_length": mean, "generator/path_penalty": penalty.detach()}
         weight = self.losses.generator.path_length * self.losses.path_length_every
-        self._update("generator", weight * penalty, scalars)
+        self.optimizers["generator"].update(weight * penalty, scalars)
         self.path_mean = path_mean
         return scalars
-
-    def _update(self, name: str, loss: Tensor, scalars: dict[str, Tensor]) -> None:
-        update(name, self.networks[name], self.optimizers[name], loss, scalars, self.context.world)
 
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -183,6 +177,6 @@ class GeneratorStage:
         """Go on from `state_dict`."""
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
-            restore(self.optimizers[name], state["optimizers"][name])
+            self.optimizers[name].load_state_dict(state["optimizers"][name])
         self.average.copy.load_state_dict(state["average"])
         self.path_mean = state["path_mean"].to(self.context.device)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from training.context import TrainContext
 from training.optimization import Diverged
+from training.stage import Stage
 from utils import log
 from utils.checkpoint import load_latest, save_checkpoint
 from utils.config import save_config
@@ -17,7 +18,7 @@ from utils.errors import UserError
 RESULTS_ONLY = ("seed", "batch", "dtype", "torch", "threads", "device")  # conditions that a run may change
 
 
-def conditions(config: dict, context: TrainContext, stage) -> dict:
+def conditions(config: dict, context: TrainContext, stage: Stage) -> dict:
     """What the state of a run depends on: plain values by name."""
     fixed = {"train.stage": config.train.stage} | _flat("model", config.model) | stage.conditions
     return fixed | {
@@ -30,7 +31,7 @@ def conditions(config: dict, context: TrainContext, stage) -> dict:
     }
 
 
-def resume(folder: Path, config: dict, context: TrainContext, stage) -> dict:
+def resume(folder: Path, config: dict, context: TrainContext, stage: Stage) -> dict:
     """Load the newest valid checkpoint of the run, if there is one, and leave the config in its folder.
 
     Returns the run's `step`, seconds `elapsed` and `conditions`. Raises UserError where the folder cannot be written,
@@ -50,14 +51,14 @@ def resume(folder: Path, config: dict, context: TrainContext, stage) -> dict:
     return state | {"conditions": now}
 
 
-def save(folder: Path, state: dict, stage, context: TrainContext, keep: int) -> None:
+def save(folder: Path, state: dict, stage: Stage, context: TrainContext, keep: int) -> None:
     """Write a checkpoint, once, while the other processes wait."""
     if context.world.main:
         save_checkpoint(folder / "checkpoints", state["step"], state | {"stage": stage.state_dict()}, keep)
     context.world.wait()
 
 
-def take_step(stage, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def take_step(stage: Stage, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """One step of a stage; its scalars. Diverged names the step and the batch's records, too."""
     try:
         return stage.step(step, batch)

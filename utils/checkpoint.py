@@ -1,8 +1,7 @@
 """Checkpoints of a run (`step-00001234.pt`) and weights (`.safetensors`): written whole, checked before use.
 
-torch.load does not check the CRCs of its archive, and safetensors has none: a changed byte would load in silence.
-So a checkpoint ends on the SHA-256 of everything before it, as the comment of the zip archive that it is (torch and
-unzip still read it), and weights carry a fingerprint of their tensors and a checksum of their metadata.
+torch.load does not compare the CRCs of its archive, and safetensors has none: a changed byte would load in silence.
+So the CRCs are compared first, and weights carry a fingerprint of their tensors and a checksum of their metadata.
 """
 
 import hashlib
@@ -11,8 +10,9 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,22 +21,20 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.files import atomic_path, free_space, remove_stale
+from utils.files import atomic_path, free_space, refusals, remove_stale
 
 NAME = re.compile(r"step-(\d{8,})\.pt")
-SEAL = b"sha256:"
-SEAL_LENGTH = len(SEAL) + 64
-SPACE_MARGIN = 1.2  # free space asked for, over the size of the state
-CHUNK = 2**20
+SPACE_MARGIN = 1.2  # free space asked for, over the size of the tensors
+FOLDER = 0x10  # attribute of an entry of a zip archive
+HEADER = 9  # bytes of a safetensors file up to the brace that its JSON begins with
 
 # What the restricted unpickler takes back. Subclasses are left out: it refuses them, and so would lose the checkpoint.
 PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size)
 NESTED = (dict, OrderedDict, list, tuple, set)
-
-# How numpy 1 and 2 call what a number of theirs is pickled with. Ours stand in for it: they make nothing but numbers.
-NUMPY_SCALAR = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-NUMPY_TYPE = "numpy.dtype"
-NUMPY_NUMBER = re.compile("b1|f[248]|[iu][1248]")
+# Numbers of numpy in files by others: their types, and the function that makes them, as numpy 1 and 2 call it.
+NUMBERS = [np.dtype, *(type(np.dtype(code)) for code in ("?", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1"))]
+NUMBER = np.float64(0).__reduce__()[0]
+NUMBER_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 
 
 def save_checkpoint(folder: str | Path, step: int, state: dict, keep: int) -> Path:
@@ -47,11 +45,16 @@ def save_checkpoint(folder: str | Path, step: int, state: dict, keep: int) -> Pa
     """
     path = Path(folder) / f"step-{step:08d}.pt"
     remove_stale(path.parent)
-    _require_space(path, sum(_storages(state, "state").values()))
-    with atomic_path(path) as temporary, open(temporary, "w+b") as file:
-        _write_archive(state, file)
-        _seal(file)
-    _prune(path.parent, step, keep)
+    _require_space(path, sum(tensor.nbytes for tensor in _tensors(state, "state")))
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # so torch reports a write that failed, with its cause as context
+            raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
+    # Later checkpoints do not count: they were skipped as damaged.
+    for old in [each for saved, each in _checkpoints(path.parent) if saved <= step][keep:]:
+        with refusals(old):
+            old.unlink(missing_ok=True)
     return path
 
 
@@ -65,7 +68,8 @@ def load_latest(folder: str | Path) -> tuple[dict, Path, list[str]] | None:
     skipped = []
     for _, path in _checkpoints(folder):
         try:
-            return _read_checkpoint(path), path, skipped
+            _check_archive(path)
+            return _load_restricted(path), path, skipped
         except UserError as error:
             skipped.append(str(error))
     if skipped:
@@ -109,21 +113,14 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def load_pretrained(path: str | Path) -> dict:
     """Weights by others: .safetensors, or what torch.save wrote, in which only tensors and plain values are accepted.
 
-    Returns the file's dict as it is, but for numbers of numpy, which become Python's. Raises UserError where the file
-    is missing, damaged or would run code.
+    Raises UserError where the file is missing, damaged or would run code.
     """
     path = Path(path)
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)[0]
-    try:
-        with open(path, "rb") as file:
-            is_zip = file.read(4) == b"PK\3\4"
-        if is_zip:
-            _check_archive(path)
-    except OSError as error:
-        raise UserError(f"weights {path}: {error.strerror or error}") from error
-    stand_ins = [(_NumpyType, NUMPY_TYPE), *((_numpy_number, name) for name in NUMPY_SCALAR)]
-    with torch.serialization.safe_globals(stand_ins):
+    if _head(path).startswith(b"PK\3\4"):
+        _check_archive(path)
+    with torch.serialization.safe_globals([*NUMBERS, *((NUMBER, name) for name in NUMBER_NAMES)]):
         return _load_restricted(path)
 
 
@@ -137,129 +134,21 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _storages(value: Any, place: str) -> dict[int, int]:
-    """Address -> bytes of every storage in a state; TypeError for a value that would not load again."""
+def _tensors(value: Any, place: str) -> Iterator[Tensor]:
+    """The tensors of a state; TypeError for a value that would not load again."""
     if isinstance(value, Tensor):
-        storage = value.untyped_storage()
-        return {storage.data_ptr(): storage.nbytes()}
-    if type(value) not in NESTED:
-        if type(value) not in PLAIN:
-            raise TypeError(f"{place} is a {type(value).__name__}; a checkpoint holds tensors and plain values only")
-        return {}
-    found = {}
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        found |= _storages(item, f"{place}[{key!r}]")
-    return found
+        yield value
+    elif type(value) in NESTED:
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _tensors(item, f"{place}[{key!r}]")
+    elif type(value) not in PLAIN:
+        raise TypeError(f"{place} is a {type(value).__name__}; a checkpoint holds tensors and plain values only")
 
 
 def _require_space(path: Path, size: int) -> None:
     need, free = SPACE_MARGIN * size, free_space(path)
     if free < need:
         raise UserError(f"cannot write {path}: {free / 2**20:.0f} MiB free, {need / 2**20:.0f} MiB needed")
-
-
-def _write_archive(state: dict, file: BinaryIO) -> None:
-    try:
-        torch.save(state, file)
-    except RuntimeError as error:
-        # torch reports a failed write as RuntimeError, its cause as context.
-        cause = error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error).splitlines()[0])
-        raise cause from error
-
-
-def _seal(file: BinaryIO) -> None:
-    """Append the archive's SHA-256 as its zip comment: the last two bytes are the comment's length, 0 so far."""
-    size = file.seek(0, os.SEEK_END)
-    digest = _sha256(file, size)
-    file.seek(size - 2)
-    file.write(SEAL_LENGTH.to_bytes(2, "little") + SEAL + digest)
-
-
-def _sha256(file: BinaryIO, size: int) -> bytes:
-    """Hexadecimal SHA-256 of the first `size - 2` bytes and two zeros: the archive as it was before it was sealed."""
-    digest = hashlib.sha256()
-    file.seek(0)
-    left = size - 2
-    while left > 0 and (chunk := file.read(min(left, CHUNK))):
-        digest.update(chunk)
-        left -= len(chunk)
-    digest.update(b"\0\0")
-    return digest.hexdigest().encode()
-
-
-def _check_seal(path: Path) -> bool:
-    """Whether the file bears a seal; UserError where the seal is broken or something else ends the file."""
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - SEAL_LENGTH - 2))
-        end = file.read()
-        if end[-22:-18] == b"PK\5\6" and end[-2:] == b"\0\0":
-            return False
-        sealed = end == SEAL_LENGTH.to_bytes(2, "little") + SEAL + _sha256(file, size - SEAL_LENGTH)
-    if not sealed:
-        raise UserError(f"{path}: damaged: the content does not match its checksum")
-    return True
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse an archive that is damaged, or that would unpack to more than the file holds."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-            if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-                raise UserError(f"{path}: refused: a compressed archive, which torch.save never writes")
-            if any(entry.CRC == 0 and entry.file_size for entry in entries) or archive.testzip() is not None:
-                raise UserError(f"{path}: damaged: an entry does not match its CRC")
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, IndexError) as error:
-        raise UserError(f"{path}: damaged: not a whole archive ({error})") from error
-
-
-def _read_checkpoint(path: Path) -> dict:
-    try:
-        if not _check_seal(path):
-            _check_archive(path)
-    except OSError as error:
-        raise UserError(f"checkpoint {path}: {error.strerror or error}") from error
-    return _load_restricted(path)
-
-
-def _load_restricted(path: Path) -> dict:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # a hostile or damaged pickle may raise anything; torch's text advises to lower the guard
-        raise UserError(f"{path}: refused: {_why_refused(error)}") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: holds a {type(state).__name__}, not a dict of weights")
-    return state
-
-
-class _NumpyType:
-    """Stands for numpy.dtype while a file by others is read; numbers only."""
-
-    def __init__(self, code: str, *_: bool) -> None:
-        if not NUMPY_NUMBER.fullmatch(code):
-            raise pickle.UnpicklingError(f"numpy type {code[:20]!r}")
-        self.code, self.order = code, "="
-
-    def __setstate__(self, state: tuple) -> None:
-        self.order = {"<": "<", ">": ">"}.get(state[1], "=")
-
-
-def _numpy_number(kind: _NumpyType, data: bytes) -> bool | int | float:
-    """Stands for the function that makes a numpy number of its bytes."""
-    return np.frombuffer(data, kind.order + kind.code, count=1)[0].item()
-
-
-def _why_refused(error: Exception) -> str:
-    name = re.search(r"GLOBAL (\S+)", str(error))
-    if name:
-        return f"it asks for {name[1]}, but only tensors and plain values are loaded"
-    if isinstance(error, (pickle.UnpicklingError, EOFError)):
-        return "not a file of weights, or damaged"
-    return f"not a file of weights, or damaged ({type(error).__name__})"
 
 
 def _checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
@@ -274,28 +163,51 @@ def _checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), Path(folder) / match[0]) for match in matches), reverse=True)
 
 
-def _prune(folder: Path, step: int, keep: int) -> None:
-    """Remove all but the newest `keep` up to `step`. Later ones do not count: they were skipped as damaged."""
-    old = [path for saved, path in _checkpoints(folder) if saved <= step][keep:]
-    for path in old:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot remove the old checkpoint {path}: {error.strerror or error}") from error
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that is damaged, or that would unpack to more than the file holds."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise UserError(f"{path}: refused: a compressed archive, which torch.save never writes")
+            # an entry that is marked as a folder would be read as whatever the memory holds
+            if any(entry.external_attr & FOLDER for entry in archive.infolist()) or archive.testzip() is not None:
+                raise UserError(f"{path}: damaged: an entry does not match its CRC")
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, IndexError) as error:
+        raise UserError(f"{path}: damaged: not a whole archive ({error})") from error
+
+
+def _load_restricted(path: Path) -> dict:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile or damaged pickle may raise anything; torch advises to lower the guard
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        kind = "" if isinstance(error, (pickle.UnpicklingError, EOFError)) else f" ({type(error).__name__})"
+        reason = f"not a file of weights, or damaged{kind}"
+        if name:
+            reason = f"it asks for {name[1]}, but only tensors and plain values are loaded"
+        raise UserError(f"{path}: refused: {reason}") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds a {type(state).__name__}, not a dict of weights")
+    return state
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if _head(path)[8:] != b"{":
+        raise UserError(f"weights {path}: not a safetensors file")
     try:
-        with open(path, "rb") as file:
-            looks_right = file.read(9)[8:] == b"{"
-        if not looks_right:
-            raise UserError(f"weights {path}: not a safetensors file")
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in sorted(file.keys())}, dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"weights {path}: damaged: {error}") from error
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file of weights; UserError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(HEADER)
     except OSError as error:
         raise UserError(f"weights {path}: {error.strerror or error}") from error
-    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"weights {path}: damaged: {error}") from error
 
 
 def _metadata_checksum(metadata: dict[str, str]) -> str:

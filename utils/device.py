@@ -3,10 +3,11 @@
 import ctypes
 import os
 import re
-import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import torch
 
 from utils.errors import UserError
@@ -37,19 +38,23 @@ def select_dtype(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         gains = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        gains = bool(_cpu_flags() & BFLOAT16_FLAGS)
+        flags = re.search(r"^flags\s*:(.*)$", _text(CPU_INFO), re.MULTILINE)
+        gains = bool(flags and BFLOAT16_FLAGS & set(flags[1].split()))
     return torch.bfloat16 if gains else torch.float32
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Most memory held since `reset_peak_memory`: the process's on a CPU, the tensors' on a GPU."""
+    """Most memory held since `reset_peak_memory`: the process's on a CPU, the tensors' on a GPU.
+
+    A system that keeps no peak (macOS) gives what the process holds now.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     match = re.search(r"VmHWM:\s+(\d+) kB", _text(STATUS))
     if match:
         return int(match[1]) / 2**10
-    # getrusage counts bytes on macOS, KiB elsewhere.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    held = psutil.Process().memory_info()
+    return getattr(held, "peak_wset", held.rss) / 2**20  # the first on Windows
 
 
 def reset_peak_memory(device: torch.device) -> bool:
@@ -62,19 +67,6 @@ def reset_peak_memory(device: torch.device) -> bool:
     except OSError:
         return False
     return True
-
-
-def _cpu_flags() -> set[str]:
-    match = re.search(r"^flags\s*:(.*)$", _text(CPU_INFO), re.MULTILINE)
-    return set(match[1].split()) if match else set()
-
-
-def _text(path: Path) -> str:
-    """The content of a file of /proc, empty where the system has none."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def use_exact_float32() -> None:
@@ -90,14 +82,27 @@ def tune_allocator() -> None:
     add up, but PyTorch asks for huge pages for them. A setting of THP_MEM_ALLOC_ENABLE in the environment stays.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    mallopt = _libc("mallopt")
+    if mallopt:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
 
 
 def release_freed_memory() -> None:
     """Return to the system what `tune_allocator` lets it keep: before work with tensors of other sizes."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
+    trim = _libc("malloc_trim")
+    if trim:
         trim(0)
+
+
+def _libc(name: str) -> Callable[..., int] | None:
+    """A function of the C library; None where it has none of this name, or the system is not Linux."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
+def _text(path: Path) -> str:
+    """The content of a file of /proc, empty where the system has none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

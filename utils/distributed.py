@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from utils.errors import UserError
 
@@ -136,8 +136,3 @@ def stop() -> None:
     """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def gradients(module: nn.Module) -> list[Tensor]:
-    """The gradients that the last backward pass left in a module."""
-    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, that one run at a time writes to, and that are no inputs."""
 
 import errno
 import os
@@ -6,15 +6,20 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
 
 from utils.errors import UserError
 
 TEMPORARY = re.compile(r"\.tmp-(\d+)-[0-9a-f]{8}(\..*)?")
 ABANDONED_AFTER = 24 * 3600.0  # seconds without a write, after which nobody is still writing a file
-NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # some network file systems cannot sync a folder
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # Windows, some network file systems: folders do not sync
+LOCK = ".lock"
 
 
 @contextmanager
@@ -26,37 +31,28 @@ def atomic_path(path: str | Path, sync: bool = True) -> Iterator[Path]:
     Raises UserError naming the path and the free space where the system refuses to write.
     """
     path = Path(path)
-    temporary = _temporary(path)
-    with refusals(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            if sync:
-                _sync(temporary)
-            os.replace(temporary, path)
-            if sync:
-                _sync_folder(path.parent)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    with refusals(path), scratch_folder(path) as temporary:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if sync:
+            _sync(temporary, os.O_RDWR)  # which Windows asks for
+        os.replace(temporary, path)
+        if sync:
+            _sync_folder(path.parent)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield the temporary path of a folder to make; on success it becomes `path`, on error it is removed."""
-    temporary = _temporary(path)
-    with refusals(path):
-        try:
-            yield temporary
-            replace_folder(temporary, path)
-        finally:
-            remove_tree(temporary)
+    with refusals(path), scratch_folder(path) as temporary:
+        yield temporary
+        replace_folder(temporary, path)
 
 
 @contextmanager
 def scratch_folder(beside: Path) -> Iterator[Path]:
-    """Yield the path of a folder, not made yet, beside a path; it is removed whatever happens."""
-    temporary = _temporary(beside)
+    """Yield the path of a folder (or file), not made yet, beside a path; it is removed whatever happens."""
+    temporary = beside.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}{beside.suffix}")
     try:
         yield temporary
     finally:
@@ -86,7 +82,58 @@ def refusals(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error} ({_free_space_text(path)})") from error
+        free = f"{free_space(path) / 2**20:.0f} MiB free"
+        raise UserError(f"cannot write {path}: {error.strerror or error} ({free})") from error
+
+
+@contextmanager
+def lock_folder(folder: str | Path) -> Iterator[None]:
+    """Make a folder and keep other runs out of it; UserError where one is writing there, or where it cannot be made.
+
+    The system lets go of the lock when a process ends, however it does. File systems without locks keep nobody out.
+    """
+    folder = Path(folder)
+    lock = FileLock(folder / LOCK)
+    with refusals(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"{folder}: another run is writing there; wait for its end, or choose another") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.EINVAL):
+                raise
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file
+            (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+def refuse_overwriting(inputs: Iterable[str | Path], outputs: Iterable[str | Path]) -> None:
+    """UserError where something that a command would write is one of its inputs, lies in one, or holds one.
+
+    Inputs and outputs are files, or folders that are one thing (a zarr array), under whatever name: links of both kinds
+    are followed. Nothing has to exist.
+    """
+    inputs, outputs, identity = list(inputs), list(outputs), cache(_identity)
+    read, written = ({identity(path): path for path in paths} for paths in (inputs, outputs))
+    for paths, others in ((outputs, read), (inputs, written)):
+        for path in paths:
+            for place in (path, *Path(os.path.realpath(path)).parents):
+                if (other := others.get(identity(place))) is not None:
+                    result, given = (path, other) if others is read else (other, path)
+                    raise UserError(f"{result}: would overwrite the input {given}; choose another --output")
+
+
+def _identity(path: str | Path) -> object:
+    """The same for all names of a file or folder: its number in the file system, or its path where it is not there."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return os.path.normcase(os.path.realpath(path))
+    return status.st_dev, status.st_ino
 
 
 def remove_stale(folder: str | Path) -> list[Path]:
@@ -99,11 +146,9 @@ def remove_stale(folder: str | Path) -> list[Path]:
     with suppress(OSError):
         names = sorted(os.listdir(folder))
     for path, match in ((Path(folder) / name, TEMPORARY.fullmatch(name)) for name in names):
-        if match is None:
-            continue
         # Somebody else may clean up too, and a folder may be read-only: what cannot be removed is only untidy.
         with suppress(OSError):
-            if int(match[1]) == os.getpid() or not _alive(int(match[1])) or _age(path) > ABANDONED_AFTER:
+            if match and _is_abandoned(path, int(match[1])):
                 remove_tree(path)
                 removed += [] if path.exists() else [path]
     return removed
@@ -123,16 +168,21 @@ def free_space(path: str | Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+def _is_abandoned(path: Path, writer: int) -> bool:
+    if writer == os.getpid() or not _is_alive(writer):
+        return True
+    return time.time() - path.stat().st_mtime > ABANDONED_AFTER
 
 
-def _free_space_text(path: Path) -> str:
-    return f"{free_space(path) / 2**20:.0f} MiB free"
+def _is_alive(process: int) -> bool:
+    try:
+        return psutil.pid_exists(process)
+    except OverflowError:
+        return False
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:
@@ -141,23 +191,7 @@ def _sync(path: Path) -> None:
 
 def _sync_folder(folder: Path) -> None:
     try:
-        _sync(folder)
+        _sync(folder, os.O_RDONLY)
     except OSError as error:
         if error.errno not in NO_FOLDER_SYNC:
             raise
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    except OverflowError:
-        return False
-    return True
-
-
-def _age(path: Path) -> float:
-    return time.time() - path.stat().st_mtime

@@ -20,6 +20,7 @@ from tests.conftest import lines
 from tests.evaluation.tiny import tiny_tool
 from utils.config import load_config
 from utils.errors import UserError, run_command
+from utils.schema import TrainConfig
 
 SIZE = 40, 51
 
@@ -128,7 +129,7 @@ def test_edit_consistency(inverted, photographs, tmp_path):
 def discriminator(tmp_path_factory):
     """The file of a tiny discriminator for patches of 21 pixels, 7 latent cells."""
     options = ["model.stages=3", "model.texture.widths=[4,4,4]", "model.encoder.widths=[4,4,4]"]
-    model = load_config(None, [*options, "model.discriminator.widths=[3,4,5]"]).model
+    model = load_config(TrainConfig, None, [*options, "model.discriminator.widths=[3,4,5]"]).model
     torch.manual_seed(0)
     network = build_discriminator(model, 21)
     for parameter in network.parameters():

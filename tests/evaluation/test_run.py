@@ -17,6 +17,7 @@ from inversion.canvas import error_times_four
 from inversion.outputs import Record, write_figures
 from tests.evaluation.tiny import tiny_tool
 from utils.config import load_config
+from utils.schema import EvaluateConfig
 
 SIZES = {"a": (40, 50), "b": (60, 30), "c": (33, 47)}
 
@@ -35,7 +36,7 @@ def subject(checkpoint, tmp_path):
     write_figures(tmp_path, records, {}, {})
 
     def make(*overrides, **judges):
-        options = load_config(None, overrides).evaluate
+        options = load_config(EvaluateConfig, None, overrides).evaluate
         parts = Inversions(tmp_path), photographs, None, options, 7, Judges(**judges)
         return Subject("tiny", tiny_tool(checkpoint), *parts)
 

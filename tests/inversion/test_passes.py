@@ -19,6 +19,7 @@ from models.texture import BakedTexture
 from models.weights import SHIPPED
 from utils.config import load_config
 from utils.errors import UserError
+from utils.schema import InferConfig
 
 TOLERANCE = 1e-5
 CPU = torch.device("cpu")
@@ -199,7 +200,8 @@ def test_the_global_latent_sees_the_whole_image(inverters):
 
 def test_the_shipped_generator_draws_blocks_as_the_whole():
     """Trained weights amplify what random ones hide."""
-    tool = Tool.load(SHIPPED, load_config(None, ["infer.device=cpu", "infer.dtype=float32"]).infer, encoders=False)
+    options = load_config(InferConfig, None, ["infer.device=cpu", "infer.dtype=float32"]).infer
+    tool = Tool.load(SHIPPED, options, encoders=False)
     size, style = (200, 300), generated_style(tool.generator, 6)
     structure = GeneratedStructure(tool.generator, tool.decoder.cells(*size), LocalField(128, 6, CPU), style)
     region = Region.at(0, 0, *size)

@@ -25,13 +25,14 @@ from tests.models.small import (
 )
 from utils.config import load_config
 from utils.errors import UserError
+from utils.schema import TrainConfig
 
 UNUSED = 4096  # values of a constant that the public weights hold and no network reads
 places = st.builds(Region.at, *[st.integers(-30, 30)] * 2, *[st.integers(5, 8)] * 2)
 
 
 def model_section(*overrides):
-    return load_config(None, overrides).model
+    return load_config(TrainConfig, None, overrides).model
 
 
 def test_published_sizes():

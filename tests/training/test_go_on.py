@@ -12,6 +12,7 @@ from utils.checkpoint import load_weights, save_weights
 from utils.config import load_config
 from utils.distributed import ProcessGroup
 from utils.errors import UserError
+from utils.schema import TrainConfig
 
 PUBLIC_KEEPS = 0.5 ** (4 / 5000)  # share that the average keeps in a step of four images
 
@@ -49,7 +50,7 @@ def same(network, state):
 
 
 def test_a_public_model_starts_with_its_weights(imported, arguments):
-    stage = built(load_config(imported / "public.yaml", arguments[1:]))
+    stage = built(load_config(TrainConfig, imported / "public.yaml", arguments[1:]))
     stage.load_files()
     held = read_weights(imported / "public-training.safetensors").tensors
     for name, network in (
@@ -94,7 +95,7 @@ def test_an_imported_generator_is_inverted(imported, arguments, run, tmp_path):
 
 def test_an_exported_run_starts_another(tiny, generator_run, run, tmp_path):
     files = [f"train.{name}={generator_run / f'{name}.safetensors'}" for name in ("generator", "discriminator")]
-    stage = built(load_config(tiny, files))
+    stage = built(load_config(TrainConfig, tiny, files))
     stage.load_files()
     generator = load_generator(generator_run / "generator.safetensors")[0].state_dict()
     assert same(stage.generator, generator) and same(stage.average.copy, generator) and stage.path_mean == 0
@@ -104,7 +105,7 @@ def test_an_exported_run_starts_another(tiny, generator_run, run, tmp_path):
 
 
 def test_without_a_file_it_starts_anew(tiny):
-    stage = built(load_config(tiny))
+    stage = built(load_config(TrainConfig, tiny))
     before = {key: value.clone() for key, value in stage.generator.state_dict().items()}
     stage.load_files()
     assert same(stage.generator, before) and same(stage.average.copy, before)
@@ -143,6 +144,6 @@ def test_a_path_mean_of_no_use_is_named(imported, arguments, tmp_path, value):
     metadata.pop("fingerprint")
     path = tmp_path / "a.safetensors"
     save_weights(path, tensors | {"path_mean": value}, metadata)
-    stage = built(load_config(imported / "public.yaml", [*arguments[1:], f"train.generator={path}"]))
+    stage = built(load_config(TrainConfig, imported / "public.yaml", [*arguments[1:], f"train.generator={path}"]))
     with pytest.raises(UserError, match="path_mean is not a single finite number"):
         stage.load_files()

@@ -11,6 +11,7 @@ from training.inverter import GENERATED, InverterStage, shrink
 from utils.config import load_config
 from utils.distributed import ProcessGroup
 from utils.errors import UserError
+from utils.schema import TrainConfig
 
 CPU = torch.device("cpu")
 GENERATED_TERMS = {"reciprocal", "global_latent", "preservation"}
@@ -19,7 +20,7 @@ GENERATED_TERMS = {"reciprocal", "global_latent", "preservation"}
 @pytest.fixture
 def stage(tiny, stage_arguments):
     def stage(*overrides):
-        config = load_config(tiny, [*stage_arguments["inverter"], *overrides])
+        config = load_config(TrainConfig, tiny, [*stage_arguments["inverter"], *overrides])
         torch.manual_seed(config.seed)
         stage = InverterStage(config, TrainContext(config.seed, config.train.batch, CPU, torch.float32, ProcessGroup()))
         stage.load_files()
@@ -118,7 +119,7 @@ def test_only_what_a_loss_needs_is_computed(stage):
 
 def only(*terms):
     """Overrides that leave these losses alone, each with a weight of its own."""
-    names = load_config(None).losses.inverter
+    names = load_config(TrainConfig).losses.inverter
     return [f"losses.inverter.{name}={0.5 + terms.index(name) if name in terms else 0}" for name in names]
 
 
@@ -134,7 +135,7 @@ def test_generated_images_come_every_few_steps_with_as_much_more_weight(stage, t
     batch, drawn = random_batch(stage), []
     reciprocate = stage._reciprocate
     monkeypatch.setattr(stage, "_reciprocate", lambda step: (drawn.append(step), reciprocate(step))[1])
-    given = load_config(tiny).losses.inverter
+    given = load_config(TrainConfig, tiny).losses.inverter
     photographs = {name for name, weight in given.items() if weight} - GENERATED_TERMS
     for step in range(7):
         scalars = stage.step(step, batch)

@@ -18,6 +18,7 @@ from models.weights import load_generator, load_inverter
 from utils.checkpoint import load_latest, load_weights
 from utils.config import load_config
 from utils.distributed import ProcessGroup
+from utils.schema import TrainConfig
 
 STAGES = ["generator", "inverter"]
 STEPS = 60
@@ -146,8 +147,8 @@ def test_events(run, stage_arguments, straight, stage, names, pictures):
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_a_run_leaves(run, stage_arguments, straight, tiny, stage):
     folder = straight(run, stage_arguments[stage], stage)
-    config = load_config(tiny, [*stage_arguments[stage], f"train.output={folder}", f"train.steps={STEPS}"])
-    assert load_config(folder / "config.yaml") == config
+    config = load_config(TrainConfig, tiny, [*stage_arguments[stage], f"train.output={folder}", f"train.steps={STEPS}"])
+    assert load_config(TrainConfig, folder / "config.yaml") == config
     if stage == "generator":
         assert load_generator(folder / "generator.safetensors")[1] == config.model
         assert load_weights(folder / "generator.safetensors")[1]["step"] == str(STEPS)
@@ -206,7 +207,7 @@ def test_a_dry_run_reads_no_file(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("started", [False, True])
 def test_batches_are_pinned_for_a_gpu(images, monkeypatch, started):
-    config = load_config(None, [f"data.train={images}"])
+    config = load_config(TrainConfig, None, [f"data.train={images}"])
     train_set, _ = datasets.build(config.data, patch=8, before=0, after=0, thumbnail=8, seed=0)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: started)
     assert datasets.loader(train_set, 0, 1, 1).pin_memory == started

@@ -16,8 +16,8 @@ Letters: C channels, h/w latent cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -25,11 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inversion.generation import LocalField, synthesize
-from inversion.pieces import Pieces
-from inversion.scenes import Style, global_latents, to_device, with_latents
-from inversion.tiles import Tiled, grid
-from models.generator import Generator
+from editing.known import KnownStructure
+from inversion.inverter import PatchInverter
+from inversion.latents import Style, StyleMap
+from inversion.synthesis import LocalField, TiledStructure, grid, synthesize
 from models.geometry import Interval, Region
 from utils.errors import UserError
 
@@ -37,55 +36,72 @@ BETAS = (0.9, 0.99)
 DIVERGED = 2.0  # times the error at the start
 
 
+Progress = Callable[[Iterable[int]], Iterable[int]]  # wraps the steps of a fit, to show how far it is
+
+
 @dataclass(frozen=True)
 class FitOptions:
     """How new structure is fitted to known structure."""
 
-    steps: int  # of Adam
-    lr: float  # of local latents
-    style_lr: float  # of the global latent of the structure; 0 leaves it as it is
-    fidelity: float  # weight of the known structure against the draw
-    band: int  # cells of known structure beside the border that count
-    fade: int  # cells over which what the fit leaves fades out
+    steps: int = 60  # of Adam; 0 goes on without regard to what is known
+    lr: float = 0.15  # of local latents
+    style_lr: float = 0.05  # of the global latent of the structure; 0 leaves it as it is
+    fidelity: float = 10.0  # weight of the known structure against the draw
+    band: int = 6  # cells of known structure beside the border that count
+    fade: int = 12  # cells over which what the fit leaves fades out
+
+
+def complete(
+    model: PatchInverter,
+    known: KnownStructure,
+    size: tuple[int, int],  # height, width of the canvas, pixels
+    style: Style | StyleMap,
+    seed: int,
+    options: FitOptions,
+    progress: Progress = iter,
+) -> TiledStructure:
+    """The structure of a canvas that goes on from what is known of it. UserError if the fit diverges."""
+    completion = Completion(model, known, model.cells(size), style, seed, options)
+    completion.fit(progress)
+    return TiledStructure(completion.compute, model.generator.structure.local_dim, completion.cells)
 
 
 class Completion:
-    """The structure latents of a canvas of which only pieces are known."""
+    """The structure latents of a canvas of which only a part is known."""
 
     def __init__(
         self,
-        generator: Generator,
-        pieces: Pieces,
+        model: PatchInverter,
+        known: KnownStructure,
         cells: Region,  # of the canvas
-        style: Style,
-        local: LocalField,
+        style: Style | StyleMap,
+        seed: int,
         options: FitOptions,
     ) -> None:
-        self.pieces, self.cells, self.local, self.options = pieces, cells, local, options
-        self.device = local.device
-        self.generator = generator.to(self.device).requires_grad_(False)
-        self.style = to_device(style, self.device)
+        self.known, self.cells, self.options, self.device = known, cells, options, model.device
+        self.generator = model.generator.requires_grad_(False)
+        self.style, self.z_g = style, _global_latents(style).to(self.device)  # z_g: of the structure
+        self.local = LocalField(self.generator.structure.local_dim, seed, self.device)
         self.fitted: dict[Region, Tensor] = {}  # tiles of local latents [C, h, w]
-        self._tiled = Tiled(self._complete)
 
-    def fit(self, report: Callable[[], object]) -> None:
-        """Fit the local latents; calls `report` after each step. UserError if the fit diverges."""
+    def fit(self, progress: Progress) -> None:
+        """Fit the local latents and the global latent of the structure."""
         targets = list(self._targets())
         if not targets:
             return
         scale = sum(float((weight * known.square()).sum()) for _, known, weight in targets)
         scale = max(scale / sum(float(weight.sum()) * len(known) for _, known, weight in targets), 1e-12)
         rule = self.generator.structure.rule
-        starts = {tile: self.local.read(tile) for region, _, _ in targets for tile in grid(region.receptive_field(rule))}
+        touched = (tile for region, _, _ in targets for tile in grid(region.receptive_field(rule)))
+        starts = {tile: self.local.read(tile) for tile in touched}
         self.fitted = {tile: nn.Parameter(start.clone()) for tile, start in starts.items()}
-        first = global_latents(self.style)
-        z_g = nn.Parameter(first.clone())
-        self.style = with_latents(self.style, z_g)
+        first, z_g = self.z_g, nn.Parameter(self.z_g.clone())
+        self.z_g = z_g
         groups = [{"params": list(self.fitted.values()), "lr": self.options.lr}]
         groups += [{"params": [z_g], "lr": self.options.style_lr}]
         optimizer = torch.optim.Adam(groups, betas=BETAS)
         errors = []
-        for _ in range(self.options.steps):
+        for _ in progress(range(self.options.steps)):
             errors.append(0.0)
             for region, known, weight in targets:
                 error = ((self._structure(region) - known).square() * weight).sum() / scale
@@ -95,28 +111,22 @@ class Completion:
                 values.grad += 2 * (values.detach() - start)
             optimizer.step()
             optimizer.zero_grad()
-            report()
         if errors and not errors[-1] <= DIVERGED * errors[0]:
             raise UserError(f"the fit diverged, from {errors[0]:.3g} to {errors[-1]:.3g}; lower complete.lr may help")
         self.fitted = {tile: values.detach() for tile, values in self.fitted.items()}
-        self.style = with_latents(self.style, z_g.detach())
-        self._tiled = Tiled(self._complete)
+        self.z_g = z_g.detach()
 
-    def read(self, region: Region) -> Tensor:
-        """Structure latents [C, h, w] of a region of the canvas: known ones as they are, new ones elsewhere."""
-        return self._tiled.read(region)
-
-    @torch.inference_mode()
-    def _complete(self, region: Region) -> Tensor:
+    def compute(self, region: Region) -> Tensor:
+        """Structure latents [C, h, w] of a tile of the canvas: known ones as they are, new ones elsewhere."""
         fade = self.options.fade
         around = region.grown(fade)
-        held = torch.from_numpy(self.pieces.held(around)).to(self.device)
+        held = torch.from_numpy(self.known.known(around)).to(self.device)
         inner = region.slices_in(around)
         if bool(held[inner].all()):
-            return self.pieces.read(region).to(self.device)
+            return self.known.read(region).to(self.device)
         if not bool(held.any()):
             return self._structure(region)
-        known, new = self.pieces.read(around).to(self.device), self._structure(around)
+        known, new = self.known.read(around).to(self.device), self._structure(around)
         left = (known - new) * held
         return torch.where(held[inner], known[:, *inner], new[:, *inner] + _faded(left, held, fade))
 
@@ -125,18 +135,19 @@ class Completion:
         band = self.options.band
         for region in grid(self.cells):
             around = region.grown(band)
-            held = self.pieces.held(around)
+            held = self.known.known(around)
             unknown = ~held & _inside(around, self.cells)
             near = cv2.dilate(unknown.astype(np.uint8), np.ones((2 * band + 1, 2 * band + 1), np.uint8)) > 0
             counts = (near & held)[region.slices_in(around)] & _inside(region, self.cells)
             if counts.any():
                 part = _bounds(counts, region)
                 weight = torch.from_numpy(counts[part.slices_in(region)]).to(self.device)
-                yield part, self.pieces.read(part).to(self.device), weight.float()
+                yield part, self.known.read(part).to(self.device), weight.float()
 
     def _structure(self, region: Region) -> Tensor:
         """The structure latents [C, h, w] that the latents, as they are now, give."""
-        return synthesize(self.generator, self.style, self._local, region, self.cells)
+        style = _with_latents(self.style, self.z_g)
+        return synthesize(self.generator, style, self._local, region, self.cells)
 
     def _local(self, region: Region) -> Tensor:
         """Local latents [C, h, w]: fitted ones where there are some."""
@@ -146,6 +157,16 @@ class Completion:
                 common = tile.common(region)
                 z_l[:, *common.slices_in(region)] = self.fitted[tile][:, *common.slices_in(tile)]
         return z_l
+
+
+def _global_latents(style: Style | StyleMap) -> Tensor:
+    """[D] or [N, D]."""
+    return style.global_latents if isinstance(style, StyleMap) else style.global_latent
+
+
+def _with_latents(style: Style | StyleMap, values: Tensor) -> Style | StyleMap:
+    """The style with other global latents, [D] or [N, D]."""
+    return replace(style, styles=[Style(value) for value in values]) if isinstance(style, StyleMap) else Style(values)
 
 
 def _faded(left: Tensor, held: Tensor, fade: int) -> Tensor:

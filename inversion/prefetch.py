@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 _END = object()
 
 
-def ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
+def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
     """The items, made in a thread while the caller works on those before; at most `depth` wait.
 
     An error of making them comes out where the item would.
@@ -25,7 +25,7 @@ def ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
             yield item
 
 
-class Behind:
+class BackgroundWriter:
     """Does what it is given one after the other, in a thread; at most `depth` wait.
 
     A `with` block: at its end all is done. The first error comes out of the next `do`, or of the end of the block.
@@ -36,7 +36,7 @@ class Behind:
         self._waiting: deque[Future] = deque()
         self._depth = depth
 
-    def __enter__(self) -> Behind:
+    def __enter__(self) -> BackgroundWriter:
         return self
 
     def __exit__(
