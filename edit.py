@@ -90,11 +90,9 @@ def find_inputs(verb: Verb, arguments: argparse.Namespace) -> list[tuple[Path, s
         search = partial(commands.find_photographs, output=arguments.output)
         found = [commands.find_files("--input", path, search, commands.IMAGES) for path in arguments.input]
         return [item for files in found for item in files.items()]
-    for path in arguments.input:
-        commands.find_files("--input", path, lambda folder: [], "single image")
-    left, right = arguments.input
-    ends = ("-left", "-right") if left.stem == right.stem else ("", "")
-    return [(left, left.stem + ends[0]), (right, right.stem + ends[1])]
+    found = [commands.find_files("--input", path, lambda folder: [], "single image") for path in arguments.input]
+    (left, first), (right, second) = (item for files in found for item in files.items())
+    return [(left, first), (right, second)] if first != second else [(left, f"{first}-left"), (right, f"{first}-right")]
 
 
 def named_files(options: dict) -> list[Path]:
