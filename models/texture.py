@@ -251,12 +251,15 @@ class BakedTexture:
     """A texture synthesizer in one style; made by `TextureSynthesizer.bake`."""
 
     stages: Sequence[TextureStage]
-    dtype: torch.dtype
+    dtype: torch.dtype  # of the convolutions
 
     def __call__(self, z_s: Tensor, noise: Noise | None, pixels: Region) -> Tensor:
         """A region of pixels [B, 3, H, W], from the cells [B, C, h, w] that it needs."""
         x = z_s.to(self.dtype).contiguous(memory_format=torch.channels_last)
         regions = regions_to(pixels, len(self.stages))
-        baked_in = [StageStyles(None, None, None)] * len(self.stages)
-        image = synthesize(self.stages, x, baked_in, noise, regions)
+        image = synthesize(self.stages, x, self.styles(regions, z_s.device), noise, regions)
         return image[..., *pixels.slices_in(regions[-1].output_region)]
+
+    def styles(self, regions: Sequence[StageRegions], device: torch.device) -> list[StageStyles]:
+        """Of each stage: they are baked in."""
+        return [StageStyles(None, None, None)] * len(regions)

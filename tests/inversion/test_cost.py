@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from inversion.blocks import blocks
 from inversion.cost import Cost, area, decode_cost, encode_cost, refine_cost
 from models.geometry import Region
 from models.noise import NoiseField
 from models.texture import TextureSynthesizer
+from tests.models.small import blocks
 
 places = st.builds(Region.at, st.integers(-40, 40), st.integers(-40, 40), st.integers(1, 90), st.integers(1, 90))
 
@@ -83,7 +83,7 @@ def test_multiply_adds_of_encoding_are_those_of_pytorch(inverters, convolution, 
 def test_blocks_cost_no_less_than_the_whole_and_each_less_memory(inverters, pixels, edge):
     texture = inverters().generator.texture
     whole = decode_cost(texture, pixels, torch.float32)
-    parts = Cost.of(decode_cost(texture, block, torch.float32) for block in blocks(pixels, (edge, edge)))
+    parts = Cost.of(decode_cost(texture, block, torch.float32) for block in blocks(pixels, edge, edge))
     assert parts.macs >= whole.macs and parts.bytes <= whole.bytes
 
 
