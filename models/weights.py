@@ -62,7 +62,7 @@ def load_inverter(path: str | Path, encoders: bool = True) -> Inverter:
     """
     weights = read_weights(path)
     encoder = global_encoder = None
-    if encoders or any(key.startswith("encoder.") for key in weights.tensors):
+    if encoders or weights.has("encoder"):
         encoder, global_encoder = build_encoders(weights.model)
         weights.fill("encoder", encoder)
         weights.fill("global_encoder", global_encoder)
@@ -85,6 +85,10 @@ class Weights:
     tensors: dict[str, Tensor]  # by the network's name, a point, and the name inside it
     model: dict
     fingerprint: str
+
+    def has(self, name: str) -> bool:
+        """Whether there is a network of this name."""
+        return any(key.startswith(f"{name}.") for key in self.tensors)
 
     def fill(self, name: str, network: nn.Module) -> nn.Module:
         """The network, in evaluation mode, with its tensors. UserError if there are none, or none of its shapes."""

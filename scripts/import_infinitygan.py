@@ -31,6 +31,7 @@ from utils.checkpoint import load_pretrained
 from utils.config import dump_config, load_config, validate_section
 from utils.errors import UserError, run_command
 from utils.files import atomic_path
+from utils.schema import TrainConfig
 
 MINIBATCH_GROUP = 16  # the public models' batch, in one group
 MAPPING_LR_MULTIPLIER = 0.01
@@ -216,7 +217,7 @@ def model_of(
         return held[name].shape[axis]
 
     stages, layers, weight = count(public, TEXTURE + "to_rgbs."), count(public, STRUCTURE), STRUCTURE + "0.conv.conv."
-    radius, default = size(weight + "weight", 4) // 2, load_config().model
+    radius, default = size(weight + "weight", 4) // 2, load_config(TrainConfig).model
     widths = [widening(12 - stages, k) for k in range(stages + 2)]
     if judge is not None:
         blocks = range(1, count(judge, "convs."))

@@ -48,7 +48,7 @@ def test_what_it_writes(run, tmp_path):
     bias = "structure.layers.1.bias"
     assert torch.equal(tensors[f"generator.{bias}"], tensors[f"average.{bias}"] + 0.5) and tensors["path_mean"] == 1.5
     assert torch.equal(tensors["discriminator.blocks.1.skip.weight"], public_discriminator()["convs.2.skip.1.weight"])
-    config = load_config(tmp_path / "b.yaml")
+    config = load_config(TrainConfig, tmp_path / "b.yaml")
     assert config.model == model and config.train.patch_cells == 8 and config.data.resize == 53
     assert config.train.generator == config.train.discriminator == str(tmp_path / "b-training.safetensors")
     run()  # once more
@@ -66,7 +66,7 @@ def test_settings_that_no_tensor_tells(run, tmp_path):
 @pytest.mark.parametrize("missing", ["d", "g"])
 def test_without_training_weights(run, tmp_path, missing):
     assert run(**{missing: None}, words="b-training.safetensors: the checkpoint has no") == ["b.safetensors", "b.yaml"]
-    settings = load_config(tmp_path / "b.yaml").train
+    settings = load_config(TrainConfig, tmp_path / "b.yaml").train
     assert settings.generator == str(tmp_path / "b.safetensors") and settings.discriminator is None
     run()
     run(**{missing: None}, code=2, words="b-training.safetensors: of another import")
