@@ -16,25 +16,25 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+
 from images.metrics import ImageMetrics
 from images.reading import Image
 from images.writing import (
-    LONGEST_EDGES,
     SUFFIXES,
     Comparison,
     EightBit,
+    longest_edge,
     picture_kind,
     strips,
     write_npy,
     write_picture,
 )
-
 from inversion import runs
 from inversion.commands import (
     IMAGES,
@@ -57,7 +57,7 @@ from utils.config import load_config
 from utils.device import peak_memory_mib, reset_peak_memory, select_device
 from utils.distributed import ProcessGroup
 from utils.errors import UserError, run_command
-from utils.files import atomic_path, lock_folder, refuse_overwriting, replace_folder
+from utils.files import lock_folder, refuse_overwriting, replace_folder
 from utils.schema import InferConfig
 from utils.signals import exit_on_terminate
 
@@ -186,23 +186,21 @@ def choose_pictures(options: dict, size: tuple[int, int], image: Image | None) -
     kinds, wide = {"reconstruction": picture_kind(options.format, size, by_window)}, (size[0], 3 * size[1])
     wanted = options.comparison
     if wanted == "auto":
-        wanted = not by_window and max(wide) <= LONGEST_EDGES[kinds["reconstruction"]]
+        wanted = not by_window and max(wide) <= longest_edge(kinds["reconstruction"])
     if wanted and image is not None:
         kinds["comparison"] = picture_kind(options.format, wide, by_window)
     return kinds | ({"float": "npy"} if options.save_float else {})
 
 
 def write_pictures(job: Job, pixels: ArrayLike, kinds: dict[str, str], image: Image | None) -> list[str]:
-    """Write the pictures of an image, which appear when all are complete; their paths below the output folder."""
+    """Write the pictures of an image; their paths below the output folder."""
     files = [f"{folder}/{job.name}{SUFFIXES.get(kind, '.npy')}" for folder, kind in kinds.items()]
     shown = EightBit(pixels)
-    with ExitStack() as stack:
-        paths = [stack.enter_context(atomic_path(job.output / file)) for file in files]
-        for path, (folder, kind) in zip(paths, kinds.items(), strict=True):
-            if folder == "float":
-                write_npy(path, pixels)
-            else:
-                write_picture(path, shown if folder == "reconstruction" else Comparison(image, shown), kind)
+    for file, (folder, kind) in zip(files, kinds.items(), strict=True):
+        if folder == "float":
+            write_npy(job.output / file, pixels)
+        else:
+            write_picture(job.output / file, shown if folder == "reconstruction" else Comparison(image, shown), kind)
     return files
 
 
@@ -222,8 +220,9 @@ def make_row(model: PatchInverter, name: str, pixels: ArrayLike, image: Image | 
     quality = {"psnr": None, "ssim": None}
     if image is not None:
         metrics, shown = ImageMetrics(height, width), EightBit(pixels)
-        for rows in strips((height, width)):
-            metrics.update(image.window(rows.start, 0, rows.stop - rows.start, width), shown[rows])
+        for strip in strips((height, width)):
+            rows = slice(strip.rows.first, strip.rows.last + 1)
+            metrics.update(image.window(rows.start, 0, strip.rows.size, width), shown[rows, 0:width])
         quality = metrics.result()
     seconds = time.perf_counter() - started
     speed = height * width / 1e6 / seconds

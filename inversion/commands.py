@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from images.reading import Image, find_images, open_image
-from images.writing import SUFFIXES, picture_kind, write_picture
 from tqdm import tqdm
 
+from images.reading import Image, find_images, open_image
+from images.writing import SUFFIXES, picture_kind, write_picture
 from inversion.inverter import PatchInverter
 from inversion.latents import FILE, FOLDER, ChunkRows, Latents, create_zarr
 from inversion.noise import FieldNoise, NoiseSpec
@@ -21,7 +21,7 @@ from models.geometry import Region
 from models.weights import SHIPPED
 from utils import log
 from utils.errors import UserError, out_of_memory
-from utils.files import atomic_path, scratch_folder
+from utils.files import scratch_folder
 
 HELD = 2**22  # pixels, from which on an image is drawn on the disk
 IMAGES = "JPEG, PNG, WebP, TIFF or BMP image"
@@ -125,12 +125,12 @@ def save_picture(model: PatchInverter, latents: Latents, path: Path, kind: str) 
     """
     kind, whole = picture_kind(kind, latents.size, by_window=False), Region.at(0, 0, *latents.size)
     path, blocks = path.with_name(f"{path.stem}{SUFFIXES[kind]}"), list(model.pixel_blocks(whole))
-    with scratch_folder(path) as folder, atomic_path(path) as temporary:
+    with scratch_folder(path) as folder:
         out = None
         if latents.size[0] * latents.size[1] > HELD:
             out = create_zarr(folder, (*latents.size, 3), (*blocks[0].shape, 3), "uint8")
         pixels = model.draw(latents, out=out, blocks=progress(blocks, path.stem))
-        write_picture(temporary, pixels if out is None else ChunkRows(pixels), kind)
+        write_picture(path, pixels if out is None else ChunkRows(pixels), kind)
     log.info(f"wrote {path}")
 
 

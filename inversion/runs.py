@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 import zarr
+
 from images.reading import Image, ImageError
 from images.writing import SUFFIXES
-
 from inversion.commands import HELD, memory_errors, noise_of, progress
 from inversion.inverter import PatchInverter
 from inversion.latents import FOLDER, ArrayLike, Latents, create_zarr
@@ -101,7 +101,7 @@ class Job:
         return zarr.open_array(str(path), mode="r+")
 
     def pending(self, array: ArrayLike, blocks: Iterable[Region], whole: Region, task: str) -> Iterable[Region]:
-        """This process's share of the blocks that an array [H, W, 3] or [C, h, w] of a region lacks, with their progress.
+        """This process's share of the blocks that an array [H, W, 3] or [C, h, w] lacks, with a progress bar.
 
         All processes have come here when it returns.
         """

@@ -8,21 +8,21 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import fuse
+import inbetween
 import numpy as np
+import outpaint
 import PIL.Image
 import pytest
-from easydict import EasyDict
-from safetensors.torch import load_file
-
-import fuse
-import generate
-import inbetween
-import infer
-import outpaint
 import resample
-from inversion import outputs
+from easydict import EasyDict
 from inversion.outputs import Pixels
 from inversion.tool import Tool
+from safetensors.torch import load_file
+
+import generate
+import infer
+from inversion import outputs
 from models.geometry import Chain, Interval, Region
 from models.weights import export
 from tests.conftest import lines, write_inverter

@@ -6,11 +6,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from inversion.tool import Tool
 from safetensors.torch import load_file
 
 import generate
 import infer
-from inversion.tool import Tool
 from models.geometry import Region
 from tests.conftest import lines
 from utils.config import load_config

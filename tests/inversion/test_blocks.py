@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inversion.blocks import LARGEST, blocks, count_blocks, even, pixels_per_cell, plan, refined_edge
 
 from inversion import blocks as module
-from inversion.blocks import LARGEST, blocks, count_blocks, even, pixels_per_cell, plan, refined_edge
 from inversion.cost import decode_cost, encode_cost, refine_cost
 from models.geometry import Region
 from utils.config import load_config

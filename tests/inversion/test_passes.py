@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from datasets.image import Image
 from inversion.blocks import blocks, pixels_per_cell
 from inversion.generation import GeneratedStructure, LocalField, generated_style
 from inversion.passes import Decoder, Encoder
 from inversion.scenes import Scene
 from inversion.tool import Tool
+
+from images.reading import Image
 from models.geometry import Interval, Region
 from models.noise import NoiseField
 from models.texture import BakedTexture
@@ -31,7 +31,7 @@ def picture(height, width, seed=0):
     small = random.integers(0, 256, (5, 5, 3), np.uint8)
     smooth = np.asarray(PIL.Image.fromarray(small).resize((width, height), PIL.Image.Resampling.BICUBIC))
     noise = random.integers(-20, 20, smooth.shape)
-    return Image(PIL.Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8)))
+    return Image(np.clip(smooth + noise, 0, 255).astype(np.uint8))
 
 
 def assemble(region, blocks, channels, last):

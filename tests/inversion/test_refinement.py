@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from datasets.image import Image
-from inversion import refinement
 from inversion.blocks import blocks
-from inversion.cost import refine_cost
 from inversion.generation import GeneratedStructure, LocalField
 from inversion.passes import Decoder, Encoder
+
+from images.reading import Image
+from inversion import refinement
+from inversion.cost import refine_cost
 from inversion.refinement import MOMENTUM, Prior, Refiner, curvature_window, fit_style, largest_eigenvalue
 from models import layers, winograd
 from models.generator import Generator
@@ -33,7 +33,7 @@ edges = st.integers(1, 90)
 def picture(height, width, seed=0):
     random = np.random.default_rng(seed)
     small = random.integers(0, 256, (4, 4, 3), np.uint8)
-    return Image(PIL.Image.fromarray(small).resize((width, height), PIL.Image.Resampling.BICUBIC))
+    return Image(np.asarray(PIL.Image.fromarray(small).resize((width, height), PIL.Image.Resampling.BICUBIC)))
 
 
 def target(image):

@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 
 import infer
-from datasets.image import ImageError
+from images.reading import ImageError
 from inversion import outputs
 from inversion.latents import LatentStore
 from tests.conftest import lines

@@ -8,7 +8,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from inversion.metrics import C1, C2, ImageMetrics, largest_window
+from images.metrics import C1, C2, ImageMetrics, largest_window
 
 
 def pair(height, width, rng, noise=20):
