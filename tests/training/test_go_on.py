@@ -5,7 +5,7 @@ import torch
 
 import training
 from models import build_discriminator, build_generator
-from models.weights import export_states, load_generator, read_weights
+from models.weights import export, load_generator, read_weights
 from training.context import TrainContext
 from training.stage import Stage
 from utils.config import load_config
@@ -28,7 +28,7 @@ def imported(tiny, tmp_path_factory):
     states = {name: random_state(lambda: build_generator(model), name) for name in ("generator", "average")}
     states["discriminator"] = random_state(lambda: build_discriminator(model, 29), "discriminator")
     path = tmp_path_factory.mktemp("imported") / "imported.safetensors"
-    export_states(path, model, states, 0, {"path_mean": torch.tensor(1.5)})
+    export(path, model, states, 0, {"path_mean": torch.tensor(1.5)})
     return path, states
 
 
@@ -83,6 +83,6 @@ def test_an_exported_run_starts_another(tiny, generator_run):
 @pytest.mark.parametrize("value", [torch.ones(2), torch.tensor(float("nan"))])
 def test_a_path_mean_of_no_use_is_named(tiny, imported, tmp_path, value):
     path = tmp_path / "a.safetensors"
-    export_states(path, load_config(tiny).model, imported[1], 0, {"path_mean": value})
+    export(path, load_config(tiny).model, imported[1], 0, {"path_mean": value})
     with pytest.raises(UserError, match="path_mean is not a single finite number"):
         loaded(tiny, f"train.generator={path}")
