@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from images.metrics import ImageMetrics
 from images.reading import Image
 from images.writing import (
@@ -33,7 +34,6 @@ from images.writing import (
     write_npy,
     write_picture,
 )
-
 from inversion import runs
 from inversion.commands import (
     IMAGES,

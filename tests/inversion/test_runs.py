@@ -9,9 +9,9 @@ from functools import partial
 import PIL.Image
 import pytest
 import torch
-from images.reading import Image, ImageError
 
 import infer
+from images.reading import Image, ImageError
 from inversion import runs
 from tests.conftest import lines
 from tests.infer_runs import SMALL, programs, results
@@ -299,7 +299,7 @@ def test_a_process_that_fails_between_two_meetings(run, photographs, checkpoint,
 def test_a_lost_process(run, photographs, checkpoint, tmp_path, monkeypatch, on_disk):
     """The others say so; one process alone goes on with what all have done."""
     codes, _, err = programs("lose", 2, *arguments(photographs / "a.png", tmp_path / "output", checkpoint))
-    assert codes == [1, -9] and lines(err) == ["error: another worker was lost; start again to go on"]
+    assert codes == [1, -9] and len(lines(err)) == 1 and "another worker was lost; start again to go on" in err
     assert images(tmp_path / "output") == 0 and (tmp_path / "output" / ".unfinished").exists()
     if not on_disk:
         monkeypatch.setattr(runs, "HELD", IN_MEMORY)
