@@ -21,9 +21,10 @@ from pathlib import Path
 import lmdb
 from tqdm import tqdm
 
-from datasets.image import ImageError, check_side, encode_png, open_image, with_shorter_side
 from datasets.sources import content_digest, describe, open_source, record_key
 from datasets.splits import Source, split
+from images.reading import ImageError, open_image
+from images.resizing import check_side, encode_png, with_shorter_side
 from utils.errors import UserError, run_command
 from utils.files import refusals, remove_stale, scratch_folder
 
@@ -92,7 +93,7 @@ def _payload(source: Source, index: int, options: argparse.Namespace, check: boo
     if options.size is None:
         data = source.read(index)
         if check:
-            open_image(data, options.max_pixels, source.name(index))
+            open_image(data, options.max_pixels, name=source.name(index))
         return data
     return encode_png(with_shorter_side(source.open(index, options.max_pixels), options.size, options.max_pixels))
 

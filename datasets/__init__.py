@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets.crops import CropDataset, StepSampler
-from datasets.image import check_side
 from datasets.sources import open_source
 from datasets.splits import digests, refuse_shared, split
+from images.resizing import check_side
 from utils.errors import UserError
 from utils.signals import ignore_signals
 

@@ -1,1 +1,6 @@
-"""Inversion of images of any size, block by block: passes, block planner, latent store, output files."""
+"""Inversion of photographs of any size, block by block: `PatchInverter` is the program's interface."""
+
+from inversion.inverter import PatchInverter
+from inversion.latents import Latents, Style, StyleMap
+
+__all__ = ["Latents", "PatchInverter", "Style", "StyleMap"]

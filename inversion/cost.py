@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
 from models.encoder import PatchEncoder
-from models.generator import TextureSynthesizer
-from models.geometry import Region, Upsample
+from models.geometry import Region, StageRegions, Upsample, regions_to
+from models.texture import TextureStage, TextureSynthesizer
 
 NOISE = 48  # bytes for each value of the noise field while it is hashed
 COLOURS = 48  # bytes for each pixel of the float32 colours that are summed over the stages
@@ -35,32 +34,44 @@ class Cost:
 def decode_cost(texture: TextureSynthesizer, pixels: Region, dtype: torch.dtype) -> Cost:
     """Of drawing these pixels as one block."""
     parts = []
-    for index, (layer, span) in enumerate(zip(texture.layers, texture.spans_to(pixels), strict=True)):
-        reads, gives = area(span.input_region), area(span.output_region)
-        outputs, inputs = layer.conv.weight.shape[:2]
-        alive = reads * inputs + gives * outputs
-        macs = gives * layer.conv.weight.numel()
-        if layer.conv.upsample:
-            between = area(span.input_region.valid_output(Upsample()))  # of the transposed convolution and the blur
-            # the feature is there twice where it has been cut
-            alive += between * outputs + reads * inputs
-            macs = reads * layer.conv.weight.numel() + gives * outputs * 9
-        parts.append(Cost(macs, alive * dtype.itemsize + gives * (NOISE + COLOURS)))
-        if index % 2:
-            parts.append(Cost(gives * texture.to_rgb[index // 2].conv.weight.numel(), 0))
+    for stage, regions in zip(texture.synthesis, regions_to(pixels, texture.stages), strict=True):
+        parts += [_up_cost(stage, regions, dtype), _conv_cost(stage, regions, dtype)]
+        parts.append(Cost(area(regions.output_region) * stage.to_rgb.conv.weight.numel(), 0))
     return Cost.of(parts)
+
+
+def _up_cost(stage: TextureStage, regions: StageRegions, dtype: torch.dtype) -> Cost:
+    """Of a stage's up-sampling convolution."""
+    weight, reads, gives = stage.up.conv.weight, area(regions.input_region), area(regions.upsampled)
+    outputs, inputs = weight.shape[:2]
+    # the feature is there twice where it has been cut
+    alive = 2 * reads * inputs + (_before_blur(regions) + gives) * outputs
+    macs = reads * weight.numel() + gives * outputs * 9
+    return Cost(macs, alive * dtype.itemsize + gives * (NOISE + COLOURS))
+
+
+def _conv_cost(stage: TextureStage, regions: StageRegions, dtype: torch.dtype) -> Cost:
+    """Of a stage's second convolution."""
+    weight, reads, gives = stage.conv.conv.weight, area(regions.upsampled), area(regions.output_region)
+    outputs, inputs = weight.shape[:2]
+    alive = reads * inputs + gives * outputs
+    return Cost(gives * weight.numel(), alive * dtype.itemsize + gives * (NOISE + COLOURS))
+
+
+def _before_blur(regions: StageRegions) -> int:
+    """Positions of what the transposed convolution of a stage gives."""
+    return area(regions.input_region.valid_output(Upsample()))
 
 
 def refine_cost(texture: TextureSynthesizer, pixels: Region, dtype: torch.dtype) -> Cost:
     """Of drawing these pixels as one block, and of the gradient of its structure latents."""
     kept, passing = 0, 0
-    for layer, span in zip(texture.layers, texture.spans_to(pixels), strict=True):
-        outputs, inputs = layer.conv.weight.shape[:2]
-        features = area(span.output_region) * outputs
-        if layer.conv.upsample:
-            features += area(span.input_region.valid_output(Upsample())) * outputs
-        kept += features
-        passing = max(passing, features + area(span.input_region) * inputs)
+    for stage, regions in zip(texture.synthesis, regions_to(pixels, texture.stages), strict=True):
+        outputs, inputs = stage.up.conv.weight.shape[:2]
+        up = (_before_blur(regions) + area(regions.upsampled)) * outputs
+        conv = area(regions.output_region) * outputs
+        kept += up + conv
+        passing = max(passing, up + area(regions.input_region) * inputs, conv + area(regions.upsampled) * outputs)
     macs = 2 * decode_cost(texture, pixels, dtype).macs
     return Cost(macs, (kept + passing) * dtype.itemsize + area(pixels) * (NOISE + GRADIENTS))
 
@@ -69,16 +80,15 @@ def encode_cost(encoder: PatchEncoder, cells: Region, dtype: torch.dtype) -> Cos
     """Of encoding these cells as one block."""
     image = cells.receptive_field(encoder.rule)
     region, parts = image.valid_output(encoder.frame), [Cost(0, area(image) * PIXELS)]
-    for scale, project, projection in zip(encoder.scales, encoder.project, encoder.project_rules, strict=True):
-        for layer in scale:
-            outside = region.valid_output(layer.rule)
+    for scale in encoder.scales:
+        for layer in scale.layers:
+            outside = region.valid_output(layer.conv.rule)
             outputs, inputs = layer.conv.weight.shape[:2]
             macs = area(outside) * (layer.conv.weight.numel() + layer.mix.weight.numel())
-            alive = area(region) * inputs + area(outside) * outputs * (4 if layer.residual else 2)
+            alive = area(region) * inputs + area(outside) * outputs * (2 if layer.skip is None else 4)
             parts.append(Cost(macs, alive * dtype.itemsize))
             region = outside
-        taps = area(cells.receptive_field(projection)) * math.prod(project.weight.shape[:2])
-        parts.append(Cost(taps, 0))
+        parts.append(Cost(area(cells) * scale.project.weight.numel(), 0))
     return Cost.of(parts)
 
 

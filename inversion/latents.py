@@ -1,8 +1,11 @@
-"""The latents of one image on disk, written and read by window.
+"""Latents: what an image of any size is drawn from, in memory, in a file, or made when it is read.
 
-`structure` [C, h, w] float32 and `global` [D] float32, either in a safetensors file or, where they are large, in a
-folder `.zarr`: a group of two zarr arrays, whose chunks are the blocks they were encoded in. The same metadata say what
-they belong to. Only the window at hand is ever in memory.
+The structure is an array-like [C, h, w]: `structure[:, top:bottom, left:right]` gives float32 values, and the cell at
+index 0, 0 is the first one that the image's pixels need. A latent file holds the tensors `structure` and `global`
+([D], or [N, D] where several styles are mixed), as safetensors, or where they are large as a zarr group of the same two
+arrays; its metadata say what they belong to.
+
+Letters: C channels, D style, N styles, h/w latent cells.
 """
 
 from __future__ import annotations
@@ -10,201 +13,284 @@ from __future__ import annotations
 import json
 import os
 import struct
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+import safetensors
 import torch
+import zarr
 from torch import Tensor
+from zarr.codecs import Crc32cCodec
 
-from inversion.chunks import BlockArray, ChunkArray, MappedArray, create_group, read_group
-from models.geometry import Region
+from inversion.noise import NoiseSpec, parse_noise
+from inversion.weight_maps import WeightMap, parse_map
 from utils.errors import UserError
 from utils.files import atomic_folder, atomic_path
 
-FORMAT = "patch-inverter-latents-1"
-LONGEST_HEADER = 2**24  # bytes
+FORMAT = "patch-inverter-latents-2"
 FILE, FOLDER = ".safetensors", ".zarr"
 SUFFIXES = (FILE, FOLDER)
-LARGEST_FILE = 2**30  # bytes of structure that `auto` stores in one file
+LARGEST_FILE = 2**30  # bytes of structure that are stored in one file by default
+STRIP = 2**24  # bytes of structure that are copied at a time
+WRONG = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError, safetensors.SafetensorError)
 
 
-def latent_suffix(kind: str, shape: tuple[int, ...]) -> str:
-    """The suffix that `infer.latents`, other than `none`, asks for; `shape`: [C, h, w] of the structure."""
+class ArrayLike(Protocol):
+    """An array that is read by window; what holds one is at most the window."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """The values of a window: slices with bounds, or full ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class Style:
+    """One style of a whole image."""
+
+    global_latent: Tensor  # z_g [D], float32, on the CPU
+
+    def mixed(self, other: Style | StyleMap, share: float) -> Style | StyleMap:
+        """On the way to another style: 0 is this one, 1 the other one, and beyond 1 further on in its direction."""
+        if share == 1:
+            return other
+        if isinstance(other, StyleMap):
+            return replace(other, styles=[self.mixed(style, share) for style in other.styles])
+        return self if share == 0 else Style(torch.lerp(self.global_latent, other.global_latent, float(share)))
+
+
+@dataclass(frozen=True, eq=False)
+class StyleMap:
+    """Styles that vary over space."""
+
+    styles: Sequence[Style]
+    weights: WeightMap
+    exact: bool = True  # False: InfinityGAN's approximation, one convolution for any number of styles
+
+    def mixed(self, other: Style | StyleMap, share: float) -> Style | StyleMap:
+        """As `Style.mixed`, at each position. ValueError on the way between two maps."""
+        if share in (0, 1):
+            return other if share else self
+        if isinstance(other, StyleMap):
+            raise ValueError("two maps of styles can only replace each other (strength 0 or 1)")
+        return replace(self, styles=[style.mixed(other, share) for style in self.styles])
+
+    @property
+    def global_latents(self) -> Tensor:
+        """[N, D]."""
+        return torch.stack([style.global_latent for style in self.styles])
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """What an image is drawn from. Editing makes new ones; nothing is computed before it is read."""
+
+    structure: ArrayLike  # z_s [C, h, w], float32
+    style: Style | StyleMap
+    size: tuple[int, int]  # height, width of the image, pixels
+    noise: NoiseSpec | None  # the texture noise that it is drawn with
+    model: str  # fingerprint of the weights that they belong to
+
+    def with_style(self, style: Style | StyleMap, strength: float = 1.0) -> Latents:
+        """The same structure in another style: strength 0 keeps its own, 1 takes the other one, beyond 1 overdoes it.
+
+        ValueError where both vary over space and the strength is neither 0 nor 1.
+        """
+        return replace(self, style=self.style.mixed(style, strength))
+
+    def save(self, path: str | Path) -> None:
+        """Write a `.safetensors` file or a `.zarr` folder, which appears whole or not at all.
+
+        UserError for another suffix, or where the disk refuses.
+        """
+        path = Path(path)
+        if path.suffix == FOLDER:
+            with atomic_folder(path) as folder:
+                _write_folder(folder, self)
+        elif path.suffix == FILE:
+            with atomic_path(path) as temporary:
+                _write_file(temporary, self)
+        else:
+            raise UserError(f"{path}: latents are saved as {FILE} or {FOLDER}")
+
+    @staticmethod
+    def load(path: str | Path) -> Latents:
+        """Latents of a file or folder; the structure stays there and is read by window.
+
+        UserError if there are none, or not whole ones.
+        """
+        path = Path(path)
+        kind = "folder" if path.suffix == FOLDER else "file"
+        try:
+            return (_open_folder if path.suffix == FOLDER else _open_file)(path)
+        except FileNotFoundError as error:
+            reason = "not a whole latent folder" if path.is_dir() else "no such file or folder"
+            raise UserError(f"{path}: {reason}") from error
+        except PermissionError as error:
+            raise UserError(f"{path}: {error.strerror}") from error
+        except WRONG as error:
+            raise UserError(f"{path}: not a whole latent {kind} of this program") from error
+
+    def metadata(self) -> dict[str, str]:
+        """What a latent file says besides its tensors."""
+        style = {"map": self.style.weights.describe(), "exact": self.style.exact} if _varies(self.style) else None
+        return {
+            "format": FORMAT,
+            "image_size": f"{self.size[0]} {self.size[1]}",
+            "noise": json.dumps(self.noise and self.noise.describe()),
+            "style": json.dumps(style),
+            "weights_fingerprint": self.model,
+        }
+
+
+def latents_suffix(kind: str, shape: Sequence[int]) -> str:
+    """The suffix for `infer.latents` (auto | safetensors | zarr) and a structure of this shape."""
     if kind == "auto":
         return FILE if int(np.prod(shape)) * 4 <= LARGEST_FILE else FOLDER
     return FOLDER if kind == "zarr" else FILE
 
 
-def appearing(path: Path) -> AbstractContextManager[Path]:
-    """The temporary path of a latent file or folder, which becomes `path` at the end of a `with` block."""
-    return atomic_folder(path) if path.suffix == FOLDER else atomic_path(path)
+def create_zarr(folder: Path, shape: Sequence[int], chunks: Sequence[int], dtype: str = "float32") -> zarr.Array:
+    """A new zarr array whose chunks carry checksums; a chunk whose file is there is whole."""
+    chunks = tuple(min(pair) for pair in zip(chunks, shape, strict=True))
+    return zarr.create_array(
+        store=str(folder), shape=tuple(shape), chunks=chunks, dtype=dtype, fill_value=0, overwrite=True,
+        compressors=[Crc32cCodec()], config={"write_empty_chunks": True},
+    )  # fmt: skip
+
+
+class ChunkRows:
+    """A zarr array [H, W, 3], read by rows of chunks, of which the last one is kept: strips cost one reading each."""
+
+    def __init__(self, array: zarr.Array) -> None:
+        self._array, self._first, self._rows = array, 0, np.empty((0, *array.shape[1:]), array.dtype)
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """As `ArrayLike`."""
+        rows, *others = index if isinstance(index, tuple) else (index,)
+        start, stop, _ = rows.indices(self.shape[0])
+        parts = []
+        while start < stop:
+            if not self._first <= start < self._first + len(self._rows):
+                height = self._array.chunks[0]
+                self._first = start // height * height
+                self._rows = self._array[self._first : self._first + height]
+            part = self._rows[start - self._first : stop - self._first]
+            parts.append(part[(slice(None), *others)])
+            start += len(part)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @dataclass(frozen=True)
-class Description:
-    """What latents belong to."""
-
-    height: int  # of the image, pixels
-    width: int
-    origin: tuple[int, int]  # absolute row and column of the first latent cell
-    seed: int  # of the noise field, where noise is asked for
-    weights: str  # fingerprint of the networks that encoded them
-    grain: dict | None = None  # the noise that the image is drawn with, as `inversion.grain` has it
-
-    def metadata(self) -> dict[str, str]:
-        """As metadata of a safetensors file, or attributes of a zarr group."""
-        return {
-            "format": FORMAT,
-            "image_size": f"{self.height} {self.width}",
-            "latent_origin": f"{self.origin[0]} {self.origin[1]}",
-            "noise_seed": str(self.seed),
-            "noise": json.dumps(self.grain),
-            "weights_fingerprint": self.weights,
-        }
-
-    @staticmethod
-    def parse(metadata: dict[str, str]) -> Description:
-        """From metadata; ValueError or KeyError if they are none."""
-        height, width = map(int, metadata["image_size"].split())
-        top, left = map(int, metadata["latent_origin"].split())
-        if height < 1 or width < 1:
-            raise ValueError(f"image size {height} x {width}")
-        seed, weights = int(metadata["noise_seed"]), metadata["weights_fingerprint"]
-        return Description(height, width, (top, left), seed, weights, json.loads(metadata.get("noise", "null")))
-
-
-@dataclass(frozen=True)
-class LatentStore:
-    """Latents on disk. Windows are absolute regions of latent cells."""
+class StoredArray:
+    """A zarr array in a folder, or a tensor of a safetensors file, which is opened for each window."""
 
     path: Path
-    description: Description
-    cells: Region  # that are stored
-    channels: int
-    z_g: Tensor  # global latent [D]
-    array: BlockArray  # structure [C, h, w]
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype = np.dtype("float32")
 
-    @staticmethod
-    def create(
-        path: Path,
-        description: Description,
-        shape: tuple[int, int, int],  # of the structure, [C, h, w]
-        z_g: Tensor,
-        block: tuple[int, int] | None = None,  # cells that are written at a time, the chunks of a folder; None: all
-    ) -> LatentStore:
-        """A new file or folder, by the path's suffix, whose structure is still without content."""
-        if path.suffix == FOLDER:
-            chunks = shape[0], *map(min, block or shape[1:], shape[1:])
-            array = _create_folder(path, description, shape, z_g, chunks)
-        else:
-            array = _create_file(path, description, shape, z_g)
-        return LatentStore(path, description, Region.at(*description.origin, *shape[1:]), shape[0], z_g.cpu(), array)
-
-    @staticmethod
-    def open(path: Path, whole: bool = True) -> LatentStore:
-        """The store of a file or folder. UserError if it is none, or, unless `whole` is false, lacks a part."""
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """As `ArrayLike`. UserError where the file was damaged or taken away."""
         try:
-            description, array, z_g = (_open_folder if path.suffix == FOLDER else _open_file)(path)
-            if whole and isinstance(array, ChunkArray) and not array.whole():
-                raise ValueError("chunks are missing")
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: {'not a whole latent folder' if path.is_dir() else error.strerror}") from error
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-            kind = "folder" if path.suffix == FOLDER else "file"
-            raise UserError(f"{path}: not a whole latent {kind} of infer.py") from error
-        channels, *cells = array.shape
-        return LatentStore(path, description, Region.at(*description.origin, *cells), channels, z_g, array)
-
-    @staticmethod
-    def continued(
-        path: Path, description: Description, shape: tuple[int, int, int], block: tuple[int, int]
-    ) -> LatentStore | None:
-        """The store that `create` made in a folder of these properties, whose blocks may be missing; else None."""
-        try:
-            store = LatentStore.open(path, whole=False)
-        except UserError:
-            return None
-        chunks = shape[0], *map(min, block, shape[1:])
-        same = store.description == description and (store.array.shape, store.array.chunks) == (shape, chunks)
-        return store if same else None
-
-    def write(self, region: Region, values: Tensor) -> None:
-        """Store [C, h, w] of a region of cells."""
-        self.array.write(self._window(region), values.float().cpu().numpy())
-
-    def read(self, region: Region) -> Tensor:
-        """[C, h, w] of a region of cells."""
-        return torch.from_numpy(self.array.read(self._window(region)))
-
-    def has(self, region: Region) -> bool:
-        """Whether a block of cells is known to be written."""
-        return self.array.has(self._window(region))
-
-    def _window(self, region: Region) -> tuple[slice, slice, slice]:
-        return slice(0, self.channels), *region.slices_in(self.cells)
+            if self.path.suffix == FOLDER:
+                return np.asarray(zarr.open_array(str(self.path / self.name), mode="r")[index])
+            with safetensors.safe_open(self.path, framework="np") as file:
+                return file.get_slice(self.name)[index]
+        except WRONG as error:
+            raise UserError(f"{self.path}: damaged ({' '.join(str(error).split())[:200]})") from error
 
 
-def _create_file(path: Path, description: Description, shape: tuple[int, int, int], z_g: Tensor) -> MappedArray:
-    count, length = int(np.prod(shape)) * 4, z_g.numel() * 4
+def _varies(style: Style | StyleMap) -> bool:
+    return isinstance(style, StyleMap)
+
+
+def _global_values(style: Style | StyleMap) -> np.ndarray:
+    return (style.global_latents if _varies(style) else style.global_latent).cpu().numpy().astype("<f4")
+
+
+def _parse(structure: ArrayLike, values: np.ndarray, metadata: dict[str, str]) -> Latents:
+    """Latents of the parts of a file. ValueError, KeyError, TypeError or OSError where they do not fit."""
+    if metadata["format"] != FORMAT or len(structure.shape) != 3 or structure.dtype != np.float32:
+        raise ValueError("another format")
+    height, width = map(int, metadata["image_size"].split())
+    if min(height, width, *structure.shape) < 1:
+        raise ValueError("an empty image")
+    values, layout = torch.from_numpy(np.array(values, np.float32)), json.loads(metadata["style"])
+    if values.dim() != (1 if layout is None else 2):
+        raise ValueError("styles of another shape")
+    style = Style(values) if layout is None else None
+    if style is None:
+        style = StyleMap([Style(value) for value in values], parse_map(layout["map"]), bool(layout["exact"]))
+    noise = parse_noise(json.loads(metadata["noise"]))
+    return Latents(structure, style, (height, width), noise, metadata["weights_fingerprint"])
+
+
+def _open_file(path: Path) -> Latents:
+    with open(path, "rb"):  # names what is missing or may not be read, which safetensors does not
+        pass
+    with safetensors.safe_open(path, framework="np") as file:
+        window = file.get_slice("structure")
+        if window.get_dtype() != "F32" or file.get_slice("global").get_dtype() != "F32":
+            raise ValueError("other types of values")
+        structure = StoredArray(path, "structure", tuple(window.get_shape()))
+        return _parse(structure, file.get_tensor("global"), file.metadata() or {})
+
+
+def _open_folder(path: Path) -> Latents:
+    group = zarr.open_group(str(path), mode="r")
+    array, style = group["structure"], group["global"]
+    if array.nchunks_initialized != array.nchunks:
+        raise ValueError("chunks are missing")
+    structure = StoredArray(path, "structure", array.shape, np.dtype(array.dtype))
+    return _parse(structure, style[...], dict(group.attrs))
+
+
+def describe_folder(folder: Path, latents: Latents) -> None:
+    """Make a folder a group of latents, into which the array `structure` is, or will be, written."""
+    group = zarr.create_group(str(folder), attributes=latents.metadata())
+    group.create_array("global", data=_global_values(latents.style))
+
+
+def _write_folder(folder: Path, latents: Latents) -> None:
+    describe_folder(folder, latents)
+    shape = latents.structure.shape
+    rows = _rows(shape)
+    array = create_zarr(folder / "structure", shape, (shape[0], min(rows, 256), 256))
+    for top in range(0, shape[1], array.chunks[1]):
+        strip = slice(None), slice(top, top + array.chunks[1]), slice(None)
+        array[strip] = latents.structure[strip]
+
+
+def _write_file(path: Path, latents: Latents) -> None:
+    """The safetensors format (a header and the values), written by strips: its library wants tensors whole."""
+    values, shape = _global_values(latents.style), tuple(map(int, latents.structure.shape))
+    end = values.nbytes + 4 * int(np.prod(shape))
     header = {
-        "__metadata__": description.metadata(),
-        "global": {"dtype": "F32", "shape": list(z_g.shape), "data_offsets": [0, length]},
-        "structure": {"dtype": "F32", "shape": list(shape), "data_offsets": [length, length + count]},
+        "__metadata__": latents.metadata(),
+        "global": {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, values.nbytes]},
+        "structure": {"dtype": "F32", "shape": list(shape), "data_offsets": [values.nbytes, end]},
     }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text + _values(z_g).tobytes())
+        file.write(struct.pack("<Q", len(text)) + text + values.tobytes())
         start = file.tell()
         if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and not a crash of the map later
-            os.posix_fallocate(file.fileno(), 0, start + count)
+            os.posix_fallocate(file.fileno(), 0, 8 + len(text) + end)
         else:
-            file.truncate(start + count)
-    return MappedArray(path, start, shape)
+            file.truncate(8 + len(text) + end)
+    for top in range(0, shape[1], _rows(shape)):
+        strip = slice(None), slice(top, min(top + _rows(shape), shape[1])), slice(None)
+        # mapped for each strip, since a lasting map would count as memory
+        np.memmap(path, "<f4", "r+", start, shape)[strip] = latents.structure[strip]
 
 
-def _open_file(path: Path) -> tuple[Description, MappedArray, Tensor]:
-    with open(path, "rb") as file:
-        size = path.stat().st_size
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > min(size, LONGEST_HEADER):
-            raise ValueError("header too long")
-        header = json.loads(file.read(length))
-        description = Description.parse(header["__metadata__"])
-        shape, (first, last) = (header["structure"][key] for key in ("shape", "data_offsets"))
-        channels, height, width = shape
-        z_first, z_last = header["global"]["data_offsets"]
-        if 8 + length + max(last, z_last) != size or last - first != channels * height * width * 4:
-            raise ValueError("sizes do not fit")
-        file.seek(8 + length + z_first)
-        z_g = torch.from_numpy(np.frombuffer(file.read(z_last - z_first), "<f4").copy())
-    return description, MappedArray(path, 8 + length + first, tuple(shape)), z_g
-
-
-def _create_folder(
-    path: Path, description: Description, shape: tuple[int, int, int], z_g: Tensor, chunks: tuple[int, int, int]
-) -> ChunkArray:
-    with atomic_folder(path) as folder:
-        create_group(folder, description.metadata())
-        ChunkArray(folder / "structure", shape, chunks, "float32").create()
-        style = ChunkArray(folder / "global", tuple(z_g.shape), tuple(z_g.shape), "float32").create()
-        style.write((slice(0, len(z_g)),), _values(z_g))
-    return ChunkArray.open(path / "structure")
-
-
-def _open_folder(path: Path) -> tuple[Description, ChunkArray, Tensor]:
-    description = Description.parse(read_group(path))
-    array, style = (ChunkArray.open(path / name) for name in ("structure", "global"))
-    if (len(array.shape), len(style.shape), array.dtype, style.dtype) != (3, 1, "float32", "float32"):
-        raise ValueError("arrays of other shapes")
-    if not style.whole():
-        raise ValueError("the global latent is missing")
-    return description, array, torch.from_numpy(style.read((slice(0, style.shape[0]),)))
-
-
-def _values(z_g: Tensor) -> np.ndarray:
-    return z_g.cpu().numpy().astype("<f4")
+def _rows(shape: Sequence[int]) -> int:
+    """Rows of cells that a strip of STRIP bytes has."""
+    return max(1, STRIP // (4 * shape[0] * shape[2]))

@@ -19,7 +19,7 @@ Letters: C channels, D global latent, h/w latent cells, H/W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,15 +27,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.image import Image
-from inversion.blocks import pixels_per_cell
+from images.reading import Image
+from inversion.blockwise import as_batch
 from inversion.cost import refine_cost
-from inversion.generation import GeneratedStructure, LocalField
-from inversion.passes import Decoder
-from inversion.scenes import Read
-from models.generator import Generator, Noise, TextureSynthesizer
+from inversion.latents import ArrayLike, Style
+from inversion.synthesis import GeneratedStructure, LocalField
+from models.generator import Generator
 from models.geometry import Interval, Region, Rule, reflect
-from models.noise import gaussian_field
+from models.noise import Noise, gaussian_field
+from models.texture import TextureSynthesizer
 
 MOMENTUM = 0.98
 DAMPING = 0.1  # of P, times the mean curvature: some channels hardly change any pixel
@@ -46,6 +46,27 @@ SAMPLES = 8  # gradients for each channel, in the mean of J^T J
 STYLE_RATE = 0.02  # of Adam, for the global latent
 LANCZOS_STEPS = 6  # for the largest eigenvalue
 LARGER = 1.1  # times as large it may be elsewhere in the image
+
+
+@dataclass(frozen=True)
+class State:
+    """Latents and momentum of all cells after a step: arrays [C, h, w], float32, that are read and written by window.
+
+    A block's momentum is written first, so that where its latents are there, it is done.
+    """
+
+    latents: ArrayLike
+    momentum: ArrayLike
+
+
+Step = tuple[State | None, State, Iterable[Region]]  # state before (None: as encoded), state after, blocks to do
+
+
+def steps_in_memory(shape: tuple[int, ...], blocks: list[Region], count: int) -> Iterator[Step]:
+    """So many steps of latents of a shape [C, h, w]."""
+    states = [State(*(np.empty(shape, np.float32) for _ in range(2))) for _ in range(min(count, 2))]
+    for step in range(count):
+        yield states[(step - 1) % 2] if step else None, states[step % 2], blocks
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,8 @@ class Prior:
         """Of what a generator draws in the style z_g [D], on its device."""
         cells = Region.at(0, 0, PRIOR_CELLS, PRIOR_CELLS)
         local = LocalField(generator.structure.local_dim, 0, z_g.device)
-        variance, mean = torch.var_mean(GeneratedStructure(generator, cells, local, z_g).read(cells), (1, 2))
+        drawn = GeneratedStructure(generator, Style(z_g), local, cells).read(cells)
+        variance, mean = torch.var_mean(drawn, (1, 2))
         variance = variance.clamp(min=1e-3 * float(variance.mean()) + 1e-12)  # of channels that are always the same
         return Prior(mean[:, None, None].clone(), variance[:, None, None].clone(), weight)
 
@@ -72,52 +94,78 @@ class Prior:
 
 
 class Refiner:
-    """The steps of the structure latents of one image, which start at those that `encoded` reads."""
+    """The steps of the structure latents of one image."""
 
     def __init__(
         self,
-        decoder: Decoder,
+        generator: Generator,  # on `device`
+        dtype: torch.dtype,  # of the convolutions
+        device: torch.device,
         image: Image,
         z_g: Tensor,  # [D]
         noise: Noise | None,
-        encoded: Read,  # region of cells -> z_s [C, h, w]
+        encoded: ArrayLike,  # structure latents [C, h, w] that the steps start from
         prior_weight: float,
     ) -> None:
-        self.image, self.noise, self.device = image, noise, decoder.device
-        self.texture = decoder.generator.texture.requires_grad_(False)
+        self.image, self.noise, self.device = image, noise, device
+        self.texture = generator.texture.requires_grad_(False)
         self.pixels = Region.at(0, 0, image.height, image.width)
-        z_g = z_g.to(self.device)
+        self.cells = self.pixels.receptive_field(self.texture.rule)
+        self.encoded, z_g = encoded, z_g.to(device)
         with torch.no_grad():
-            self.draw = self.texture.bake(self.texture.mapping(z_g[None])[0], decoder.dtype, direct=True)
-        self.prior = Prior.of(decoder.generator, z_g, prior_weight)
-        cells, pixels = curvature_window(self.texture, decoder.dtype)
-        z_s = _reflected(encoded, decoder.cells(image.height, image.width), cells.shape).to(self.device)
-        self._measure(z_s, cells, pixels)
+            self.draw = self.texture.bake(self.texture.mapping(z_g[None])[0], dtype, differentiable=True)
+        self.prior = Prior.of(generator, z_g, prior_weight)
+        cells, pixels = curvature_window(self.texture, dtype)
+        self._measure(_reflected(encoded, self.cells, cells.shape).to(device), cells, pixels)
 
-    def step(self, latents: Read, momentum: Read | None, region: Region) -> tuple[Tensor, Tensor, float]:
-        """One step of a region of cells, from the latents of all and the momentum of these (None: at rest).
+    def step(self, before: State | None, after: State, blocks: Iterable[Region]) -> tuple[float, int]:
+        """Take a step from one state (None: the encoded latents, at rest) to the next, for blocks of cells.
+
+        Returns the squared error, before the step, of all pixels that the blocks touch, added up, and their number.
+        """
+        total, count = 0.0, 0
+        for block in blocks:
+            index = self._index(block)
+            momentum = None if before is None else self._read(before.momentum, block)
+            latents = self.encoded if before is None else before.latents
+            *values, error = self.step_block(latents, momentum, block)
+            after.momentum[index], after.latents[index] = values[1].numpy(), values[0].numpy()
+            total, count = total + error, count + 1
+        return total, count
+
+    def step_block(
+        self, latents: ArrayLike, momentum: Tensor | None, block: Region
+    ) -> tuple[Tensor, Tensor, float]:
+        """One step of a block of cells, from the latents of all and the momentum [C, h, w] of these (None: at rest).
 
         Returns their next latents and momentum, each [C, h, w] on the CPU, and the squared error, before the step, of
         all pixels that they touch.
         """
-        gradient, error = self._gradient(latents, region)
-        z_s = latents(region).to(self.device)
+        gradient, error = self._gradient(latents, block)
+        z_s = self._read(latents, block).to(self.device)
         gradient = self._precondition(gradient + self.prior.gradient(z_s))
-        moved = gradient if momentum is None else MOMENTUM * momentum(region).to(self.device) + gradient
+        moved = gradient if momentum is None else MOMENTUM * momentum.to(self.device) + gradient
         return (z_s - self.rate * (gradient + MOMENTUM * moved)).cpu(), moved.cpu(), error
 
-    def _gradient(self, latents: Read, region: Region) -> tuple[Tensor, float]:
-        """Of half the squared error of all pixels that a region of cells touches, by these cells: [C, h, w].
+    def _index(self, region: Region) -> tuple[slice, slice, slice]:
+        return slice(None), *region.slices_in(self.cells)
+
+    def _read(self, array: ArrayLike, region: Region) -> Tensor:
+        # contiguous, so that sums run in the same order wherever the array lies
+        return torch.from_numpy(np.ascontiguousarray(array[self._index(region)]))
+
+    def _gradient(self, latents: ArrayLike, block: Region) -> tuple[Tensor, float]:
+        """Of half the squared error of all pixels that a block of cells touches, by these cells: [C, h, w].
 
         And that squared error.
         """
-        pixels = region.affected_output(self.texture.rule).common(self.pixels)
+        pixels = block.affected_output(self.texture.rule).common(self.pixels)
         cells = pixels.receptive_field(self.texture.rule)
-        z_s = latents(cells).to(self.device).requires_grad_()
+        z_s = self._read(latents, cells).to(self.device).requires_grad_()
         drawn = self._drawn(z_s, pixels)
         residual = drawn.detach() - _target(self.image, pixels, self.device)
         (gradient,) = torch.autograd.grad(drawn, z_s, residual)
-        return _within(gradient, cells, region), float(residual.square().sum())
+        return _within(gradient, cells, block), float(residual.square().sum())
 
     def _drawn(self, z_s: Tensor, pixels: Region) -> Tensor:
         return self.draw(z_s[None], self.noise, pixels)
@@ -172,28 +220,30 @@ def largest_eigenvalue(apply: Callable[[Tensor], Tensor], start: Tensor) -> floa
 
 
 def fit_style(
-    decoder: Decoder,
+    texture: TextureSynthesizer,
+    dtype: torch.dtype,
+    device: torch.device,
     image: Image,
     z_g: Tensor,  # [D]
     noise: Noise | None,
-    encoded: Read,  # region of cells -> z_s [C, h, w]
+    encode: Callable[[Region], Tensor],  # region of cells -> z_s [C, h, w]
     steps: int,
 ) -> Tensor:
     """The global latent [D], on the CPU, that draws an image best from its encoded structure; by Adam, from `z_g` on.
 
     It looks at up to four windows, which follow from the image's size and not from its blocks.
     """
-    texture, device = decoder.generator.texture.requires_grad_(False), decoder.device
-    edge = curvature_window(texture, decoder.dtype)[1].rows.size
+    texture.requires_grad_(False)
+    edge = curvature_window(texture, dtype)[1].rows.size
     rows, cols = (_spread(length, edge) for length in (image.height, image.width))
     windows = [Region(row, col) for row in rows for col in cols]
-    z_s = [encoded(window.receptive_field(texture.rule)).to(device)[None] for window in windows]
+    z_s = [encode(window.receptive_field(texture.rule)).to(device)[None] for window in windows]
     targets = [_target(image, window, device) for window in windows]
     z_g = torch.nn.Parameter(z_g.to(device).clone())
     optimizer = torch.optim.Adam([z_g], lr=STYLE_RATE)
     for _ in range(steps):
         optimizer.zero_grad()
-        draw = texture.bake(texture.mapping(z_g[None])[0], decoder.dtype, direct=True)
+        draw = texture.bake(texture.mapping(z_g[None])[0], dtype, differentiable=True)
         for place, latents, target in zip(windows, z_s, targets, strict=True):
             (draw(latents, noise, place) - target).square().mean().backward(retain_graph=True)
         optimizer.step()
@@ -209,8 +259,7 @@ def _spread(length: int, edge: int) -> list[Interval]:
 
 def _target(image: Image, pixels: Region, device: torch.device) -> Tensor:
     """Pixels [1, 3, H, W] of a photograph, in [-1, 1]."""
-    values = torch.from_numpy(image.window_float(pixels.rows.first, pixels.cols.first, *pixels.shape))
-    return values.to(device).permute(2, 0, 1)[None]
+    return as_batch(torch.from_numpy(image.window_float(pixels.rows.first, pixels.cols.first, *pixels.shape)), device)
 
 
 def curvature_window(texture: TextureSynthesizer, dtype: torch.dtype) -> tuple[Region, Region]:
@@ -218,7 +267,7 @@ def curvature_window(texture: TextureSynthesizer, dtype: torch.dtype) -> tuple[R
 
     It follows from the network alone, so that it is the same for all blocks.
     """
-    cell = pixels_per_cell(texture)
+    cell = 2**texture.stages
     smallest = math.ceil(texture.rule.affected_output(Interval(0, 0)).size / cell) + 1
     for edge in range(max(WINDOW_CELLS, smallest), smallest - 1, -1):
         pixels = Region.at(0, 0, edge * cell, edge * cell)
@@ -244,14 +293,11 @@ def _within(values: Tensor, outer: Region, inner: Region) -> Tensor:
     return values[:, *inner.slices_in(outer)]
 
 
-def _reflected(read: Read, cells: Region, shape: tuple[int, int]) -> Tensor:
+def _reflected(structure: ArrayLike, cells: Region, shape: tuple[int, int]) -> Tensor:
     """The latents [C, h, w] in the middle of all cells; where there are fewer, they are reflected."""
-    index = []
-    for axis, count in zip((cells.rows, cells.cols), shape, strict=True):
-        index.append(axis.first + reflect(np.arange(count) + (axis.size - count) // 2, axis.size))
-    region = Region(*(Interval(int(positions.min()), int(positions.max())) for positions in index))
     rows, cols = (
-        torch.from_numpy(positions - axis.first)
-        for positions, axis in zip(index, (region.rows, region.cols), strict=True)
+        reflect(np.arange(count) + (axis.size - count) // 2, axis.size)
+        for axis, count in zip((cells.rows, cells.cols), shape, strict=True)
     )
-    return read(region)[:, rows[:, None], cols]
+    values = structure[:, rows.min() : rows.max() + 1, cols.min() : cols.max() + 1]
+    return torch.from_numpy(np.ascontiguousarray(values[:, (rows - rows.min())[:, None], cols - cols.min()]))

@@ -1,47 +1,96 @@
 """The encoders: image -> structure latent (patch encoder), thumbnail -> global latent (global encoder).
 
-Letters: B batch, C channels, D global latent, H/W pixels, h/w latent cells. The patch encoder is built from shifted
-convolutions (Patch Inverter, IEEE SPL 2025) and never pads, so that its blocks equal the whole.
+Letters: B batch, C channels of z_s, I input channels, O output channels, D global latent, H/W pixels or features, h/w
+latent cells. The patch encoder is built from shifted convolutions (Patch Inverter, IEEE SPL 2025) and never pads, so
+that its blocks equal the whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from models.geometry import Chain, Interval, Region, Rule, Translate, Window
-from models.layers import CONVOLUTIONS, EqualizedConv2d, EqualizedLinear
+from models.geometry import Chain, Interval, Region, Rule, Translate
+from models.layers import CONVOLUTIONS, BakedConv2d, EqualizedConv2d, EqualizedLinear
 from models.noise import gaussian_field
+
+HALF = 0.5**0.5  # keeps the variance of the sum of two
 
 
 class EncoderLayer(nn.Module):
-    """A convolution of the encoder's kind, then a 1x1 convolution; residual where the shapes allow."""
+    """A convolution, then a 1x1 convolution; residual where `skip` says so. The parts may be baked ones."""
 
-    def __init__(self, kind: str, inputs: int, outputs: int, stride: int, shift: int) -> None:
+    def __init__(
+        self,
+        conv: EqualizedConv2d | BakedConv2d,
+        mix: EqualizedConv2d | BakedConv2d,
+        skip: int | None,  # first row and column of x that is added to the result; None: nothing is
+    ) -> None:
         super().__init__()
-        self.conv = CONVOLUTIONS[kind](inputs, outputs, stride, shift)
-        self.mix = EqualizedConv2d(outputs, outputs, 1)
-        self.residual = stride == 1 and inputs == outputs
-        self.rule: Window = self.conv.rule
+        self.conv, self.mix, self.skip = conv, mix, skip
 
-    def bake(self, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
-        """A function x -> forward(x) whose weights are made once, in `dtype`."""
-        gain = 0.5**0.5 if self.residual else 1.0  # keeps the variance of the sum
-        conv, mix = self.conv.bake(dtype), self.mix.bake(dtype, gain)
-        start = 0 if self.rule.padded else (self.rule.last - self.rule.first) // 2  # the input amid the taps
-
-        def layer(x: Tensor) -> Tensor:
-            y = mix(conv(x))
-            if not self.residual:
-                return y
-            return torch.add(y, x[..., start : start + y.shape[-2], start : start + y.shape[-1]], alpha=gain)
-
-        return layer
+    @staticmethod
+    def of(kind: str, inputs: int, outputs: int, stride: int, shift: int) -> EncoderLayer:
+        """With a convolution from CONVOLUTIONS; residual where the shapes allow."""
+        conv, residual = CONVOLUTIONS[kind](inputs, outputs, stride, shift), stride == 1 and inputs == outputs
+        mix = EqualizedConv2d(outputs, outputs, 1, gain=HALF if residual else 1.0)
+        amid = 0 if conv.rule.padded else (conv.rule.last - conv.rule.first) // 2  # the taps
+        return EncoderLayer(conv, mix, amid if residual else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bake()(x)
+        """x [B, I, H, W] -> [B, O, H', W']."""
+        y = self.mix(self.conv(x))
+        if self.skip is None:
+            return y
+        return torch.add(y, _window(x, self.skip, y.shape[-2:]), alpha=HALF)
+
+    def bake(self, dtype: torch.dtype) -> EncoderLayer:
+        """The layer with plain weights in `dtype`."""
+        return EncoderLayer(self.conv.bake(dtype), self.mix.bake(dtype), self.skip)
+
+
+class EncoderScale(nn.Module):
+    """Halves the resolution, and projects the features onto the latent grid. The parts may be baked ones."""
+
+    def __init__(
+        self,
+        layers: Sequence[EncoderLayer],
+        project: EqualizedConv2d | BakedConv2d,  # its stride takes the features to the latent grid
+        margin: int,  # features before the first one that is projected
+    ) -> None:
+        super().__init__()
+        self.layers, self.project, self.margin = layers, project, margin
+
+    def forward(self, x: Tensor, cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """x [B, I, H, W] -> features [B, O, ~H/2, ~W/2], and what they add to (h, w) cells: [B, C, h, w], float32."""
+        for layer in self.layers:
+            x = layer(x)
+        projected = _window(x, self.margin, [self.project.stride * n for n in cells])
+        return x, self.project(projected).float()
+
+    def bake(self, dtype: torch.dtype) -> EncoderScale:
+        """The scale with plain weights in `dtype`."""
+        return EncoderScale([layer.bake(dtype) for layer in self.layers], self.project.bake(dtype), self.margin)
+
+
+def _window(x: Tensor, start: int, size: Sequence[int]) -> Tensor:
+    return x[..., start : start + size[0], start : start + size[1]]
+
+
+def encode(scales: Sequence[EncoderScale], rule: Rule, image: Tensor) -> Tensor:
+    """As `PatchEncoder.forward`, by these scales."""
+    first = rule.receptive_field(Interval(0, 0)).first  # an image begins where the pixels of a cell do
+    cells = Region.at(first, first, *image.shape[-2:]).valid_output(rule).shape
+    if min(cells) < 1:
+        raise ValueError(f"{tuple(image.shape[-2:])} px are too few for one latent cell")
+    x, latent = image, 0.0
+    for scale in scales:
+        x, part = scale(x, cells)
+        latent = latent + part
+    return latent
 
 
 class PatchEncoder(nn.Module):
@@ -61,63 +110,48 @@ class PatchEncoder(nn.Module):
         shift: int = 1,  # pixels
     ) -> None:
         super().__init__()
-        self.scales = nn.ModuleList()
+        scales = []
         for inputs, outputs in zip([3, *widths[:-1]], widths, strict=True):
-            layers = [EncoderLayer(convolution, inputs, outputs, 2, shift)]
-            layers += [EncoderLayer(convolution, outputs, outputs, 1, shift) for _ in range(depth)]
-            self.scales.append(nn.Sequential(*layers))
-        self.scale_rules = [Chain(tuple(layer.rule for layer in scale)) for scale in self.scales]
-        first, last = _reach([layer.rule for scale in self.scales for layer in scale])
-        self.frame = Translate(-((first + last) // 2))
-        self.rule: Rule = Chain((self.frame, *self.scale_rules))
-        self.project_rules = [self._projection(k) for k in range(len(widths))]
-        self.project = nn.ModuleList(
-            EqualizedConv2d(width, local_dim, rule.stride, rule.stride, activation=False)
-            for width, rule in zip(widths, self.project_rules, strict=True)
-        )
-
-    def _projection(self, scale: int) -> Window:
-        """Stride and taps that take the features of a scale to the latent grid, in the middle of what a cell sees."""
-        stride = 2 ** (len(self.scales) - 1 - scale)
-        after = [layer.rule for later in list(self.scales)[scale + 1 :] for layer in later]
-        first, last = _reach(after)
-        start = 0 if after and after[0].padded else (first + last - (stride - 1)) // 2
-        return Window(start, start + stride - 1, stride)
-
-    def bake(self, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
-        """A function image -> forward(image) whose weights are made once, in `dtype`."""
-        scales = [[layer.bake(dtype) for layer in scale] for scale in self.scales]
-        project = [conv.bake(dtype) for conv in self.project]
-        return lambda image: self._encode(image if dtype is None else image.to(dtype), scales, project)
+            layers = [EncoderLayer.of(convolution, inputs, outputs, 2, shift)]
+            layers += [EncoderLayer.of(convolution, outputs, outputs, 1, shift) for _ in range(depth)]
+            scales.append(nn.ModuleList(layers))
+        rules = [Chain(tuple(layer.conv.rule for layer in scale)) for scale in scales]
+        self.frame = _centred(rules)
+        self.rule: Rule = Chain((self.frame, *rules))
+        seen = self.frame.valid_output(self.rule.receptive_field(Interval(0, 0)))  # what one cell reads
+        self.scales = nn.ModuleList()
+        for number, (scale, rule, width) in enumerate(zip(scales, rules, widths, strict=True)):
+            stride, seen = 2 ** (len(widths) - 1 - number), rule.valid_output(seen)  # features that one cell sees
+            project = EqualizedConv2d(width, local_dim, stride, stride, activation=False)
+            self.scales.append(EncoderScale(scale, project, (seen.size - stride) // 2))  # those in the middle
 
     def forward(self, image: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W] of an interval `rule.receptive_field(cells)` -> z_s [B, C, h, w] of these cells, float32."""
-        return self.bake()(image)
+        """Pixels [B, 3, H, W] of an interval `rule.receptive_field(cells)` -> z_s [B, C, h, w] of them, float32."""
+        return encode(self.scales, self.rule, image)
 
-    def _encode(self, x: Tensor, scales: Sequence[Sequence[Callable]], project: Sequence[Callable]) -> Tensor:
-        origin = self.rule.receptive_field(Interval(0, 0)).first
-        region = Region.at(origin, origin, *x.shape[-2:])
-        cells = region.valid_output(self.rule)
-        if min(cells.shape) < 1:
-            raise ValueError(f"{tuple(x.shape[-2:])} px are too few for one latent cell")
-        region, latent = region.valid_output(self.frame), 0.0
-        for layers, rule, convolve, projection in zip(
-            scales, self.scale_rules, project, self.project_rules, strict=True
-        ):
-            for layer in layers:
-                x = layer(x)
-            region = region.valid_output(rule)
-            rows, cols = cells.receptive_field(projection).slices_in(region)
-            latent = latent + convolve(x[..., rows, cols]).float()
-        return latent
+    def bake(self, dtype: torch.dtype) -> BakedEncoder:
+        """The encoder with plain weights in `dtype`."""
+        return BakedEncoder([scale.bake(dtype) for scale in self.scales], self.rule, dtype)
 
 
-def _reach(rules: Sequence[Window]) -> tuple[int, int]:
-    """First and last input that output 0 of these layers sees; padded layers count with the taps that they have."""
-    first = last = 0
-    for rule in reversed(rules):
-        first, last = rule.stride * first + rule.first, rule.stride * last + rule.last
-    return first, last
+@dataclass(frozen=True)
+class BakedEncoder:
+    """A `PatchEncoder` whose gains are in its weights; made by its `bake`."""
+
+    scales: Sequence[EncoderScale]
+    rule: Rule
+    dtype: torch.dtype
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """As `PatchEncoder.forward`."""
+        return encode(self.scales, self.rule, image.to(self.dtype))
+
+
+def _centred(rules: Sequence[Chain]) -> Translate:
+    """The change of frame that puts the middle of what cell 0 sees on pixel 0; padding counts as seen."""
+    unpadded = [replace(layer, padded=False) for scale in rules for layer in scale.rules]
+    first, last = Chain(tuple(unpadded)).receptive_field(Interval(0, 0))
+    return Translate(-((first + last) // 2))
 
 
 class GlobalEncoder(nn.Module):

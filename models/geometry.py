@@ -24,16 +24,11 @@ class Interval(NamedTuple):
         """Number of indices; 0 or less when nothing is left."""
         return self.last - self.first + 1
 
-    def offset_in(self, outer: Interval) -> int:
-        """Position of `first` in an array that holds `outer`; ValueError if `outer` does not contain this interval."""
+    def slice_in(self, outer: Interval) -> slice:
+        """The slice of an array that holds `outer` which this interval is. ValueError if it is not inside."""
         if self.first < outer.first or self.last > outer.last:
             raise ValueError(f"interval {tuple(self)} is not inside {tuple(outer)}")
-        return self.first - outer.first
-
-    def slice_in(self, outer: Interval) -> slice:
-        """The slice of an array that holds `outer` which this interval is."""
-        start = self.offset_in(outer)
-        return slice(start, start + self.size)
+        return slice(self.first - outer.first, self.last - outer.first + 1)
 
 
 class Rule(Protocol):
@@ -136,17 +131,13 @@ def convolution(radius: int) -> Window:
     return Window(-radius, radius)
 
 
-BLUR = convolution(1)
-
-
-def texture_stage() -> Chain:
-    """One stage of the texture synthesizer: transposed convolution, blur, convolution. n -> 2n - 5."""
-    return Chain((Upsample(), BLUR, convolution(1)))
+UPSAMPLING = Chain((Upsample(), convolution(1)))  # transposed convolution, blur: n -> 2n - 3
+TEXTURE_STAGE = Chain((UPSAMPLING, convolution(1)))  # n -> 2n - 5
 
 
 def texture(stages: int) -> Chain:
     """The texture synthesizer: structure latent -> image. With 4 stages n -> 16n - 75."""
-    return Chain((texture_stage(),) * stages)
+    return Chain((TEXTURE_STAGE,) * stages)
 
 
 def structure(layers: int, radius: int) -> Chain:
@@ -223,3 +214,47 @@ class Region:
     def slices_in(self, outer: Region) -> tuple[slice, slice]:
         """Index of this region in the last two dimensions of an array that holds `outer`."""
         return self.rows.slice_in(outer.rows), self.cols.slice_in(outer.cols)
+
+
+@dataclass(frozen=True)
+class StageRegions:
+    """Where the features of one stage of the texture synthesizer lie."""
+
+    given: Region  # what the stage before gives
+    input_region: Region  # what is read of it
+    upsampled: Region  # what the up-sampling convolution gives
+    output_region: Region  # what the second convolution gives, and the colours
+
+    @staticmethod
+    def of(given: Region, input_region: Region) -> StageRegions:
+        """Of a stage that reads this part of what it is given."""
+        upsampled = input_region.valid_output(UPSAMPLING)
+        return StageRegions(given, input_region, upsampled, upsampled.valid_output(convolution(1)))
+
+    @property
+    def outputs(self) -> tuple[Region, Region]:
+        """What its two layers of noise are added to."""
+        return self.upsampled, self.output_region
+
+
+def regions_from(cells: Region, stages: int) -> list[StageRegions]:
+    """The stages' regions where all is drawn that these latent cells can draw."""
+    regions = []
+    for _ in range(stages):
+        regions.append(StageRegions.of(cells, cells))
+        cells = regions[-1].output_region
+    return regions
+
+
+def regions_to(pixels: Region, stages: int) -> list[StageRegions]:
+    """The stages' regions where no more is computed than these pixels need.
+
+    Up-sampling gives up to one row and column too many at each end. They are cut off before the next up-sampling: a cut
+    copies the feature, and there it is four times smaller.
+    """
+    if stages == 0:
+        return []
+    needed = pixels.receptive_field(TEXTURE_STAGE)
+    before = regions_to(needed, stages - 1)
+    given = before[-1].output_region if before else needed
+    return [*before, StageRegions.of(given, needed)]

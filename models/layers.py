@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import winograd
-from models.geometry import BLUR, Chain, Upsample, Window, convolution
+from models.geometry import UPSAMPLING, Window, convolution
+from models.winograd import WinogradConv2d, is_faster
 
 GAIN = math.sqrt(2.0)  # restores the variance that the leaky ReLU takes
 SLOPE = 0.2
@@ -76,7 +77,7 @@ class EqualizedLinear(nn.Module):
 
 
 class EqualizedConv2d(nn.Module):
-    """Convolution [B, I, H, W] -> [B, O, H', W'], with bias, optionally with leaky ReLU; `padding` is 0 by default."""
+    """Convolution [B, I, H, W] -> [B, O, H', W'], with bias, optionally with leaky ReLU; nothing pads by default."""
 
     def __init__(
         self,
@@ -88,106 +89,51 @@ class EqualizedConv2d(nn.Module):
         padding: int = 0,  # zeros; only for the discriminator and the ablation
         activation: bool = True,
         bias: bool = True,
+        gain: float = 1.0,  # of the result
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.gain = 1.0 / math.sqrt(inputs * kernel**2)
-        self.stride, self.dilation, self.padding = stride, dilation, padding
-        self.activation = activation
-
-    def bake(self, dtype: torch.dtype | None = None, gain: float = 1.0) -> Callable[[Tensor], Tensor]:
-        """A function x -> gain * forward(x) whose weights are made once, in `dtype` (None: as they are stored)."""
-        # gains move through the leaky ReLU into weights and bias: one pass over the feature instead of three
-        gain = gain * (GAIN if self.activation else 1.0)
-        weight, bias = self.weight * (self.gain * gain), None if self.bias is None else self.bias * gain
-        if dtype is not None:
-            weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
-            bias = None if bias is None else bias.to(dtype)
-        # oneDNN's strided 1x1 convolution of few channels writes beyond its gradient's end in channels_last
-        skip, stride = (self.stride, 1) if self.weight.shape[-1] == 1 else (1, self.stride)
-
-        def convolve(x: Tensor) -> Tensor:
-            x = x if skip == 1 else x[..., ::skip, ::skip]
-            x = F.conv2d(x, weight, bias, stride, self.padding, self.dilation)
-            return F.leaky_relu_(x, SLOPE) if self.activation else x
-
-        return convolve
+        self.output_gain = gain
+        self.stride, self.dilation, self.padding, self.activation = stride, dilation, padding, activation
+        self.wrap = 0  # rows and columns that follow the last ones from the other end; only for the ablation
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bake()(x)
 
+    def bake(self, dtype: torch.dtype | None = None) -> BakedConv2d:
+        """The layer with plain weights, in `dtype` (None: as they are stored)."""
+        # gains move through the leaky ReLU into weights and bias: one pass over the feature instead of three
+        gain = self.output_gain * (GAIN if self.activation else 1.0)
+        weight, bias = self.weight * (self.gain * gain), None if self.bias is None else self.bias * gain
+        if dtype is not None:
+            weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+            bias = None if bias is None else bias.to(dtype)
+        return BakedConv2d(weight, bias, self.stride, self.dilation, self.padding, self.wrap, self.activation)
 
-class ModulatedConv2d(nn.Module):
-    """Convolution whose weights a style scales per input channel (StyleGAN2, Karras et al., CVPR 2020, section 2.2).
 
-    W' = W * s_i / sqrt(fan in), demodulated: W'' = W' / sqrt(sum_{i,K,K} W'^2 + 1e-8). With one style per sample,
-    scaling the input by s and the output by the demodulation is the same and needs no weights per sample; `bake` gives
-    the plain weights of one fixed style.
-    """
+@dataclass(frozen=True)
+class BakedConv2d:
+    """An `EqualizedConv2d` whose gains are in its weights."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        style_dim: int,
-        demodulate: bool = True,
-        upsample: bool = False,  # transposed convolution of stride 2, cropped by one, then blur
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
-        self.modulation = EqualizedLinear(style_dim, inputs, bias=1.0)
-        self.gain = 1.0 / math.sqrt(inputs * kernel**2)
-        self.demodulate, self.upsample = demodulate, upsample
-        self.rule = Chain((Upsample(), BLUR)) if upsample else convolution(kernel // 2)
+    weight: Tensor  # [O, I, K, K]
+    bias: Tensor | None  # [O]
+    stride: int
+    dilation: int
+    padding: int
+    wrap: int
+    activation: bool
 
-    def _demodulation(self, scale: Tensor) -> Tensor:
-        """Factors [B, O] for the scales [B, I]."""
-        energy = (self.weight * self.gain).square().sum(dim=(2, 3))  # [O, I]
-        return torch.rsqrt(scale.square() @ energy.T + EPSILON)
-
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x [B, I, H, W] -> [B, O, H', W'] by a weight [O, I, K, K] in which the style is already, and a bias [O]."""
-        if not self.upsample:
-            return F.conv2d(x, weight, bias)
-        # cropping by one is what padding=1 means for a transposed convolution
-        return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2, padding=1), bias)
-
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        """x [B, I, H, W], style [B, D] -> [B, O, H', W']."""
-        scale = self.modulation(style).float()
-        x = self.convolve(x * scale[:, :, None, None].to(x.dtype), self.weight * self.gain)
-        if self.demodulate:
-            x = x * self._demodulation(scale)[:, :, None, None].to(x.dtype)
-        return x
-
-    def bake(
-        self,
-        style: Tensor,
-        dtype: torch.dtype,
-        bias: Tensor | None = None,
-        gain: float = 1.0,
-        direct: bool = False,  # without Winograd's method, whose gradients take more time and memory
-    ) -> Callable[[Tensor], Tensor]:
-        """A function x -> gain * (forward(x, style) + bias) for one fixed style [D], with plain weights in `dtype`."""
-        scale = self.modulation(style[None])
-        weight = self.weight * (self.gain * gain) * scale[:, :, None, None]
-        if self.demodulate:
-            weight = weight * self._demodulation(scale).T[:, :, None, None]
-        weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
-        bias = None if bias is None else (bias * gain).to(dtype)
-        if not direct and self._takes_winograd(dtype):
-            convolve = winograd.bake(weight)
-            return lambda x: convolve(x, bias)
-        return lambda x: self.convolve(x, weight, bias)
-
-    def baked_values(self, dtype: torch.dtype) -> int:
-        """How many values `bake` keeps."""
-        return self.weight.numel() * winograd.VALUES // 9 if self._takes_winograd(dtype) else self.weight.numel()
-
-    def _takes_winograd(self, dtype: torch.dtype) -> bool:
-        return not self.upsample and winograd.pays(self.weight, dtype)
+    def __call__(self, x: Tensor) -> Tensor:
+        stride = self.stride
+        if self.wrap:
+            x = F.pad(x, (0, self.wrap, 0, self.wrap), mode="circular")
+        if stride > 1 and self.weight.shape[-1] == 1:
+            # oneDNN's strided 1x1 convolution of few channels writes beyond its gradient's end in channels_last
+            x, stride = x[..., ::stride, ::stride], 1
+        x = F.conv2d(x, self.weight, self.bias, stride, self.padding, self.dilation)
+        return F.leaky_relu_(x, SLOPE) if self.activation else x
 
 
 class ShiftedConv2d(EqualizedConv2d):
@@ -205,11 +151,7 @@ class RolledConv2d(ShiftedConv2d):
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, shift: int = 1) -> None:
         super().__init__(inputs, outputs, stride, shift)
-        self.rule = Window(0, shift, stride, padded=True)
-
-    def bake(self, dtype: torch.dtype | None = None, gain: float = 1.0) -> Callable[[Tensor], Tensor]:
-        convolve = super().bake(dtype, gain)
-        return lambda x: convolve(F.pad(x, (0, self.dilation, 0, self.dilation), mode="circular"))
+        self.rule, self.wrap = Window(0, shift, stride, padded=True), shift
 
 
 class ValidConv2d(EqualizedConv2d):
@@ -229,3 +171,106 @@ class ZeroPadConv2d(EqualizedConv2d):
 
 
 CONVOLUTIONS = {"shifted": ShiftedConv2d, "valid": ValidConv2d, "zero_pad": ZeroPadConv2d, "rolled": RolledConv2d}
+
+
+# Of a convolution of the generator: [B, D] of each sample; for a mixed one the weights of its styles before and after
+# it, [N, h, w] and [N, h', w']; None where the style is baked in.
+Style = Tensor | tuple[Tensor, Tensor] | None
+
+
+class ModulatedConv2d(nn.Module):
+    """Convolution whose weights a style scales per input channel (StyleGAN2, Karras et al., CVPR 2020, section 2.2).
+
+    W' = W * s_i / sqrt(fan in), demodulated: W'' = W' / sqrt(sum_{i,K,K} W'^2 + 1e-8). With one style per sample,
+    scaling the input by s and the output by the demodulation is the same and needs no weights per sample; `bake` gives
+    the plain weights of one fixed style, `models.mixing.MixedConv2d` has a style that varies over space.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        style_dim: int,
+        demodulate: bool = True,
+        upsample: bool = False,  # transposed convolution of stride 2, cropped by one, then blur
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.modulation = EqualizedLinear(style_dim, inputs, bias=1.0)
+        self.gain = 1.0 / math.sqrt(inputs * kernel**2)
+        self.demodulate, self.upsample = demodulate, upsample
+        self.rule = UPSAMPLING if upsample else convolution(kernel // 2)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """x [B, I, H, W], style [B, D] -> [B, O, H', W']."""
+        scale = self.modulation(style).float()  # [B, I]
+        x = convolve(x * scale[:, :, None, None].to(x.dtype), self.weight * self.gain, self.upsample)
+        if self.demodulate:
+            x = x * self.demodulation(scale)[:, :, None, None].to(x.dtype)
+        return x
+
+    def demodulation(self, scale: Tensor) -> Tensor:
+        """Factors [B, O] for the scales [B, I]."""
+        return torch.rsqrt(scale.square() @ self.energy().T + EPSILON)
+
+    def energy(self) -> Tensor:
+        """Sum of the squared weights over the kernel, [O, I]."""
+        return (self.weight * self.gain).square().sum(dim=(2, 3))
+
+    def bake(
+        self,
+        style: Tensor,  # [1, D]
+        dtype: torch.dtype,
+        bias: Tensor | None = None,  # [O]
+        gain: float = 1.0,
+        differentiable: bool = False,  # without Winograd's method, whose gradients take more time and memory
+    ) -> BakedModulatedConv2d | WinogradConv2d:
+        """gain * (the convolution in one fixed style + bias), with plain weights in `dtype`."""
+        scale = self.modulation(style)  # [1, I]
+        weight = self.weight * (self.gain * gain) * scale[:, :, None, None]
+        if self.demodulate:
+            weight = weight * self.demodulation(scale).T[:, :, None, None]
+        weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+        bias = None if bias is None else (bias * gain).to(dtype)
+        if not differentiable and self._takes_winograd(dtype):
+            return WinogradConv2d(weight, bias)
+        return BakedModulatedConv2d(weight, bias, self.upsample)
+
+    def baked_values(self, dtype: torch.dtype) -> int:
+        """How many values `bake` keeps; Winograd's method makes 4x4 of a 3x3 kernel."""
+        return self.weight.numel() * 16 // 9 if self._takes_winograd(dtype) else self.weight.numel()
+
+    def _takes_winograd(self, dtype: torch.dtype) -> bool:
+        return not self.upsample and is_faster(self.weight, dtype)
+
+
+@dataclass(frozen=True)
+class BakedModulatedConv2d:
+    """A `ModulatedConv2d` in one fixed style."""
+
+    weight: Tensor  # [O, I, K, K]
+    bias: Tensor | None  # [O]
+    upsample: bool
+
+    def __call__(self, x: Tensor, style: None = None) -> Tensor:
+        return convolve(x, self.weight, self.upsample, self.bias)
+
+
+def convolve(x: Tensor, weight: Tensor, upsample: bool, bias: Tensor | None = None) -> Tensor:
+    """x [B, I, H, W] by a weight [O, I, K, K], and a bias [O] -> [B, O, H', W'], as `ModulatedConv2d` convolves."""
+    if not upsample:
+        return F.conv2d(x, weight, bias)
+    # cropping by one is what padding=1 means for a transposed convolution: [B, O, 2H - 1, 2W - 1]
+    return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2, padding=1), bias)  # [B, O, 2H - 3, 2W - 3]
+
+
+@dataclass(frozen=True)
+class Restyled:
+    """A layer of the generator with a baked or mixed convolution in place of its own."""
+
+    layer: nn.Module  # whose `finish` does everything after the convolution
+    conv: Callable[[Tensor, Style], Tensor]
+
+    def __call__(self, x: Tensor, style: Style, *noise: Tensor | None) -> Tensor:
+        return self.layer.finish(self.conv(x, style), *noise)

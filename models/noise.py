@@ -7,10 +7,14 @@ every block shape, device and order of computation, and nothing is stored. Negat
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from models.geometry import Region
+
+Noise = Callable[[int, int, int, int, int], Tensor]  # (layer, top, left, height, width) -> [B or 1, 1, height, width]
 
 _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9  # 2^32 / golden ratio: decorrelates the two uniforms of Box-Muller
@@ -70,3 +74,8 @@ class NoiseField:
     def __call__(self, layer: int, top: int, left: int, height: int, width: int) -> Tensor:
         period = None if self.periods is None else self.periods[layer]
         return gaussian_field(self.seeds, range(layer, layer + 1), top, left, height, width, period)
+
+
+def noise_in(noise: Noise | None, layer: int, region: Region) -> Tensor | None:
+    """The noise of a layer in a region of its features, [B or 1, 1, h, w]; None without noise."""
+    return None if noise is None else noise(layer, region.rows.first, region.cols.first, *region.shape)

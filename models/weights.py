@@ -30,24 +30,23 @@ class Inverter:
     global_encoder: GlobalEncoder | RandomGlobal | None
     model: dict  # the `model` section that they were built from
     fingerprint: str  # of the weights
+    path: Path
 
 
-def export(path: Path, model: dict, networks: dict[str, nn.Module], step: int) -> None:
-    """Write networks, by name, with the `model` section that builds them."""
-    export_states(path, model, {name: network.state_dict() for name, network in networks.items()}, step)
-
-
-def export_states(
+def export(
     path: Path,
     model: dict,  # the section that builds the networks
-    states: Mapping[str, Mapping[str, Tensor]],  # state dicts by the networks' names
+    networks: Mapping[str, nn.Module | Mapping[str, Tensor]],  # or their state dicts, by name
     step: int,
     values: Mapping[str, Tensor] | None = None,  # single tensors beside the networks, by name
 ) -> None:
-    """Write state dicts of networks."""
-    tensors = {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
-    metadata = {"format": FORMAT, "networks": " ".join(states), "model": json.dumps(model), "step": str(step)}
-    save_weights(path, tensors | dict(values or {}), metadata)
+    """Write networks and what builds them. UserError where the file cannot be written."""
+    tensors = dict(values or {})
+    for name, network in networks.items():
+        state = network.state_dict() if isinstance(network, nn.Module) else network
+        tensors |= {f"{name}.{key}": value for key, value in state.items()}
+    metadata = {"format": FORMAT, "networks": " ".join(networks), "model": json.dumps(model), "step": str(step)}
+    save_weights(path, tensors, metadata)
 
 
 def load_generator(path: str | Path) -> tuple[Generator, dict]:
@@ -68,7 +67,7 @@ def load_inverter(path: str | Path, encoders: bool = True) -> Inverter:
         weights.fill("encoder", encoder)
         weights.fill("global_encoder", global_encoder)
     generator = weights.fill("generator", build_generator(weights.model))
-    return Inverter(generator, encoder, global_encoder, weights.model, weights.fingerprint)
+    return Inverter(generator, encoder, global_encoder, weights.model, weights.fingerprint, weights.path)
 
 
 def fill(path: str | Path, networks: dict[str, nn.Module]) -> None:

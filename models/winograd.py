@@ -10,43 +10,43 @@ Letters: B batch, I input channels, O output channels, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 WIDE = 256  # channels from which it is faster than the direct convolution on CPUs
-VALUES = 16  # of a transformed kernel
 PART = 4096  # outputs that are computed at once: their features stay in the processor's caches
 
 G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 
-def pays(weight: Tensor, dtype: torch.dtype) -> bool:
+def is_faster(weight: Tensor, dtype: torch.dtype) -> bool:
     """Whether it is the faster way to convolve by a weight [O, I, K, K] in a number format, and exact enough."""
     wide = weight.shape[-1] == 3 and min(weight.shape[:2]) >= WIDE
     return wide and dtype == torch.float32 and weight.device.type == "cpu"
 
 
-def bake(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """A function (x [B, I, H, W], bias [O]) -> [B, O, H - 2, W - 2], the convolution by a weight [O, I, 3, 3]."""
-    matrix = G.to(weight)
-    transformed = torch.einsum("ak,oikl,bl->aboi", matrix, weight, matrix)[..., None, None]
-    planes = [[plane.contiguous(memory_format=torch.channels_last) for plane in row] for row in transformed]
-    outputs = len(weight)
+class WinogradConv2d:
+    """The convolution by a weight [O, I, 3, 3], and a bias [O]: x [B, I, H, W] -> [B, O, H - 2, W - 2]."""
 
-    def convolve(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        matrix = G.to(weight)
+        transformed = torch.einsum("ak,oikl,bl->aboi", matrix, weight, matrix)[..., None, None]
+        self.planes = [[plane.contiguous(memory_format=torch.channels_last) for plane in row] for row in transformed]
+        self.bias = bias
+
+    def __call__(self, x: Tensor, style: None = None) -> Tensor:
         height, width = (edge - 2 for edge in x.shape[-2:])
         if min(height, width) < 2:  # less than a tile
-            return convolve(F.pad(x, (0, 1, 0, 1)), bias)[..., :height, :width]
+            return self(F.pad(x, (0, 1, 0, 1)))[..., :height, :width]
+        outputs = len(self.planes[0][0])
         y = torch.empty((len(x), outputs, height, width), memory_format=torch.channels_last)
         for left, cols in _parts(width, width):
             for top, rows in _parts(height, PART // cols):
-                _tiles(x[..., top : top + rows + 2, left : left + cols + 2], planes, y, top, left)
-        return y if bias is None else y.add_(bias[:, None, None])
-
-    return convolve
+                _tiles(x[..., top : top + rows + 2, left : left + cols + 2], self.planes, y, top, left)
+        return y if self.bias is None else y.add_(self.bias[:, None, None])
 
 
 def _parts(length: int, longest: int) -> Iterator[tuple[int, int]]:

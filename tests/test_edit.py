@@ -8,21 +8,21 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import fuse
+import inbetween
 import numpy as np
+import outpaint
 import PIL.Image
 import pytest
-from easydict import EasyDict
-from safetensors.torch import load_file
-
-import fuse
-import generate
-import inbetween
-import infer
-import outpaint
 import resample
-from inversion import outputs
+from easydict import EasyDict
 from inversion.outputs import Pixels
 from inversion.tool import Tool
+from safetensors.torch import load_file
+
+import generate
+import infer
+from inversion import outputs
 from models.geometry import Chain, Interval, Region
 from models.weights import export
 from tests.conftest import lines, write_inverter
@@ -429,13 +429,14 @@ def test_large_canvases_are_drawn_on_disk(edit, photographs, monkeypatch):
     arguments = [STEPS, "outpaint.width=100", "infer.block=24"]
     memory = edit(outpaint.main, "--input", photographs / "a.png", *arguments, output="memory")
     monkeypatch.setattr(outputs, "RESUMABLE", 100)
-    disk = edit(outpaint.main, "--input", photographs / "a.png", *arguments, "infer.latents=zarr", output="disk")
-    stored = disk / "inversions" / "a.zarr"
+    disk = edit(outpaint.main, "--input", photographs / "a.png", *arguments, output="disk")
+    inverted = edit(infer.main, "--input", photographs / "a.png", "infer.latents=zarr", "block=24", output="stored")
+    stored = inverted / "latents" / "a.zarr"
     again = edit(outpaint.main, "--input", stored, *arguments, "infer.format=tiff", output="again")
     assert (png(memory / "a-seed-0.png") == png(disk / "a-seed-0.png")).all()
     assert (png(memory / "a-seed-0.png") == png(again / "a-seed-0.tif")).all()
     assert sorted(path.name for path in disk.iterdir()) == ["a-seed-0.npy", "a-seed-0.png", "inversions", "latents"]
-    assert [path.name for path in (disk / "latents").iterdir()] == ["a-seed-0.zarr"]
+    assert [path.name for path in (disk / "latents").iterdir()] == ["a-seed-0.safetensors"]
     between = edit(inbetween.main, "--input", stored, photographs / "b.jpg", STEPS, output="between")
     fused = edit(fuse.main, "--input", stored, f"fuse.styles=[own,{stored}]", output="fused")
     assert pictures(between) == ["a-b-seed-0"] and pictures(fused) == ["a-fused"]
@@ -471,7 +472,7 @@ def changed_pixels(size, what, generated, region=REGION):
     layers = generator.texture.layers
     found = np.zeros(size, bool)
     for k in range(len(layers)):
-        after = Chain(tuple(layer.rule for layer in layers[k + 1 :]))
+        after = Chain(tuple(layer.conv.rule for layer in layers[k + 1 :]))
         found |= reached(size, after, generator.texture.spacing(k), changed)
     return found
 
@@ -546,10 +547,10 @@ WRONG = [
     (*FUSE, ["fuse.mask={mask}"], "colours: 2, styles (fuse.styles): 4"),
     (*FUSE, ["--input", "{a}", "fuse.styles=[1,2,3]", "fuse.mask={mask}"], "colours: 2, styles (fuse.styles): 3"),
     (*FUSE, ["--input", "{a}", "fuse.mask={tmp}/none.png"], "none.png"),
-    (*FUSE, ["infer.region=0,0,8,8"], "only infer.py reads it"),
-    (*FUSE, ["infer.save_float=true"], "only infer.py reads it"),
-    (*FUSE, ["infer.comparison=true"], "only infer.py reads it"),
-    (*FUSE, ["infer.latents=none"], "allowed: auto, safetensors, zarr"),
+    (*FUSE, ["infer.region=0,0,8,8"], "is not read here"),
+    (*FUSE, ["infer.save_float=true"], "is not read here"),
+    (*FUSE, ["infer.comparison=true"], "is not read here"),
+    (*FUSE, ["infer.latents=none"], "is not read here"),
     (*FUSE, ["infer.format=webp", "generate.width=16384"], "webp holds edges of at most 16383 pixels"),
     (*OUTPAINT, ["--input", "{tmp}/none.zarr"], "none.zarr"),
     (*FUSE, ["--input", "{folder}", "--output", "{folder}"], "is the input folder"),

@@ -20,19 +20,19 @@ PRODUCT = [path for path in FILES if path.parts[0] != "tests"]
 LONGEST = 60  # lines of a function
 LONGEST_LOOP = 100  # of the one training loop
 EDITORS = ("fuse", "outpaint", "inbetween", "resample")
-COMMANDS = ("train", "infer", "generate", *EDITORS, "prepare_data", "import_infinitygan")
+COMMANDS = ("train", "infer", "generate", *EDITORS, "prepare_data")
 PRINTING = (*COMMANDS, "evaluate", "utils.log", "benchmarks", "scripts")
 
 # From bottom to top: who stands further down may be imported. Names of one line do not know each other.
 HOUSE = (
     ("utils",),
     ("models.geometry",),
-    ("models.winograd",),
-    ("models.layers", "models.noise"),
-    ("models.generator", "models.encoder", "models.discriminator"),
-    ("models.fusion",),
+    ("models.winograd", "models.noise"),
+    ("models.layers",),
+    ("models.structure", "models.texture", "models.encoder", "models.discriminator"),
+    ("models.generator", "models.mixing"),
     ("models",),
-    ("models.weights", "models.infinitygan"),
+    ("models.weights",),
     ("losses",),
     ("datasets",),
     ("inversion", "training"),

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 import losses
-from datasets.image import area_matrix
+from images.thumbnail import area_matrix
 from losses.adversarial import discriminator_logistic
 from models import build_discriminator, build_encoders, build_generator, patch_pixels
-from models.generator import Generator, TextureSynthesizer
+from models.generator import Generator
 from models.geometry import Interval
 from models.noise import NoiseField
+from models.texture import TextureSynthesizer
 from models.weights import export, fill, read_weights
 from training.context import TrainContext
 from training.draws import Latents, Stream, draw_latents

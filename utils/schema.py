@@ -1,397 +1,399 @@
-"""Type and range of every key of a config, in the order of configs/default.yaml, which says what the keys mean.
+"""Every key of a config: its type, range, default, unit and meaning; and which sections each command reads.
 
-A kind's `parse` returns the value in its final type, or raises ValueError where the value is not allowed;
-its `allowed` says in words what is.
+configs/default.yaml and configs/schema.json are written from here by `python -m utils.config`. A new key is a line in
+its section. A new command, or verb of edit.py, is a class for its own section and a line at the end of this file.
 """
 
-import math
 import os
-import re
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
 
-MANY = 10**12
-NUMERAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator, create_model
 
+MANY = 10**12  # the largest number that stands for a count
 
-@dataclass(frozen=True)
-class Integer:
-    """A whole number from `low` to `high`, both included."""
 
-    low: int = 1
-    high: int = MANY
+def expand_path(path: str) -> str:
+    """A path with the home folder in place of a leading `~`; a relative one is relative to the working directory."""
+    if "\0" in path:
+        raise ValueError
+    return os.path.expanduser(path)
 
-    @property
-    def allowed(self) -> str:
-        return f"a whole number from {self.low} to {self.high}"
 
-    def parse(self, value: Any) -> int:
-        if type(value) is not int or not self.low <= value <= self.high:
-            raise ValueError
-        return value
+def read_rectangle(value: Any, check: Callable[[Any], list[int]]) -> list[int]:
+    """A rectangle with at least a pixel; it may be given as text without brackets, too: 0,0,256,256."""
+    edges = check([int(word) for word in value.split(",")] if isinstance(value, str) else value)
+    if edges[0] >= edges[2] or edges[1] >= edges[3]:
+        raise ValueError
+    return edges
 
 
-@dataclass(frozen=True)
-class Number:
-    """A finite number from `low` to `high`; `above` and `below` exclude the ends."""
+# Types that several keys share. A title says what is allowed where limits do not say it all.
+Count = Annotated[int, Field(ge=1, le=MANY)]
+Whole = Annotated[int, Field(ge=0, le=MANY)]
+Small = Annotated[int, Field(ge=1, le=64)]
+Channels = Annotated[int, Field(ge=1, le=65536)]
+StageWidths = Annotated[list[Channels], Field(min_length=3, max_length=8)]
+Edge = Annotated[int, Field(ge=1, le=1_000_000)]  # pixels that a PNG has along an edge
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Point = Annotated[list[Share], Field(min_length=2, max_length=2)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Rate = Annotated[float, Field(gt=0, le=1e3)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Minutes = Annotated[float, Field(gt=0, le=1e12)]
+Noise = Literal["field", "none"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+Device = Literal["auto", "cpu", "cuda"] | Annotated[str, Field(title="cuda:N", pattern=r"^cuda:\d{1,3}$")]
+Path = Annotated[str, Field(title="a path (text, not empty)", pattern=r"\S"), AfterValidator(expand_path)]
+File = Path | None
+SOURCES = f"a seed (a whole number from 0 to {2**32 - 1}), the path of an image or latent file, or own"
+StyleSource = Annotated[Seed | Path, Field(title=SOURCES)]
+EDGES = "top, left, bottom, right (bottom and right excluded): four whole numbers from 0 on"
+Rectangle = Annotated[list[Whole], Field(title=EDGES, min_length=4, max_length=4), WrapValidator(read_rectangle)]
 
-    low: float = 0.0
-    high: float = 1e12
-    above: bool = False
-    below: bool = False
 
-    @property
-    def allowed(self) -> str:
-        first, last = "<" if self.above else "<=", "<" if self.below else "<="
-        return f"a number x with {self.low:g} {first} x {last} {self.high:g}"
+def key(default: Any, meaning: str, **limits: float) -> Any:
+    """A key, what it means (with its unit), and limits beside those of its type: ge, gt, le, lt, min_length ..."""
+    return Field(default, description=meaning, **limits)
 
-    def parse(self, value: Any) -> float:
-        # YAML 1.1 reads 1e-4, which has no point, as text.
-        if isinstance(value, str) and NUMERAL.fullmatch(value):
-            value = float(value)
-        if type(value) not in (int, float) or not self.low <= value <= self.high or not math.isfinite(value):
-            raise ValueError
-        if (self.above and value == self.low) or (self.below and value == self.high):
-            raise ValueError
-        return float(value)
 
+def part(section: type[BaseModel]) -> Any:
+    """A section inside another one; its docstring says what it is."""
+    return Field(default_factory=section)
 
-@dataclass(frozen=True)
-class Flag:
-    """true or false."""
 
-    allowed = "true or false"
+class Section(BaseModel):
+    """Keys that belong together."""
 
-    def parse(self, value: Any) -> bool:
-        if type(value) is not bool:
-            raise ValueError
-        return value
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-@dataclass(frozen=True)
-class AutoFlag:
-    """auto, true or false."""
+class Structure(Section):
+    """Structure synthesizer: z_l, z_g, coordinates -> z_s."""
 
-    allowed = "auto | true | false"
-
-    def parse(self, value: Any) -> bool | str:
-        return value if type(value) is str and value == "auto" else Flag().parse(value)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of several words."""
-
-    words: tuple[str, ...]
-
-    @property
-    def allowed(self) -> str:
-        return " | ".join(self.words)
-
-    def parse(self, value: Any) -> str:
-        if type(value) is not str or value not in self.words:
-            raise ValueError
-        return value
-
-
-@dataclass(frozen=True)
-class Device:
-    """auto, cpu, cuda or cuda:N."""
-
-    allowed = "auto | cpu | cuda | cuda:N"
-
-    def parse(self, value: Any) -> str:
-        if type(value) is not str or not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
-            raise ValueError
-        return value
-
-
-@dataclass(frozen=True)
-class FilePath:
-    """A path, relative to the working directory unless absolute; `~` is the home folder."""
-
-    allowed = "a path (text, not empty)"
-
-    def parse(self, value: Any) -> str:
-        if type(value) is not str or not value.strip() or "\0" in value:
-            raise ValueError
-        return os.path.expanduser(value)
-
-
-@dataclass(frozen=True)
-class Block:
-    """auto, whole, or the edge of a block in pixels."""
-
-    allowed = "auto | whole | a whole number of pixels from 1 on"
-
-    def parse(self, value: Any) -> str | int:
-        return Choice(("auto", "whole")).parse(value) if type(value) is str else Integer(1).parse(value)
-
-
-@dataclass(frozen=True)
-class Rectangle:
-    """[first row, first column, row after the last, column after the last] in pixels, also as text without brackets."""
-
-    allowed = "first row, first column, row after the last, column after the last: four whole numbers from 0 on"
-
-    def parse(self, value: Any) -> list[int]:
-        if type(value) is str:
-            value = [int(word) for word in value.split(",")]
-        top, left, bottom, right = ListOf(Integer(0), 4, 4).parse(value)
-        if top >= bottom or left >= right:
-            raise ValueError
-        return [top, left, bottom, right]
-
-
-@dataclass(frozen=True)
-class StyleSource:
-    """The seed of a generated style, the file of an image or of latents whose style is taken, or `own`."""
-
-    allowed = f"a seed (a whole number from 0 to {2**32 - 1}), the path of an image or latent file, or own"
-
-    def parse(self, value: Any) -> int | str:
-        return SEED.parse(value) if type(value) is int else FilePath().parse(value)
-
-
-@dataclass(frozen=True)
-class ListOf:
-    """A list of `shortest` to `longest` items of one kind."""
-
-    item: Any
-    shortest: int
-    longest: int
-
-    @property
-    def allowed(self) -> str:
-        count = self.shortest if self.shortest == self.longest else f"{self.shortest} to {self.longest}"
-        return f"a list of {count} items, each {self.item.allowed}"
-
-    def parse(self, value: Any) -> list:
-        if type(value) is not list or not self.shortest <= len(value) <= self.longest:
-            raise ValueError
-        return [self.item.parse(item) for item in value]
-
-
-@dataclass(frozen=True)
-class Optional:
-    """null, or a value of another kind."""
-
-    kind: Any
-
-    @property
-    def allowed(self) -> str:
-        return f"null | {self.kind.allowed}"
-
-    def parse(self, value: Any) -> Any:
-        return None if value is None else self.kind.parse(value)
-
-
-SEED = Integer(0, 2**32 - 1)
-CHANNELS = Integer(1, 65536)
-STAGES = (3, 8)
-SHARE = Number(0, 1)
-WEIGHT = Number(0, 1e6)
-DTYPE = Choice(("auto", "float32", "bfloat16"))
-NOISE = Choice(("field", "none"))
-PATH = Optional(FilePath())
-
-MODEL = {
-    "stages": Integer(*STAGES),
-    "local_dim": CHANNELS,
-    "global_dim": CHANNELS,
-    "structure": {
-        "layers": Integer(1, 64),
-        "radius": Integer(0, 64),
-        "vertical_slope": Number(0, 1e3),
-        "horizontal_period": Integer(1),
-        "row_starts": Integer(1),
-    },
-    "texture": {
-        "widths": ListOf(CHANNELS, *STAGES),
-        "mapping_layers": Integer(1, 64),
-        "mapping_lr_multiplier": Number(0, 1e3, above=True),
-    },
-    "discriminator": {"widths": ListOf(CHANNELS, 1, 16), "minibatch_group": Integer(1)},
-    "encoder": {
-        "convolution": Choice(("shifted", "valid", "zero_pad", "rolled")),
-        "shift": Integer(1, 64),
-        "widths": ListOf(CHANNELS, *STAGES),
-        "depth": Integer(1, 64),
-    },
-    "global_encoder": {"thumbnail": Integer(2, 4096), "widths": ListOf(CHANNELS, 0, 12)},
-}
-
-DATA = {
-    "train": PATH,
-    "val": PATH,
-    "val_fraction": Number(0, 1, below=True),
-    "resize": Optional(Integer(1)),
-    "flip": Flag(),
-    "workers": Integer(0, 1024),
-    "max_pixels": Integer(1),
-    "max_bad_fraction": SHARE,
-}
-
-TRAIN = {
-    "stage": Choice(("generator", "inverter")),
-    "output": PATH,
-    "generator": PATH,
-    "discriminator": PATH,
-    "encoders": PATH,
-    "noise": NOISE,
-    "tune_texture": Flag(),
-    "device": Device(),
-    "dtype": DTYPE,
-    "steps": Integer(1),
-    "minutes": Optional(Number(above=True)),
-    "batch": Integer(1),
-    "patch_cells": Integer(1),
-    "ema_images": Integer(1),
-    "optimizer": {
-        "name": Choice(("adam", "adamw", "muon")),
-        "lr": Number(0, 1e3, above=True),
-        "betas": ListOf(Number(0, 1, below=True), 2, 2),
-        "weight_decay": Number(0, 1e3),
-        "decay_every": Optional(Integer(1)),
-        "decay_factor": Number(0, 1, above=True),
-        "cosine_steps": Optional(Integer(1)),
-    },
-    "style_mixing": SHARE,
-    "log_every": Integer(1),
-    "image_every": Integer(1),
-    "validate_every": Integer(1),
-    "save_every": Integer(1),
-    "keep": Integer(1),
-    "timeout_minutes": Number(above=True),
-    "deterministic": Flag(),
-}
-
-GENERATOR_TERMS = ("adversarial", "r1", "path_length", "diversity", "coordinate")
-INVERTER_TERMS = (
-    *("l1", "l2", "ms_ssim", "lpips", "identity"),
-    *("adversarial", "feature_matching", "reciprocal", "global_latent", "distribution", "preservation"),
-)
-
-LOSSES = {
-    "generator": dict.fromkeys(GENERATOR_TERMS, WEIGHT),
-    "r1_every": Integer(1),
-    "path_length_every": Integer(1),
-    "generated_every": Integer(1),
-    "inverter": dict.fromkeys(INVERTER_TERMS, WEIGHT),
-    "weights": dict.fromkeys(("alexnet", "lpips", "resnet50"), PATH),
-}
-
-INFER = {
-    "device": Device(),
-    "dtype": DTYPE,
-    "block": Block(),
-    "batch": Integer(1),
-    "memory_mib": Integer(1),
-    "refine": Integer(0, 100_000),
-    "refine_prior": WEIGHT,
-    "refine_style": Integer(0, 100_000),
-    "noise": Optional(NOISE),
-    "seed": Optional(SEED),
-    "region": Optional(Rectangle()),
-    "format": Choice(("auto", "png", "tiff", "jpeg", "webp")),
-    "comparison": AutoFlag(),
-    "latents": Choice(("auto", "safetensors", "zarr", "none")),
-    "save_float": Flag(),
-    "max_pixels": Integer(1),
-}
-
-EDGE = Integer(1, 1_000_000)  # pixels that a PNG has along an edge
-
-EVALUATE = {
-    "details": Integer(0),
-    "seam_block": EDGE,
-    "cycles": Integer(1),
-    "pictures": Integer(0),
-    "generated": Integer(0),
-    "generated_size": EDGE,
-    "lpips": Flag(),
-    "inception": PATH,
-    "scales": ListOf(Integer(1, 64), 1, 16),
-    "discriminator": PATH,
-    "optimized": Integer(0),
-    "optimization_steps": Integer(1),
-}
-
-GENERATE = {
-    "height": EDGE,
-    "width": EDGE,
-    "count": Integer(1),
-    "seed": SEED,
-    "noise": NOISE,
-    "panorama": Flag(),
-    "save_latents": Flag(),
-}
-
-FUSE = {
-    "styles": ListOf(StyleSource(), 1, 256),
-    "centres": Optional(ListOf(ListOf(SHARE, 2, 2), 1, 256)),
-    "mask": PATH,
-    "blur": Integer(0, 1024),
-    "modulation": Choice(("exact", "fast")),
-}
-
-COMPLETE = {
-    "steps": Integer(0),
-    "lr": Number(0, 1e3, above=True),
-    "style_lr": Number(0, 1e3),
-    "fidelity": Number(0, 1e6),
-    "band": Integer(1, 64),
-    "fade": Integer(0, 64),
-    "noise": NOISE,
-}
-
-OUTPAINT = {
-    "height": Optional(EDGE),
-    "width": Optional(EDGE),
-    "top": Optional(Integer(0)),
-    "left": Optional(Integer(0)),
-    "seed": SEED,
-    "count": Integer(1),
-}
-
-INBETWEEN = {"height": Optional(EDGE), "width": Optional(EDGE), "seed": SEED, "count": Integer(1)}
-
-RESAMPLE = {
-    "what": Choice(("structure", "noise")),
-    "mask": PATH,
-    "region": Optional(Rectangle()),
-    "seed": SEED,
-    "count": Integer(1),
-}
-
-SCHEMA = {
-    "seed": SEED,
-    "model": MODEL,
-    "data": DATA,
-    "train": TRAIN,
-    "losses": LOSSES,
-    "infer": INFER,
-    "evaluate": EVALUATE,
-    "generate": GENERATE,
-    "fuse": FUSE,
-    "complete": COMPLETE,
-    "outpaint": OUTPAINT,
-    "inbetween": INBETWEEN,
-    "resample": RESAMPLE,
-}
-
-
-def flat_keys(schema: dict, prefix: str = "") -> list[str]:
-    """Every key that holds a value, in full: `model.encoder.widths`."""
-    keys = []
-    for name, kind in schema.items():
-        keys += flat_keys(kind, f"{prefix}{name}.") if isinstance(kind, dict) else [prefix + name]
-    return keys
-
-
-def flat_sections(schema: dict, prefix: str = "") -> list[str]:
-    """Every key that holds other keys, in full: `model`, `model.encoder`."""
-    keys = []
-    for name, kind in schema.items():
-        keys += [prefix + name, *flat_sections(kind, f"{prefix}{name}.")] if isinstance(kind, dict) else []
-    return keys
+    layers: Small = key(4, "modulated convolutions")
+    radius: int = key(3, "cells that a convolution reaches in each direction (kernel 2 * radius + 1)", ge=0, le=64)
+    vertical_slope: float = key(0.3, "vertical coordinate: tanh(slope * rows below the canvas' centre)", ge=0, le=1e3)
+    horizontal_period: Count = key(140, "columns of the canvas after which the horizontal coordinates repeat")
+    row_starts: Count = key(10, "rows of the canvas at which a training patch may start")
+
+
+class Texture(Section):
+    """Texture synthesizer: z_s, w, noise -> image."""
+
+    widths: StageWidths = key([512] * 4, "channels of each stage, coarse to fine")
+    mapping_layers: Small = key(8, "fully connected layers from z_g to w")
+    mapping_lr_multiplier: Rate = key(0.01, "scales the learning rate of the mapping layers")
+
+
+class Discriminator(Section):
+    """Discriminator: patch -> score."""
+
+    widths: list[Channels] = key(
+        [256, *[512] * 5], "channels at full, 1/2, 1/4 ... resolution", min_length=1, max_length=16
+    )
+    minibatch_group: Count = key(4, "samples over which the minibatch standard deviation is taken")
+
+
+class Encoder(Section):
+    """Patch encoder: image -> z_s."""
+
+    convolution: Literal["shifted", "valid", "zero_pad", "rolled"] = key("shifted", "the last two show seams")
+    shift: Small = key(1, "pixels between the taps of a shifted convolution")
+    widths: StageWidths = key([128, 256, 512, 512], "channels of each scale, fine to coarse, one scale per stage")
+    depth: Small = key(1, "unit-stride convolutions of each scale")
+
+
+class GlobalEncoder(Section):
+    """Global encoder: thumbnail of the whole image -> z_g."""
+
+    thumbnail: int = key(64, "edge of the square thumbnail, pixels", ge=2, le=4096)
+    widths: list[Channels] = key(
+        [64, 128, 256, 512],
+        "channels of each scale; each halves the thumbnail; []: no network, z_g is random, whatever the image shows, as"
+        " published (ablation)",
+        max_length=12,
+    )
+
+
+class Model(Section):
+    """Networks: sizes, which checkpoints bring along."""
+
+    stages: int = key(4, "up-sampling stages; one latent cell covers 2^stages pixels", ge=3, le=8)
+    local_dim: Channels = key(256, "channels of the local latent z_l and of the structure latent z_s")
+    global_dim: Channels = key(512, "length of the global latent z_g and of the style w")
+    structure: Structure = part(Structure)
+    texture: Texture = part(Texture)
+    discriminator: Discriminator = part(Discriminator)
+    encoder: Encoder = part(Encoder)
+    global_encoder: GlobalEncoder = part(GlobalEncoder)
+
+
+class Data(Section):
+    """Photographs to train with."""
+
+    train: File = key(None, "folder of images (searched recursively) or LMDB")
+    val: File = key(None, "the same; null sets val_fraction of train aside")
+    val_fraction: float = key(0.05, "share of train that validates; identical files stay on one side", ge=0, lt=1)
+    resize: Count | None = key(None, "pixels of the shorter side after resizing; null keeps native sizes")
+    flip: bool = key(True, "mirror half of the crops")
+    workers: int = key(2, "decoding processes", ge=0, le=1024)
+    max_pixels: Count = key(2**28, "larger images are refused before they are decoded")
+    max_bad_fraction: Share = key(0.01, "damaged files beyond this share stop the training")
+
+
+class Optimizer(Section):
+    """Steps of gradient descent."""
+
+    name: Literal["adam", "adamw", "muon"] = key("adam", "with muon, convolutions learn in far fewer steps")
+    lr: Rate = key(0.002, "learning rate")
+    betas: list[Decay] = key([0.0, 0.99], "decay of Adam's averages", min_length=2, max_length=2)
+    weight_decay: float = key(
+        0.0, "share of the weights that a step takes away, times lr (adam: L2 penalty)", ge=0, le=1e3
+    )
+    decay_every: Count | None = key(None, "steps between decays of the learning rate; null: constant")
+    decay_factor: float = key(0.1, "multiplies the learning rate at each decay", gt=0, le=1)
+    cosine_steps: Count | None = key(None, "steps in which the learning rate falls to 0 along a cosine; null: none")
+
+
+class Train(Section):
+    """A run of train.py."""
+
+    stage: Literal["generator", "inverter"] = key("generator", "what is trained")
+    output: File = key(None, "run folder: config, checkpoints, events, exported weights")
+    generator: File = key(None, "generator: weights to go on from, null starts anew; inverter: those to invert")
+    discriminator: File = key(None, "discriminator weights to go on from; null starts anew")
+    encoders: File = key(None, "inverter: inverter weights whose encoders to go on from; null starts anew")
+    noise: Noise = key("none", "inverter: noise of the reconstructions; as infer.noise")
+    tune_texture: bool = key(False, "inverter: train the texture synthesizer too; false leaves the generator as it is")
+    device: Device = key("auto", "auto: CUDA where it is there")
+    dtype: Dtype = key("auto", "bfloat16 by autocast; auto: bfloat16 where the device gains")
+    steps: Count = key(800_000, "optimizer steps of the run")
+    minutes: Minutes | None = key(None, "ends the run early, after this much time, all its sessions added up")
+    batch: Count = key(16, "samples per process")
+    patch_cells: Count = key(11, "latent cells along the edge of a training patch")
+    ema_images: Count = key(5000, "half-life of the averaged weights, in images")
+    optimizer: Optimizer = part(Optimizer)
+    style_mixing: Share = key(0.9, "generator: share of samples that mix two styles")
+    log_every: Count = key(50, "steps between scalars")
+    image_every: Count = key(1000, "steps between image grids")
+    validate_every: Count = key(1000, "inverter: steps between validations")
+    save_every: Count = key(1000, "steps between checkpoints")
+    keep: Count = key(3, "checkpoints to keep")
+    timeout_minutes: Minutes = key(10.0, "distributed: silence after which a process counts as lost")
+    deterministic: bool = key(False, "ask PyTorch for deterministic kernels")
+
+
+class GeneratorLosses(Section):
+    """Weights of the terms of generator training."""
+
+    adversarial: Weight = key(1.0, "logistic, non-saturating")
+    r1: Weight = key(10.0, "gradient penalty on real images (the weight is gamma; gamma / 2 is applied)")
+    path_length: Weight = key(2.0, "steps in w shall change images by equal amounts")
+    diversity: Weight = key(1.0, "mode seeking: different local latents, different structures")
+    coordinate: Weight = key(1.0, "the discriminator's guess of the vertical coordinate")
+
+
+class InverterLosses(Section):
+    """Weights of the terms of inverter training."""
+
+    l1: Weight = key(0.0, "mean absolute difference of pixels")
+    l2: Weight = key(1.0, "mean squared difference of pixels")
+    ms_ssim: Weight = key(0.0, "multi-scale structural similarity")
+    lpips: Weight = key(0.8, "needs pretrained AlexNet and LPIPS weights")
+    identity: Weight = key(0.1, "needs pretrained ResNet-50 weights")
+    adversarial: Weight = key(0.0, "logistic, non-saturating")
+    feature_matching: Weight = key(0.0, "features of the discriminator")
+    reciprocal: Weight = key(1.0, "E(TS(z_s)) against z_s")
+    global_latent: Weight = key(1.0, "E_g(generated image) against its true z_g")
+    distribution: Weight = key(0.5, "maximum mean discrepancy of E_g's outputs from the normal distribution")
+    preservation: Weight = key(0.0, "what a tuned texture synthesizer generates against what it generated before")
+
+
+class Pretrained(Section):
+    """Local files of pretrained weights; null: torchvision's download."""
+
+    alexnet: File = key(None, "AlexNet")
+    lpips: File = key(None, "LPIPS v0.1 linear layers (alex.pth)")
+    resnet50: File = key(None, "ResNet-50")
+
+
+class Losses(Section):
+    """name: weight; a term is built only where its weight is not zero."""
+
+    generator: GeneratorLosses = part(GeneratorLosses)
+    r1_every: Count = key(16, "steps between gradient penalties")
+    path_length_every: Count = key(4, "steps between path length penalties")
+    generated_every: Count = key(
+        1,
+        "inverter: steps between the terms of generated images (reciprocal, global_latent, preservation), whose weights"
+        " are multiplied by it; inverter/total is that of the step",
+    )
+    inverter: InverterLosses = part(InverterLosses)
+    weights: Pretrained = part(Pretrained)
+
+
+class PretrainedLosses(Section):
+    """What evaluation needs of the losses."""
+
+    weights: Pretrained = part(Pretrained)
+
+
+class Compute(Section):
+    """How networks are run."""
+
+    device: Device = key("auto", "auto: CUDA where it is there")
+    dtype: Dtype = key("auto", "auto: bfloat16 where the device gains")
+    block: Literal["auto", "whole"] | Count = key("auto", "edge of a block in pixels; auto follows memory_mib")
+    memory_mib: Count = key(1024, "memory beyond the loaded networks that `block: auto` keeps within, MiB")
+
+
+class Inversion(Compute):
+    """How photographs are inverted."""
+
+    refine: int = key(0, "steps that optimise structure latents after encoding; 100 add some 5 dB", ge=0, le=100_000)
+    refine_prior: Weight = key(0.0, "weight that draws them to the generator's own latents meanwhile; 0.001 to 0.1")
+    refine_style: int = key(0, "steps that optimise the global latent before", ge=0, le=100_000)
+    noise: Noise | None = key(
+        None,
+        "texture noise of what is drawn; null: that which saved latents were drawn with, and none for photographs,"
+        " which is closest to them",
+    )
+    seed: Seed = key(0, "of the noise field")
+    max_pixels: Count = key(2**28, "larger images are refused before they are decoded; those read by window are not")
+
+
+class Pictures(Compute):
+    """How pictures are drawn and written."""
+
+    format: Literal["auto", "png", "tiff", "jpeg", "webp", "pyramid", "dzi"] = key(
+        "auto", "pyramid: TIFF of several resolutions; dzi: DeepZoom folder; auto: png, and tiff for what is too large"
+    )
+
+
+class Edited(Inversion, Pictures):
+    """How photographs are inverted, and pictures drawn and written."""
+
+
+class Infer(Edited):
+    """Inversion (infer.py), and the computing of every command that draws images."""
+
+    region: Rectangle | None = key(None, "with --latents: draw only [top, left, bottom, right], pixels")
+    comparison: Literal["auto"] | bool = key("auto", "picture of input, result, error; auto: unless read by window")
+    latents: Literal["auto", "safetensors", "zarr", "none"] = key("auto", "auto: a file up to 1 GiB, zarr beyond")
+    save_float: bool = key(False, "also write float/NAME.npy: H x W x 3 float32 in [-1, 1] before rounding")
+
+
+class Evaluate(Section):
+    """Inverters, measured on photographs (evaluate.py)."""
+
+    details: Whole = key(50, "images, evenly spread, whose seams, edits and cycles are measured; 0: none")
+    seam_block: Edge = key(
+        64,
+        "pixels along the edge of the blocks across whose borders seams are measured; at least 4 latent cells, or none"
+        " are measured",
+    )
+    cycles: Count = key(5, "inversions one after the other, each of the result before")
+    pictures: Whole = key(8, "images shown in the report")
+    generated: Whole = key(200, "generated images that encoded latents and real patches are compared with; 0: none")
+    generated_size: Edge = key(128, "pixels along their edges")
+    lpips: bool = key(False, "needs pretrained AlexNet and LPIPS weights (losses.weights)")
+    inception: File = key(None, "file of Inception weights: FID and ScaleInv FID")
+    scales: list[Small] = key([1, 2, 4], "canvases of ScaleInv FID, times generated_size", min_length=1, max_length=16)
+    discriminator: File = key(None, "discriminator.safetensors of a generator run: scores edits and results")
+    optimized: Whole = key(0, "images inverted also by optimisation from random latents, as InfinityGAN inverts")
+    optimization_steps: Count = key(3000, "steps of that optimisation")
+
+
+class Generate(Section):
+    """Generated images (generate.py)."""
+
+    height: Edge = key(512, "pixels")
+    width: Edge = key(512, "pixels")
+    count: Count = key(1, "images; image k uses seed + k")
+    seed: Seed = key(0, "of the first image")
+    noise: Noise = key("field", "the texture noise that the generator was trained with")
+    panorama: bool = key(False, "close the image horizontally; the width is then a multiple of a latent cell")
+    save_latents: bool = key(False, "also write latents/seed-N.safetensors, for infer.py and edit.py")
+
+
+class Fuse(Section):
+    """Several styles in one image (edit.py fuse)."""
+
+    styles: Annotated[list[StyleSource], Field(min_length=1, max_length=256)] = key(
+        [1, 2, 3, 4], "seed of a generated style | image or latent file | own (that of the input)"
+    )
+    centres: Annotated[list[Point], Field(min_length=1, max_length=256)] | None = key(
+        None, "[row, column] of each style, as shares of height and width; null: from left to right"
+    )
+    mask: File = key(None, "image with one flat colour for each style, from dark to bright, stretched to the canvas")
+    blur: int = key(127, "pixels to each side over which neighbouring styles blend", ge=0, le=1024)
+    modulation: Literal["exact", "fast"] = key("exact", "fast: one convolution for all styles, as InfinityGAN")
+
+
+class Complete(Section):
+    """New structure that goes on from known structure (edit.py outpaint, inbetween, resample)."""
+
+    steps: Whole = key(60, "of the fit of local latents to the known structure; 0 goes on without regard to it")
+    lr: Rate = key(0.15, "learning rate of local latents")
+    style_lr: float = key(0.05, "learning rate of the new structure's global latent; 0: the photograph's", ge=0, le=1e3)
+    fidelity: Weight = key(10.0, "weight of the known structure against the draw of the seed")
+    band: Small = key(6, "latent cells of known structure beside the border that the fit looks at")
+    fade: int = key(12, "latent cells over which what the fit leaves fades out", ge=0, le=64)
+    noise: Noise = key("field", "texture noise of what is new (infer.noise is that of the rest)")
+
+
+class Outpaint(Section):
+    """A photograph on a larger canvas (edit.py outpaint)."""
+
+    height: Edge | None = key(None, "of the canvas, pixels; null: twice the photograph's")
+    width: Edge | None = key(None, "of the canvas, pixels; null: twice the photograph's")
+    top: Whole | None = key(None, "of the photograph, pixels, a multiple of a latent cell; null: in the middle")
+    left: Whole | None = key(None, "of the photograph, pixels, a multiple of a latent cell; null: in the middle")
+    seed: Seed = key(0, "of what is new")
+    count: Count = key(1, "canvases; canvas k uses seed + k")
+
+
+class Inbetween(Section):
+    """Two photographs at the ends of a canvas (edit.py inbetween)."""
+
+    height: Edge | None = key(None, "of the canvas, pixels; null: that of the higher photograph")
+    width: Edge | None = key(None, "of the canvas, pixels; null: half as much again as both photographs")
+    seed: Seed = key(0, "of what is new")
+    count: Count = key(1, "canvases; canvas k uses seed + k")
+
+
+class Resample(Section):
+    """A part of an image made anew (edit.py resample)."""
+
+    what: Literal["structure", "noise"] = key("structure", "structure: new local latents; noise: new texture noise")
+    mask: File = key(None, "image, white where the result is new, stretched to the canvas")
+    region: Rectangle | None = key(None, "or [top, left, bottom, right] of what is new, pixels")
+    seed: Seed = key(1, "of what is new")
+    count: Count = key(1, "results; result k uses seed + k")
+
+
+SEED = (Seed, key(0, "all randomness is a function of it and of the position (step, index, row, column)"))
+
+
+def command(own: str, **sections: type[Section] | tuple) -> type[Section]:
+    """What a command reads: sections, or keys as (type, default). The keys of its `own` section need no prefix."""
+    fields = {name: kind if isinstance(kind, tuple) else (kind, part(kind)) for name, kind in sections.items()}
+    return create_model(f"{own.title()}Config", __base__=Section, own=(ClassVar[str], own), **fields)
+
+
+TrainConfig = command("train", seed=SEED, model=Model, data=Data, train=Train, losses=Losses)
+InferConfig = command("infer", infer=Infer)
+EvaluateConfig = command("evaluate", seed=SEED, evaluate=Evaluate, infer=Edited, losses=PretrainedLosses)
+GenerateConfig = command("generate", generate=Generate, infer=Pictures)
+FuseConfig = command("fuse", fuse=Fuse, generate=Generate, infer=Edited)
+OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer=Edited)
+InbetweenConfig = command("inbetween", inbetween=Inbetween, complete=Complete, infer=Edited)
+ResampleConfig = command("resample", resample=Resample, generate=Generate, complete=Complete, infer=Edited)
+
+# All sections that there are, as configs/default.yaml shows them.
+Config = command(
+    "", seed=SEED, model=Model, data=Data, train=Train, losses=Losses, infer=Infer, evaluate=Evaluate,
+    generate=Generate, fuse=Fuse, complete=Complete, outpaint=Outpaint, inbetween=Inbetween, resample=Resample,
+)  # fmt: skip

@@ -8,11 +8,11 @@ import time
 import numpy as np
 import pytest
 import torch
+from datasets.image import thumbnail
 from easydict import EasyDict
 
 import datasets
 from datasets import CropDataset, StepSampler, build, loader, loading_failures
-from datasets.image import thumbnail
 from datasets.sources import FolderSource
 from utils.errors import UserError
 

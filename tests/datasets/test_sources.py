@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prepare_data
-from datasets.image import ImageError
 from datasets.sources import FolderSource, LmdbSource, open_source
 from datasets.splits import refuse_shared, split
+from images.reading import ImageError
 from utils.errors import UserError
 
 LIMIT = 10**6

@@ -6,6 +6,7 @@ import torch
 from models import build_encoders, build_generator
 from models.weights import Inverter
 from utils.config import load_config
+from utils.schema import TrainConfig
 
 
 def tiny_inverter(stages=3, convolution="shifted"):
@@ -17,14 +18,14 @@ def tiny_inverter(stages=3, convolution="shifted"):
         f"model.encoder.widths={[4, 6, 5, 4, 4][:stages]}", f"model.encoder.convolution={convolution}",
         "model.global_encoder.thumbnail=16", "model.global_encoder.widths=[4, 4]",
     ]  # fmt: skip
-    model = load_config(None, overrides).model
+    model = load_config(TrainConfig, None, overrides).model
     with torch.random.fork_rng():
         torch.manual_seed(3)
         generator, encoders = build_generator(model), build_encoders(model)
         for layer in generator.texture.layers:
             torch.nn.init.constant_(layer.noise_strength, 0.3)
-        for to_rgb in generator.texture.to_rgb:
-            to_rgb.conv.weight.data *= 0.2
+        for stage in generator.texture.synthesis:
+            stage.to_rgb.conv.weight.data *= 0.2
     return Inverter(generator, *encoders, model, fingerprint="tiny")
 
 

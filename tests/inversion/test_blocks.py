@@ -4,20 +4,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inversion.blocks import LARGEST, blocks, count_blocks, even, pixels_per_cell, plan, refined_edge
 
 from inversion import blocks as module
-from inversion.blocks import LARGEST, blocks, count_blocks, even, pixels_per_cell, plan, refined_edge
 from inversion.cost import decode_cost, encode_cost, refine_cost
 from models.geometry import Region
 from utils.config import load_config
 from utils.errors import UserError
+from utils.schema import InferConfig
 
 places = st.builds(Region.at, st.integers(-90, 90), st.integers(-90, 90), st.integers(1, 200), st.integers(1, 200))
 shapes = st.tuples(st.integers(10, 250), st.integers(10, 250))
 
 
 def options(*overrides):
-    return load_config(None, overrides, sections=("infer",)).infer
+    return load_config(InferConfig, None, overrides).infer
 
 
 @given(region=places, shape=shapes)
@@ -67,21 +68,12 @@ def test_more_memory_gives_larger_blocks(inverters):
     assert sorted(set(edges)) == edges and edges[-1] == LARGEST
 
 
-def test_several_blocks_at_once_share_the_budget(inverters):
-    texture = inverters().generator.texture
-    one, several = (
-        plan(options("infer.memory_mib=118", f"infer.batch={batch}"), (4096, 4096), texture, torch.float32).pixels
-        for batch in (1, 8)
-    )
-    assert several[0] < one[0]
-
-
 def test_blocks_as_asked_for(inverters):
     texture = inverters().generator.texture
     whole = plan(options("infer.block=whole"), (100, 70), texture, torch.float32)
     assert whole.pixels == (100, 70) and whole.cells == Region.at(0, 0, 100, 70).receptive_field(texture.rule).shape
-    given_edge = plan(options("infer.block=29", "infer.batch=4"), (100, 70), texture, torch.float32)
-    assert (given_edge.pixels, given_edge.cells, given_edge.batch) == ((29, 29), (3, 3), 4)
+    given_edge = plan(options("infer.block=29"), (100, 70), texture, torch.float32)
+    assert (given_edge.pixels, given_edge.cells) == ((29, 29), (3, 3))
     with pytest.raises(UserError, match="infer.block: 7 px .* at least 8"):
         plan(options("infer.block=7"), (100, 70), texture, torch.float32)
 
@@ -89,17 +81,17 @@ def test_blocks_as_asked_for(inverters):
 @settings(max_examples=25)
 @given(
     size=st.tuples(st.integers(1, 2000), st.integers(1, 2000)), block=st.sampled_from(["whole", 8, 29, 512]),
-    batch=st.integers(1, 4), mib=st.integers(120, 4000), steps=st.integers(1, 100), held=st.integers(0, 10**9),
+    mib=st.integers(120, 4000), steps=st.integers(1, 100), held=st.integers(0, 10**9),
 )  # fmt: skip
-def test_blocks_that_are_refined_follow_from_the_network_alone(inverters, size, block, batch, mib, steps, held):
+def test_blocks_that_are_refined_follow_from_the_network_alone(inverters, size, block, mib, steps, held):
     texture, encoder = inverters().generator.texture, inverters().encoder
-    chosen = (f"infer.block={block}", f"infer.batch={batch}", f"infer.memory_mib={mib}")
+    chosen = (f"infer.block={block}", f"infer.memory_mib={mib}")
     plain, refined = (
         plan(options(*chosen, f"infer.refine={count}"), size, texture, torch.float32, encoder, held)
         for count in (0, steps)
     )
     assert refined.cells == plan(options("infer.refine=1"), size, texture, torch.float32).cells
-    assert (refined.pixels, refined.batch) == (plain.pixels, plain.batch)
+    assert refined.pixels == plain.pixels
 
 
 @pytest.mark.parametrize("stages", [3, 4, 5])

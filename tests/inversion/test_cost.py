@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from inversion.blocks import blocks
 from inversion.cost import Cost, area, decode_cost, encode_cost, refine_cost
-from models.generator import TextureSynthesizer
 from models.geometry import Region
 from models.noise import NoiseField
+from models.texture import TextureSynthesizer
+from tests.models.small import blocks
 
 places = st.builds(Region.at, st.integers(-40, 40), st.integers(-40, 40), st.integers(1, 90), st.integers(1, 90))
 
@@ -35,7 +35,7 @@ def test_multiply_adds_of_drawing_are_those_of_pytorch(inverters, stages, pixels
 @given(pixels=places)
 def test_multiply_adds_of_refining_are_those_of_pytorch(inverters, stages, pixels):
     texture = inverters(stages).generator.texture.requires_grad_(False)
-    synthesize = texture.bake(torch.zeros(6), torch.float32, direct=True)
+    synthesize = texture.bake(torch.zeros(6), torch.float32, differentiable=True)
     z_s = torch.zeros(1, 5, *pixels.receptive_field(texture.rule).shape, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         image = synthesize(z_s, None, pixels)
@@ -49,7 +49,7 @@ def test_multiply_adds_of_refining_are_those_of_pytorch(inverters, stages, pixel
 @given(pixels=places)
 def test_refining_keeps_no_more_than_is_said(widths, dtype, pixels):
     texture = TextureSynthesizer(5, 6, widths, 1, 0.01).requires_grad_(False)
-    layers = [*texture.layers, *texture.to_rgb]
+    layers = [*texture.layers, *(stage.to_rgb for stage in texture.synthesis)]
     weights = sum(layer.conv.weight.numel() for layer in layers) * dtype.itemsize
     kept = Counter()
 
@@ -58,7 +58,7 @@ def test_refining_keeps_no_more_than_is_said(widths, dtype, pixels):
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    synthesize = texture.bake(torch.zeros(6), dtype, direct=True)
+    synthesize = texture.bake(torch.zeros(6), dtype, differentiable=True)
     z_s = torch.zeros(1, 5, *pixels.receptive_field(texture.rule).shape, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         synthesize(z_s, NoiseField(1), pixels)
@@ -83,7 +83,7 @@ def test_multiply_adds_of_encoding_are_those_of_pytorch(inverters, convolution, 
 def test_blocks_cost_no_less_than_the_whole_and_each_less_memory(inverters, pixels, edge):
     texture = inverters().generator.texture
     whole = decode_cost(texture, pixels, torch.float32)
-    parts = Cost.of(decode_cost(texture, block, torch.float32) for block in blocks(pixels, (edge, edge)))
+    parts = Cost.of(decode_cost(texture, block, torch.float32) for block in blocks(pixels, edge, edge))
     assert parts.macs >= whole.macs and parts.bytes <= whole.bytes
 
 

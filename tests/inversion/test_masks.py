@@ -5,9 +5,9 @@ import PIL.Image
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from datasets.image import ImageError
 from inversion.masks import at_cells, read_labels, read_mask, rectangles, stretched
+
+from images.reading import ImageError
 from models.geometry import Region
 from utils.errors import UserError
 

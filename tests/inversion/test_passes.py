@@ -6,19 +6,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from datasets.image import Image
 from inversion.blocks import blocks, pixels_per_cell
 from inversion.generation import GeneratedStructure, LocalField, generated_style
 from inversion.passes import Decoder, Encoder
 from inversion.scenes import Scene
 from inversion.tool import Tool
-from models.generator import TextureSynthesizer
+
+from images.reading import Image
 from models.geometry import Interval, Region
 from models.noise import NoiseField
+from models.texture import BakedTexture
 from models.weights import SHIPPED
 from utils.config import load_config
 from utils.errors import UserError
+from utils.schema import InferConfig
 
 TOLERANCE = 1e-5
 CPU = torch.device("cpu")
@@ -30,7 +31,7 @@ def picture(height, width, seed=0):
     small = random.integers(0, 256, (5, 5, 3), np.uint8)
     smooth = np.asarray(PIL.Image.fromarray(small).resize((width, height), PIL.Image.Resampling.BICUBIC))
     noise = random.integers(-20, 20, smooth.shape)
-    return Image(PIL.Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8)))
+    return Image(np.clip(smooth + noise, 0, 255).astype(np.uint8))
 
 
 def assemble(region, blocks, channels, last):
@@ -182,8 +183,8 @@ def test_several_blocks_at_once_equal_one_after_the_other(inverters, stages, dat
 def test_blocks_of_one_shape_are_drawn_at_once(inverters, monkeypatch):
     inverter = inverters()
     decoder, drawn = Decoder(inverter.generator, CPU, torch.float32), []
-    original = TextureSynthesizer.draw
-    monkeypatch.setattr(TextureSynthesizer, "draw", lambda *inputs: drawn.append(len(inputs[1])) or original(*inputs))
+    original = BakedTexture.__call__
+    monkeypatch.setattr(BakedTexture, "__call__", lambda *inputs: drawn.append(len(inputs[1])) or original(*inputs))
     cells = decoder.cells(32, 176)
     scene = scene_of(inverter, cells, np.zeros((5, *cells.shape), np.float32), (32, 176), 0)
     assert len(list(draw(decoder, scene, Region.at(0, 0, 32, 176), 32, 3))) == 6
@@ -199,7 +200,8 @@ def test_the_global_latent_sees_the_whole_image(inverters):
 
 def test_the_shipped_generator_draws_blocks_as_the_whole():
     """Trained weights amplify what random ones hide."""
-    tool = Tool.load(SHIPPED, load_config(None, ["infer.device=cpu", "infer.dtype=float32"]).infer, encoders=False)
+    options = load_config(InferConfig, None, ["infer.device=cpu", "infer.dtype=float32"]).infer
+    tool = Tool.load(SHIPPED, options, encoders=False)
     size, style = (200, 300), generated_style(tool.generator, 6)
     structure = GeneratedStructure(tool.generator, tool.decoder.cells(*size), LocalField(128, 6, CPU), style)
     region = Region.at(0, 0, *size)

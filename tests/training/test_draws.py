@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from models import build_generator
 from training.draws import StepRandom, Stream, draw_latents
 from utils.config import load_config
+from utils.schema import TrainConfig
 
 CPU = torch.device("cpu")
 positions = st.tuples(st.integers(0, 2**32 - 1), st.sampled_from(Stream), st.integers(0, 10**9))
@@ -18,7 +19,7 @@ positions = st.tuples(st.integers(0, 2**32 - 1), st.sampled_from(Stream), st.int
 
 @pytest.fixture(scope="module")
 def generator(tiny):
-    return build_generator(load_config(tiny).model)
+    return build_generator(load_config(TrainConfig, tiny).model)
 
 
 def draws(position=(0, Stream.LATENTS, 0), batch=4, rank=0, size=1):

@@ -1,0 +1,45 @@
+"""Canvases that are larger than the images on them: their texture noise, and what is drawn between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from editing.completion import FitOptions, Progress, complete
+from editing.known import PlacedLatents, Placement
+from inversion.inverter import PatchInverter
+from inversion.latents import Latents, Style, StyleMap
+from inversion.noise import FieldNoise, NoiseSpec, ShiftedNoise, mix_noise
+from inversion.weight_maps import Boxes, LabelMap
+
+
+def canvas_noise(
+    placements: Sequence[Placement],
+    size: tuple[int, int],  # height, width of the canvas, pixels
+    new: NoiseSpec | None,
+    ramp: int,  # pixels
+) -> NoiseSpec | None:
+    """Texture noise of a canvas: an image's own inside, from 2 * ramp pixels beside it on that of what is new."""
+    kinds, boxes = [new], []
+    for placement in placements:
+        noise, (top, left, bottom, right) = placement.latents.noise, placement.box
+        kinds.append(noise and ShiftedNoise(noise, top, left))
+        boxes.append((top - ramp, left - ramp, bottom + ramp, right + ramp))
+    return mix_noise(kinds, LabelMap(Boxes(boxes), len(kinds), size, ramp))
+
+
+def fill_canvas(
+    model: PatchInverter,
+    placements: Sequence[Placement],
+    size: tuple[int, int],  # height, width of the canvas, pixels
+    style: Style | StyleMap,
+    seed: int,  # of what is new
+    fit: FitOptions,
+    noise: bool,  # whether what is new has texture noise
+    ramp: int,  # pixels over which noise changes, to each side
+    progress: Progress,
+) -> Latents:
+    """Images on a canvas, and generated structure around them that goes on from theirs."""
+    known = PlacedLatents.of(model, placements, size)
+    structure = complete(model, known, size, style, seed, fit, progress)
+    spec = canvas_noise(placements, size, FieldNoise(seed) if noise else None, ramp)
+    return Latents(structure, style, size, spec, model.fingerprint)

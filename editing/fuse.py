@@ -1,0 +1,42 @@
+"""Spatial style fusion: several styles in one image, around centres or by a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from inversion.inverter import PatchInverter
+from inversion.latents import Latents, Style, StyleMap
+from inversion.synthesis import GeneratedStructure
+from inversion.weight_maps import Centres, LabelImage, LabelMap
+from utils.errors import UserError
+
+
+def fuse(
+    model: PatchInverter,
+    latents: Latents,
+    styles: Sequence[Style],
+    where: Sequence[tuple[float, float]] | LabelImage | None = None,
+    *,
+    blur: int = 127,  # pixels to each side over which neighbouring styles blend
+    exact: bool = True,  # False: InfinityGAN's approximation, one convolution for all styles
+) -> Latents:
+    """The image in several styles; a generated one takes them in its structure, too, a photograph keeps its own.
+
+    `where`: the centre (row, column) of each style, as shares of height and width; or the number of the style of each
+    pixel; None: from left to right. UserError for other counts, or styles that vary over space themselves.
+    """
+    model.check(latents)
+    if any(isinstance(style, StyleMap) for style in styles):
+        raise UserError("fuse.styles: one varies over space itself; allowed: styles of whole images")
+    if not isinstance(where, LabelImage):
+        where = where or [(0.5, (k + 0.5) / len(styles)) for k in range(len(styles))]
+        if len(where) != len(styles):
+            raise UserError(f"fuse.centres: {len(where)} centres for {len(styles)} styles (fuse.styles)")
+        height, width = latents.size
+        where = Centres([(height * down, width * right) for down, right in where])
+    style = StyleMap(list(styles), LabelMap(where, len(styles), latents.size, blur), exact)
+    structure = latents.structure
+    if isinstance(structure, GeneratedStructure):
+        structure = structure.with_style(style)
+    return replace(latents, structure=structure, style=style)

@@ -1,0 +1,113 @@
+"""Structure latents that are known on a part of a canvas: images placed on it, or all but what a mask takes out.
+
+Both answer the same two questions, by regions of the canvas's latent cells: which cells are known, and what they hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inversion.inverter import PatchInverter
+from inversion.latents import ArrayLike, Latents
+from models.geometry import Interval, Region
+
+
+class KnownStructure(Protocol):
+    """Known structure latents of a canvas."""
+
+    def known(self, region: Region) -> np.ndarray:
+        """Bool [h, w]: whether the latents of these cells are known."""
+
+    def read(self, region: Region) -> Tensor:
+        """Structure latents [C, h, w] of a region; 0 where they are not known."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Latents of an image whose first pixel lies at (top, left) of a canvas: pixels, multiples of a latent cell."""
+
+    latents: Latents
+    top: int
+    left: int
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """First row and column, row and column after the last, in pixels of the canvas."""
+        return self.top, self.left, self.top + self.latents.size[0], self.left + self.latents.size[1]
+
+
+@dataclass(frozen=True)
+class PlacedLatents:
+    """Images on a canvas, which do not overlap."""
+
+    channels: int
+    parts: Sequence[tuple[ArrayLike, Region, Region]]  # structure, the canvas's cells it holds, those that count
+
+    @staticmethod
+    def of(model: PatchInverter, placements: Sequence[Placement], size: tuple[int, int]) -> PlacedLatents:
+        """What images hold of the structure of a canvas of (height, width) pixels.
+
+        Their own are the cells whose centre they cover, and where they end at the canvas's border, all beyond.
+        """
+        canvas, cell, parts = model.cells(size), model.cell, []
+        for placement in placements:
+            top, left, bottom, right = placement.box
+            held = model.cells(placement.latents.size).moved(top // cell, left // cell)
+            own = []
+            spans = (top, bottom, size[0], canvas.rows), (left, right, size[1], canvas.cols)
+            for start, end, edge, axis in spans:
+                first = axis.first if start == 0 else start // cell
+                own.append(Interval(first, axis.last if end == edge else (end - 1) // cell))
+            parts.append((placement.latents.structure, held, Region(*own)))
+        return PlacedLatents(model.generator.structure.local_dim, parts)
+
+    def known(self, region: Region) -> np.ndarray:
+        """As `KnownStructure`."""
+        mask = np.zeros(region.shape, bool)
+        for _, _, own in self.parts:
+            common = region.common(own)
+            if common:
+                mask[common.slices_in(region)] = True
+        return mask
+
+    def read(self, region: Region) -> Tensor:
+        """As `KnownStructure`."""
+        values = torch.zeros(self.channels, *region.shape)
+        for structure, held, own in self.parts:
+            common = region.common(own)
+            if common:
+                window = structure[(slice(None), *common.slices_in(held))]
+                values[(slice(None), *common.slices_in(region))] = torch.from_numpy(window)
+        return values
+
+
+@dataclass(frozen=True)
+class MaskedLatents:
+    """The latents of an image without those inside a mask."""
+
+    structure: ArrayLike
+    cells: Region  # that it holds
+    mask: Callable[[Region], np.ndarray]  # region of cells -> bool [h, w]: to be made anew
+
+    def known(self, region: Region) -> np.ndarray:
+        """As `KnownStructure`."""
+        mask = np.zeros(region.shape, bool)
+        common = region.common(self.cells)
+        if common:
+            mask[common.slices_in(region)] = ~self.mask(common)
+        return mask
+
+    def read(self, region: Region) -> Tensor:
+        """As `KnownStructure`."""
+        values = torch.zeros(self.structure.shape[0], *region.shape)
+        common = region.common(self.cells)
+        if common:
+            window = torch.from_numpy(self.structure[(slice(None), *common.slices_in(self.cells))])
+            values[(slice(None), *common.slices_in(region))] = window * torch.from_numpy(~self.mask(common))
+        return values

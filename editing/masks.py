@@ -1,0 +1,47 @@
+"""Masks and maps of labels from image files, read by strips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from images.reading import open_image
+
+from utils.errors import UserError
+
+STRIP = 256  # rows
+WHITE = 128  # mean of the colours from which on a pixel of a mask is inside
+
+
+def read_labels(path: Path, count: int, max_pixels: int) -> np.ndarray:
+    """Labels 0 .. count - 1, uint8 [H, W], of an image's colours, from dark to bright. UserError for other counts."""
+    codes = [_codes(rows) for rows in _strips(path, max_pixels)]
+    colours = np.unique(np.concatenate([np.unique(strip) for strip in codes]))
+    if len(colours) != count:
+        raise UserError(
+            f"fuse.mask {path}: colours: {len(colours)}, styles (fuse.styles): {count}; allowed: an image with one flat"
+            " colour for each style, without smooth edges or compression losses"
+        )
+    return np.concatenate([np.searchsorted(colours, strip).astype(np.uint8) for strip in codes])
+
+
+def read_mask(path: Path, max_pixels: int) -> np.ndarray:
+    """Bool [H, W]: where an image is white. UserError if that is nowhere."""
+    white = np.concatenate([rows.mean(2) >= WHITE for rows in _strips(path, max_pixels)])
+    if not white.any():
+        raise UserError(f"{path}: white nowhere; a mask is white (mean colour {WHITE} of 255 or more) where it applies")
+    return white
+
+
+def _strips(path: Path, max_pixels: int) -> Iterator[np.ndarray]:
+    """The rows of an image, a few at a time: uint8 [n, W, 3]."""
+    image = open_image(path, max_pixels)
+    for top in range(0, image.height, STRIP):
+        yield image.window(top, 0, min(STRIP, image.height - top), image.width)
+
+
+def _codes(rows: np.ndarray) -> np.ndarray:
+    """A number for each colour, int32, that grows with its brightness."""
+    red, green, blue = np.moveaxis(rows.astype(np.int32), 2, 0)
+    return (red + green + blue) << 16 | red << 8 | green  # blue follows from the sum

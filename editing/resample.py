@@ -1,0 +1,50 @@
+"""Resampling: a part of an image made anew, in its structure or its texture noise; the rest stays as it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from editing.completion import FitOptions, Progress, complete
+from editing.known import MaskedLatents
+from inversion.inverter import PatchInverter
+from inversion.latents import Latents
+from inversion.noise import FieldNoise, mix_noise
+from inversion.synthesis import GeneratedStructure
+from inversion.weight_maps import Boxes, LabelImage, LabelMap, of_cells
+from utils.errors import UserError
+
+
+def resample(
+    model: PatchInverter,
+    latents: Latents,
+    where: Boxes | LabelImage,  # labels above 0 are made anew
+    seed: int = 1,  # of what is new
+    *,
+    structure: bool = True,  # False: only the texture noise
+    fit: FitOptions | None = None,  # None: the defaults
+    noise: bool = True,  # whether what is new has texture noise
+    progress: Progress = iter,  # wraps the steps of the fit
+) -> Latents:
+    """The image with new content where it is asked for: that of a photograph goes on from its surroundings.
+
+    UserError where no latent cell has its centre there, or nothing would change.
+    """
+    model.check(latents)
+    new = FieldNoise(seed) if noise else None
+    if not structure and new is None and latents.noise is None:
+        raise UserError("resample.what: noise, but complete.noise is none and so is the image's: nothing would change")
+    mixed = mix_noise([latents.noise, new], LabelMap(where, 2, latents.size))
+    if not structure:
+        return replace(latents, noise=mixed)
+    mask, cells = of_cells(where, latents.size, model.cell), model.cells(latents.size)
+    if not any(mask(block).any() for block in model.cell_blocks(latents.size)):
+        raise UserError(
+            "resample: no latent cell has its centre inside the mask; allowed: a mask with a pixel whose row and column"
+            f" are multiples of {model.cell}"
+        )
+    if isinstance(latents.structure, GeneratedStructure):
+        local = replace(latents.structure.local, mask=mask, mask_seed=seed)
+        return replace(latents, structure=latents.structure.with_local(local))
+    known = MaskedLatents(latents.structure, cells, mask)
+    made = complete(model, known, latents.size, latents.style, seed, fit or FitOptions(), progress)
+    return replace(latents, structure=made, noise=mixed)

@@ -1,0 +1,157 @@
+"""What the commands share: arguments, the model, the files that they work on, and what becomes of one that fails."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from images.reading import Image, find_images, open_image
+from images.writing import SUFFIXES, picture_kind, write_picture
+from inversion.inverter import PatchInverter
+from inversion.latents import FILE, FOLDER, ChunkRows, Latents, create_zarr
+from inversion.noise import FieldNoise, NoiseSpec
+from models.geometry import Region
+from models.weights import SHIPPED
+from utils import log
+from utils.errors import UserError, out_of_memory
+from utils.files import scratch_folder
+
+HELD = 2**22  # pixels, from which on an image is drawn on the disk
+IMAGES = "JPEG, PNG, WebP, TIFF or BMP image"
+
+
+def command_parser(description: str, example: str) -> argparse.ArgumentParser:
+    """A parser of --output, --checkpoint, --config and key=value; `example`: one of these."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="weights that train.py exported")
+    parser.add_argument("--config", help="YAML file with options")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"single options, as {example}")
+    return parser
+
+
+def load_model(checkpoint: Path, options: dict, device: torch.device | None = None) -> PatchInverter:
+    """The networks of a checkpoint, as `infer` options say; `device`: in place of that of the options."""
+    return PatchInverter.from_pretrained(
+        checkpoint, device=device or options.device, dtype=options.dtype,
+        memory_mib=options.memory_mib, block=options.block,
+    )  # fmt: skip
+
+
+def open_photograph(path: Path, max_pixels: int) -> Image:
+    """An image file. UserError (ImageError) if it cannot be used."""
+    image = open_image(path, max_pixels, by_window=True)
+    if image.transparent:
+        log.info(f"note: {path}: what is transparent counts as mid-grey")
+    return image
+
+
+def load_latents(model: PatchInverter, path: Path, options: dict) -> Latents:
+    """A latent file, drawn with the noise that `infer` options ask for, else with its own. UserError: see `check`."""
+    latents = Latents.load(path)
+    model.check(latents, str(path))
+    return latents if options.noise is None else latents_with_noise(latents, options)
+
+
+def latents_with_noise(latents: Latents, options: dict) -> Latents:
+    """The latents with the noise that `infer` options ask for."""
+    return Latents(latents.structure, latents.style, latents.size, noise_of(options), latents.model)
+
+
+def noise_of(options: dict) -> NoiseSpec | None:
+    """The texture noise of photographs that `noise` (field | none) and `seed` of a section ask for."""
+    return FieldNoise(options.seed) if options.noise == "field" else None
+
+
+def find_files(option: str, path: Path, search: Callable[[Path], list[Path]], kind: str) -> dict[Path, str]:
+    """The file that an option names, or what `search` finds in the folder, with the names of the results."""
+    if not path.is_dir() or path.suffix == FOLDER:
+        if not path.exists():
+            raise UserError(f"{option} {path}: no such file or folder")
+        return {path: path.stem}
+    files = search(path)
+    if not files:
+        raise UserError(f"{option} {path}: no {kind} in this folder")
+    return unique_names(files, path)
+
+
+def find_photographs(folder: Path, output: Path) -> list[Path]:
+    """The images of a folder, without the results of an earlier run in an output folder inside it."""
+    if output.resolve() == folder.resolve():
+        raise UserError(f"--output {output}: is the input folder; results need a folder of their own")
+    files = find_images(folder)
+    if output.resolve().is_relative_to(folder.resolve()):
+        files = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
+    return files
+
+
+def find_latents(folder: Path) -> list[Path]:
+    """The latent files and latent folders of a folder, without hidden ones."""
+    found = []
+    for where, folders, files in os.walk(folder):
+        found += [Path(where, name) for name in files if name.endswith(FILE)]
+        found += [Path(where, name) for name in folders if name.endswith(FOLDER)]
+        folders[:] = [name for name in folders if not name.startswith(".") and not name.endswith(FOLDER)]
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def unique_names(files: Sequence[Path], folder: Path) -> dict[Path, str]:
+    """a/b.jpg -> a/b, but a/b.jpg and a/b.png keep their suffixes; in a hopeless case all files do."""
+    whole = [str(file.relative_to(folder)) for file in files]
+    stems = [str(Path(name).with_suffix("")) for name in whole]
+    count = Counter(stems)
+    names = [stem if count[stem] == 1 else name for stem, name in zip(stems, whole, strict=True)]
+    return dict(zip(files, names if len(set(names)) == len(names) else whole, strict=True))
+
+
+def progress(items: Iterable, name: str, unit: str = "block", main: bool = True) -> Iterable:
+    """The items, with a progress bar where they take a while; `main` is false for other ranks, which show nothing."""
+    items = list(items)
+    # None: but on a terminal
+    return tqdm(items, desc=name, unit=unit, leave=False, disable=len(items) < 8 or not main or None)
+
+
+def save_picture(model: PatchInverter, latents: Latents, path: Path, kind: str) -> None:
+    """Draw an image into a picture of a kind of `infer.format`, with a progress bar; the path's suffix becomes its own.
+
+    Large images are drawn into a scratch folder first. UserError where the format does not hold them.
+    """
+    kind, whole = picture_kind(kind, latents.size, by_window=False), Region.at(0, 0, *latents.size)
+    path, blocks = path.with_name(f"{path.stem}{SUFFIXES[kind]}"), list(model.pixel_blocks(whole))
+    with scratch_folder(path) as folder:
+        out = None
+        if latents.size[0] * latents.size[1] > HELD:
+            out = create_zarr(folder, (*latents.size, 3), (*blocks[0].shape, 3), "uint8")
+        pixels = model.draw(latents, out=out, blocks=progress(blocks, path.stem))
+        write_picture(path, pixels if out is None else ChunkRows(pixels), kind)
+    log.info(f"wrote {path}")
+
+
+@contextmanager
+def failures(path: Path, failed: dict[Path, str]) -> Iterator[None]:
+    """Enters into `failed`, and names in one line, an image that cannot be done; other errors are ours and go on."""
+    try:
+        with memory_errors(path):
+            yield
+    except UserError as error:
+        failed[path] = str(error)
+        log.error(f"failed: {error}")
+
+
+@contextmanager
+def memory_errors(path: Path) -> Iterator[None]:
+    """Turns a lack of memory into a UserError that names the image."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        torch.cuda.empty_cache()
+        raise UserError(f"{path}: out of memory; smaller blocks need less (infer.block, infer.memory_mib)") from error

@@ -1,0 +1,293 @@
+"""The program's interface: networks that invert photographs of any size, and draw what their latents, or a seed, say.
+
+    model = PatchInverter.from_pretrained()
+    latents = model.invert("photo.jpg")
+    image = model.draw(latents.with_style(model.style("other.jpg"), strength=0.7))
+    world = model.generate(height=512, width=2048, seed=3)
+
+An image is a path, a PIL image, an array [H, W, 3] (or [H, W]) of uint8 or uint16, or an opened `images.reading.Image`,
+which may be read by window. Arrays that are written need no more than `dtype` and windows that are assigned.
+
+Letters: C channels, D global latent, h/w latent cells, H/W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from images.reading import Image, open_image
+from images.thumbnail import thumbnail
+from torch import Tensor
+
+from inversion import blockwise
+from inversion.latents import Latents, Style, StyleMap
+from inversion.noise import FieldNoise, NoiseSpec
+from inversion.refinement import Refiner, Step, fit_style, steps_in_memory
+from inversion.synthesis import GeneratedStructure, LocalField, TiledStructure, style_of_seed
+from inversion.tiling import Tiling, blocks
+from models.generator import Generator
+from models.geometry import Region
+from models.mixing import mix_texture
+from models.noise import Noise
+from models.weights import SHIPPED, Inverter, load_inverter
+from utils import log
+from utils.device import release_freed_memory, select_device, select_dtype, tune_allocator, use_exact_float32
+from utils.errors import UserError
+
+MOST_PIXELS = 2**28  # of images that have to be decoded whole
+
+Source = str | Path | np.ndarray | PIL.Image.Image | Image
+
+
+@dataclass(frozen=True)
+class PatchInverter:
+    """The networks of a checkpoint on a device, and how images are cut into blocks for them."""
+
+    networks: Inverter
+    device: torch.device
+    dtype: torch.dtype  # of the convolutions; latents and colours are float32
+    tiling: Tiling
+
+    @staticmethod
+    def from_pretrained(
+        path: str | Path | None = None,  # weights that train.py exported; None: the shipped checkpoint
+        *,
+        device: str | torch.device = "auto",  # auto | cpu | cuda | cuda:N
+        dtype: str = "auto",  # auto | float32 | bfloat16
+        memory_mib: int = 1024,  # beyond the networks, that blocks keep within
+        block: int | str = "auto",  # pixels along a block's edge | whole | auto: follows memory_mib
+    ) -> PatchInverter:
+        """Load a checkpoint of an inverter, or of a generator alone, which can draw but not invert.
+
+        Computes float32 in float32 on CUDA, too, and lets the C library keep freed memory. UserError for a file that is
+        none, a device that is not there, or a block smaller than a latent cell.
+        """
+        device = device if isinstance(device, torch.device) else select_device(device)
+        number_format = select_dtype(dtype, device)
+        use_exact_float32()
+        tune_allocator()
+        networks = load_inverter(SHIPPED if path is None else path, encoders=False)
+        for network in (networks.generator, networks.encoder, networks.global_encoder):
+            if network is not None:
+                network.to(device, memory_format=torch.channels_last)
+        tiling = Tiling(networks.generator.texture, networks.encoder, number_format, block, memory_mib)
+        tiling.plan((1, 1))
+        return PatchInverter(networks, device, number_format, tiling)
+
+    @property
+    def generator(self) -> Generator:
+        """Structure and texture synthesizer."""
+        return self.networks.generator
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights; latents carry it."""
+        return self.networks.fingerprint
+
+    @property
+    def cell(self) -> int:
+        """Pixels along the edge of a latent cell."""
+        return self.tiling.cell
+
+    def cells(self, size: tuple[int, int]) -> Region:
+        """The latent cells that an image of (height, width) is drawn from; the first one draws pixels before it."""
+        return Region.at(0, 0, *size).receptive_field(self.generator.texture.rule)
+
+    def structure_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """[C, h, w] of the structure latents of an image of (height, width)."""
+        return self.generator.structure.local_dim, *self.cells(size).shape
+
+    def invert(
+        self,
+        image: Source,
+        *,
+        refine: int = 0,  # steps that optimise the structure latents after encoding; 100 add some 5 dB
+        prior: float = 0.0,  # weight that draws them to the generator's own latents meanwhile; 0.001 to 0.1
+        style_steps: int = 0,  # steps that optimise the global latent before
+        noise: NoiseSpec | None = None,  # that it will be drawn with; None is closest to a photograph
+    ) -> Latents:
+        """The latents of a photograph, in memory. UserError for an image that cannot be read."""
+        image = self.open(image)
+        latents = self.encode(image, style_steps=style_steps, noise=noise, refined=refine > 0)
+        return self.refine(latents, image, refine, prior=prior) if refine else latents
+
+    def encode(
+        self,
+        image: Source,
+        *,
+        style_steps: int = 0,
+        noise: NoiseSpec | None = None,
+        refined: bool = False,  # whether the latents are to be refined: in blocks that follow from the network alone
+        out: blockwise.Writable | None = None,  # [C, h, w] float32, for latents that memory does not hold
+        blocks: Iterable[Region] | None = None,  # of cells, that are to do; None: all
+    ) -> Latents:
+        """The latents that the encoders give. UserError if the checkpoint has no encoder, or for an unusable image."""
+        image = self.open(image)
+        size = image.height, image.width
+        style = self._style_of(image, style_steps, noise)
+        release_freed_memory()
+        out = np.empty(self.structure_shape(size), np.float32) if out is None else out
+        blocks = self.cell_blocks(size, image.held, refined) if blocks is None else blocks
+        blockwise.encode(self.networks.encoder, self.dtype, image, blocks, out, self.cells(size), self.device)
+        release_freed_memory()
+        return Latents(out, style, size, noise, self.fingerprint)
+
+    def refine(
+        self,
+        latents: Latents,
+        image: Source,
+        steps: int | Iterable[Step],
+        *,
+        prior: float = 0.0,
+    ) -> Latents:
+        """Latents that draw the photograph better, by steps of optimisation from those that `encode` gave.
+
+        `steps`: how many, in memory, or what each one reads, writes, and does (`inversion.refinement.Step`).
+        UserError for latents of another size, of other weights, or in several styles.
+        """
+        image = self.open(image)
+        self.check(latents)
+        if latents.size != (image.height, image.width) or isinstance(latents.style, StyleMap):
+            raise UserError(f"{image.name}: refined are latents of the image itself, in one style")
+        if isinstance(steps, int):
+            todo = list(self.cell_blocks(latents.size, refined=True))
+            steps = steps_in_memory(latents.structure.shape, todo, steps)
+        refiner, errors, structure = None, [], latents.structure
+        for before, after, todo in steps:
+            refiner = refiner or Refiner(
+                self.generator, self.dtype, self.device, image, latents.style.global_latent,
+                self._noise(latents.noise), latents.structure, prior,
+            )  # fmt: skip
+            errors.append(refiner.step(before, after, todo))
+            structure = after.latents
+        (first, begun), (last, ended) = (errors or [(0.0, 0)])[0], (errors or [(0.0, 0)])[-1]
+        if begun == ended and not last <= first:  # else a part of the first step was done before
+            change = f"squared error {first:.4g} at first, {last:.4g} at last"
+            log.error(f"note: {image.name}: refinement went away from the photograph: {change}")
+        return replace(latents, structure=structure)
+
+    def draw(
+        self,
+        latents: Latents,
+        region: tuple[int, int, int, int] | None = None,  # top, left, bottom, right (the last two excluded); None: all
+        *,
+        out: blockwise.Writable | None = None,  # [H, W, 3] of the region, uint8 or float32, for what memory cannot hold
+        blocks: Iterable[Region] | None = None,  # of pixels, that are to do; None: all of the region
+        dtype: type = np.uint8,  # of the result: uint8, or float32 in [-1, 1], neither rounded nor clipped
+    ) -> np.ndarray | blockwise.Writable:
+        """The image [H, W, 3] of latents, or a region of it, at its cost only. UserError for latents of other weights,
+        or a region that is not inside the image.
+        """
+        self.check(latents)
+        window = Region.at(0, 0, *latents.size) if region is None else _inside(region, latents.size)
+        out = np.empty((*window.shape, 3), dtype) if out is None else out
+        blocks = self.pixel_blocks(window) if blocks is None else blocks
+        cells, read_ahead = self.cells(latents.size), not isinstance(latents.structure, TiledStructure)
+        rule, noise = self.generator.texture.rule, self._noise(latents.noise)
+        synthesize = self._texture_of(latents.style)
+        blockwise.draw(
+            synthesize, rule, latents.structure, cells, noise, blocks, out, window, self.device, read_ahead
+        )  # fmt: skip
+        return out
+
+    def generate(
+        self,
+        height: int,  # pixels
+        width: int,  # pixels; of a panorama a multiple of a latent cell
+        seed: int = 0,  # of local latents, style and noise
+        *,
+        style: Style | StyleMap | None = None,  # None: that of the seed
+        panorama: bool = False,  # whether the right edge goes on at the left one
+        noise: bool = True,  # the texture noise that the generator was trained with
+    ) -> Latents:
+        """The latents of a generated image, computed when they are read: drawing costs no more than its blocks.
+
+        UserError for a panorama of another width.
+        """
+        if panorama and width % self.cell:
+            raise UserError(f"width: {width}; a panorama takes a multiple of {self.cell} pixels, a latent cell")
+        style = self.style(seed) if style is None else style
+        period = width // self.cell if panorama else None
+        local = LocalField(self.generator.structure.local_dim, seed, self.device, period)
+        structure = GeneratedStructure(self.generator, style, local, self.cells((height, width)))
+        spec = FieldNoise(seed, width if panorama else None) if noise else None
+        return Latents(structure, style, (height, width), spec, self.fingerprint)
+
+    def style(self, source: Source | Latents | int) -> Style | StyleMap:
+        """The style of a photograph, of latents, or of a seed. UserError for what cannot be read."""
+        if isinstance(source, Latents):
+            return source.style
+        if isinstance(source, (int, np.integer)):
+            return style_of_seed(self.generator, int(source))
+        return self._style_of(self.open(source), steps=0, noise=None)
+
+    def open(self, image: Source) -> Image:
+        """An image, opened: by window, where it is huge. UserError (ImageError) if it cannot be read."""
+        return image if isinstance(image, Image) else open_image(image, MOST_PIXELS, by_window=True)
+
+    def check(self, latents: Latents, name: str = "latents") -> None:
+        """UserError unless these are latents of these weights, and cover their image."""
+        if latents.model != self.fingerprint:
+            raise UserError(
+                f"{name}: encoded by the weights {latents.model}, but the checkpoint has {self.fingerprint}"
+            )
+        if tuple(latents.structure.shape) != self.structure_shape(latents.size):
+            raise UserError(f"{name}: the latents do not cover an image of {latents.size[0]} x {latents.size[1]}")
+
+    def require_encoder(self) -> None:
+        """UserError if the checkpoint has no encoder."""
+        if self.networks.encoder is None:
+            raise UserError(f"{self.networks.path}: holds no encoder, so it cannot invert photographs")
+
+    def cell_blocks(self, size: tuple[int, int], held: int = 0, refined: bool = False) -> Iterable[Region]:
+        """The blocks of latent cells of an image of (height, width); `held`: bytes that it takes in memory."""
+        return blocks(self.cells(size), self.tiling.plan(size, held, refined).cells)
+
+    def pixel_blocks(self, window: Region, held: int = 0) -> Iterable[Region]:
+        """The blocks of pixels of a part of an image."""
+        return blocks(window, self.tiling.plan(window.shape, held).pixels)
+
+    @torch.inference_mode()
+    def _encode_global(self, image: Image) -> Tensor:
+        """The global latent [D] of an image's thumbnail."""
+        self.require_encoder()
+        pixels = torch.from_numpy(thumbnail(image, self.networks.model["global_encoder"]["thumbnail"]))
+        return self.networks.global_encoder(blockwise.as_batch(pixels, self.device))[0].cpu()
+
+    def _style_of(self, image: Image, steps: int, noise: NoiseSpec | None) -> Style:
+        z_g = self._encode_global(image).clone()  # autograd takes no tensors of inference mode
+        if not steps:
+            return Style(z_g)
+
+        def encode(region: Region) -> Tensor:
+            out = np.empty((self.generator.structure.local_dim, *region.shape), np.float32)
+            blockwise.encode(self.networks.encoder, self.dtype, image, [region], out, region, self.device)
+            return torch.from_numpy(out)
+
+        texture, noise = self.generator.texture, self._noise(noise)
+        return Style(fit_style(texture, self.dtype, self.device, image, z_g, noise, encode, steps))
+
+    def _noise(self, noise: NoiseSpec | None) -> Noise | None:
+        return noise and noise.build(self.generator.texture, self.device)
+
+    @torch.inference_mode()
+    def _texture_of(self, style: Style | StyleMap):
+        """The texture synthesizer in a style: (z_s [1, C, h, w], noise, region of pixels) -> image [1, 3, H, W]."""
+        texture = self.generator.texture
+        if isinstance(style, StyleMap):
+            w = texture.mapping(style.global_latents.to(self.device))
+            return mix_texture(texture, w, style.weights, self.dtype, style.exact)
+        return texture.bake(texture.mapping(style.global_latent.to(self.device)[None])[0], self.dtype)
+
+
+def _inside(box: tuple[int, int, int, int], size: tuple[int, int]) -> Region:
+    """The region of a box. UserError where it is not inside an image of (height, width)."""
+    top, left, bottom, right = box
+    if not (0 <= top < bottom <= size[0] and 0 <= left < right <= size[1]):
+        raise UserError(f"region: {list(box)}, but the image has {size[0]} x {size[1]} pixels")
+    return Region.at(top, left, bottom - top, right - left)

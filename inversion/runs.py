@@ -1,0 +1,364 @@
+"""A run over many images that can be killed at any moment: the same command goes on where it stopped.
+
+What is unfinished lies in OUTPUT/.unfinished: the settings of the run, and a folder for each image with the arrays that
+its blocks are written into (zarr: a chunk that is there is done) and, when it is done, its state. A run of other
+settings starts anew. The processes of a run share the images, or the blocks of each, and tell each other through these
+files what they have done.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from images.reading import Image, ImageError
+from images.writing import SUFFIXES
+from inversion.commands import HELD, memory_errors, noise_of, progress
+from inversion.inverter import PatchInverter
+from inversion.latents import FOLDER, ArrayLike, Latents, create_zarr
+from inversion.latents import SUFFIXES as LATENTS
+from inversion.refinement import State, Step
+from models.geometry import Region
+from utils import log
+from utils.distributed import LostWorker, ProcessGroup
+from utils.errors import UserError
+from utils.files import atomic_path, remove_all_stale, remove_stale, remove_tree
+
+UNFINISHED = ".unfinished"
+ENCODED = "latents.zarr/structure"  # array of a job, in a folder that can become a latent folder
+KINDS = ("reconstruction", "comparison", "latents", "float")  # folders of results
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of metrics.csv. psnr (dB) and ssim are those of the 8-bit result; None where there is no input image.
+
+    `seconds`: of the run that finished the image, which may have found blocks of an earlier one.
+    """
+
+    name: str
+    height: int  # pixels
+    width: int
+    psnr: float | None
+    ssim: float | None
+    seconds: float
+    megapixels_per_second: float
+    peak_memory_mib: float
+
+    def line(self) -> str:
+        """One line on the image."""
+        quality = "" if self.psnr is None else f"  PSNR {self.psnr:.2f} dB  SSIM {self.ssim:.3f}"
+        size = f"{self.name}  {self.height} x {self.width}"
+        return f"{size}{quality}  {self.seconds:.2f} s  peak {self.peak_memory_mib:.0f} MiB"
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What has become of an image: its row of the table and the files of its results, or the reason of a failure."""
+
+    row: Row | None
+    files: list[str] = field(default_factory=list)  # below the folder of the results
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The work on one image of a run."""
+
+    path: Path
+    name: str  # of its results
+    output: Path  # folder of the results
+    folder: Path  # of the unfinished work on it
+    group: ProcessGroup  # the processes that share its blocks
+
+    def on_disk(self, size: tuple[int, int], steps: int = 0) -> bool:
+        """Whether the arrays of an image of (height, width), refined by so many steps, lie on the disk.
+
+        So an image that takes long goes on at its next block, and several processes see what each has done.
+        """
+        return self.group.size > 1 or size[0] * size[1] * max(1, steps / 16) > HELD
+
+    def array(self, name: str, shape: Sequence[int], chunks: Sequence[int], dtype: str) -> zarr.Array:
+        """An array in the job's folder, as an earlier run left it, or a new one; chunks are the blocks.
+
+        All processes call it, and the first one makes it.
+        """
+        path = self.folder / name
+        if self.group.main and not _fits(path, shape, chunks, dtype):
+            remove_tree(path)
+            create_zarr(path, shape, chunks, dtype)
+        self.wait()
+        return zarr.open_array(str(path), mode="r+")
+
+    def pending(self, array: ArrayLike, blocks: Iterable[Region], whole: Region, task: str) -> Iterable[Region]:
+        """This process's share of the blocks that an array [H, W, 3] or [C, h, w] lacks, with a progress bar.
+
+        All processes have come here when it returns.
+        """
+        blocks = list(blocks)
+        if isinstance(array, zarr.Array):
+            self.wait()
+            blocks = [block for block in blocks if not _is_done(array, block, whole)]
+            self.wait()  # nobody begins while another still looks
+        blocks = blocks[self.group.rank :: self.group.size]
+        return progress(blocks, f"{self.name}: {task}", main=self.group.main)
+
+    def steps(self, shape: Sequence[int], blocks: Sequence[Region], cells: Region, count: int) -> Iterator[Step]:
+        """The steps of a refinement of latents [C, h, w] that are not done; a state goes when it is no more needed."""
+        folder, chunks = self.folder / "refined", (shape[0], *blocks[0].shape)
+        begun = max((int(path.name) for path in folder.glob("[0-9]*")), default=1)  # the steps before it are done
+        self.wait()  # nobody begins the next one while another still looks
+
+        def state(step: int) -> State:
+            names = (f"refined/{step}/{name}" for name in ("latents", "momentum"))
+            return State(*(self.array(name, shape, chunks, "float32") for name in names))
+
+        before = state(begun - 1) if begun > 1 else None
+        for step in range(begun, count + 1):
+            after = state(step)
+            if self.group.main:
+                remove_tree(folder / str(step - 2))
+            yield before, after, self.pending(after.latents, blocks, cells, f"refine {step}/{count}")
+            self.wait()
+            before = after
+
+    def wait(self, failed: bool = False) -> None:
+        """Return when all processes of the job are here; UserError where it has failed in one of them."""
+        if self.group.any_rank(failed) and not failed:
+            raise FailedElsewhere(f"{self.path}: failed in another process")
+
+    def finalize(self, row: Row, files: Sequence[str]) -> None:
+        """Enter the state of an image whose results are written, and remove what led to them."""
+        self.enter(JobState(row, list(files)))
+        self.discard()
+
+    def enter(self, state: JobState) -> None:
+        """Store what has become of the image."""
+        with atomic_path(self.folder / "state.json", sync=False) as path:
+            path.write_text(json.dumps(asdict(state)), encoding="utf-8")
+
+    def state(self) -> JobState | None:
+        """What has become of the image; None if it is not done yet, or a file of its results is missing."""
+        try:
+            values = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
+            state = JobState(values["row"] and Row(**values["row"]), values["files"], values["failed"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return state if all((self.output / file).exists() for file in state.files) else None
+
+    def discard(self) -> None:
+        """Remove the arrays."""
+        for path in self._arrays():
+            remove_tree(path)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there are blocks to go on from."""
+        return bool(self._arrays())
+
+    def _arrays(self) -> list[Path]:
+        return [path for path in self.folder.glob("*") if path.is_dir()]
+
+
+def invert(model: PatchInverter, job: Job, image: Image, options: dict) -> Latents:
+    """Encode and refine an image as `infer` options say; its structure lies in memory, or in the job's folder."""
+    size, steps = (image.height, image.width), options.refine
+    shape, cells, on_disk = model.structure_shape(size), model.cells(size), job.on_disk(size, steps)
+    held = image.held + (0 if on_disk or not steps else 16 * int(np.prod(shape)))
+    blocks = list(model.cell_blocks(size, held, refined=steps > 0))
+    chunks = shape[0], *blocks[0].shape
+    out = job.array(ENCODED, shape, chunks, "float32") if on_disk else np.empty(shape, np.float32)
+    todo = job.pending(out, blocks, cells, "encode")
+    latents = model.encode(image, style_steps=options.refine_style, noise=noise_of(options), out=out, blocks=todo)
+    job.wait()
+    if not steps:
+        return latents
+    return model.refine(
+        latents, image, job.steps(shape, blocks, cells, steps) if on_disk else steps, prior=options.refine_prior
+    )
+
+
+class FailedElsewhere(UserError):
+    """The work on an image has failed in another process, which names the reason."""
+
+
+class InversionRun:
+    """A run over files: what is done, what is to do, and the figures of all."""
+
+    def __init__(self, files: dict[Path, str], output: Path, settings: dict, group: ProcessGroup) -> None:
+        """`files`: the names of the results by input; `settings`: for summary.json; `group`: the processes."""
+        self.output, self.settings, self.group = output, settings, group
+        shared = len(files) < group.size  # then the processes share the blocks of each image
+        self.team = group if shared else ProcessGroup()
+        folders = {path: output / UNFINISHED / _key(path, name) for path, name in files.items()}
+        self.jobs = [Job(path, name, output, folders[path], self.team) for path, name in files.items()]
+
+    def results(self) -> list[Path]:
+        """What the run may write, as far as it is there already."""
+        pictures = set(SUFFIXES.values())
+        places = {"reconstruction": pictures, "comparison": pictures, "float": [".npy"], "latents": LATENTS}
+        found = [self.output / name for name in ("metrics.csv", "summary.json")]
+        for kind, suffixes in places.items():
+            if (self.output / kind).is_dir():
+                found += [self.output / kind / f"{job.name}{suffix}" for job in self.jobs for suffix in suffixes]
+        return [path for path in found if os.path.lexists(path)]
+
+    def begin(self, identity: dict) -> list[Job]:
+        """Begin, or go on; `identity`: what must be equal for that. The jobs of this process that are to do."""
+        if self.group.main:
+            self._prepare(json.loads(json.dumps(identity)))
+        self.group.any_rank()
+        todo = [job for job in self.jobs if job.state() is None]
+        self.group.any_rank()  # from now on others may add to what is done
+        if self.group.main and (len(todo) < len(self.jobs) or any(job.begun for job in todo)):
+            done = len(self.jobs) - len(todo)
+            log.info(f"note: going on with an unfinished run: {done} of {len(self.jobs)} images done")
+        return todo if self.team.size > 1 else todo[self.group.rank :: self.group.size]
+
+    def _prepare(self, identity: dict) -> None:
+        """Keep what an earlier run of this identity left, and clear away what is no use."""
+        folder = self.output / UNFINISHED
+        remove_stale(self.output)
+        for where in (folder, *(self.output / kind for kind in KINDS)):
+            remove_all_stale(where)
+        try:
+            found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = None
+        if found != identity:
+            if found is not None:
+                log.info(f"note: {self.output}: the unfinished run there has other settings; everything starts anew")
+            remove_tree(folder)
+            with atomic_path(folder / "run.json", sync=False) as path:
+                path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+        for job in self.jobs:
+            state = job.state()
+            if state is None or state.failed:
+                (job.folder / "state.json").unlink(missing_ok=True)
+            else:
+                job.discard()
+
+    @contextmanager
+    def attempt(self, job: Job) -> Iterator[None]:
+        """The work on an image: if it fails, that is stored and told, and the others are done."""
+        reason = ""
+        try:
+            with memory_errors(job.path):
+                yield
+            job.wait()
+        except LostWorker:
+            raise
+        except FailedElsewhere as error:
+            reason = str(error)
+        except UserError as error:
+            reason = str(error)
+            with suppress(UserError):  # a full disk
+                job.enter(JobState(None, failed=reason))
+            if isinstance(error, ImageError) and not _passing(error.__cause__):
+                job.discard()  # what is damaged is not gone on with
+            job.wait(failed=True)
+        job.group.any_rank()  # what one has stored, all see
+        state = job.state()
+        if not job.group.main:
+            return
+        if state and state.row:
+            log.info(state.row.line())
+        else:
+            log.error(f"failed: {state.failed if state else reason}")
+
+    def write_figures(self) -> None:
+        """metrics.csv and summary.json of what is done."""
+        if self.group.main:
+            write_figures(self.output, dict(self._states()), self.settings)
+
+    def close(self) -> int:
+        """The end of a run whose images are all done or failed; the exit code.
+
+        What is unfinished is removed, unless an image failed that can be gone on with (a full disk).
+        """
+        self.group.any_rank()
+        states = dict(self._states())
+        done = sum(state.row is not None for state in states.values())
+        self.write_figures()
+        if self.group.main:
+            if any(job.begun for job in self.jobs):
+                log.info("note: the same command goes on with what is unfinished")
+            else:
+                remove_tree(self.output / UNFINISHED)
+            log.info(f"{done} of {len(self.jobs)} images done; results in {self.output}")
+        self.group.any_rank()  # torchrun ends the others when one leaves with an error
+        return int(done < len(self.jobs))
+
+    def _states(self) -> Iterator[tuple[str, JobState]]:
+        pairs = ((job.name, job.state()) for job in self.jobs)
+        return ((name, state) for name, state in pairs if state)
+
+
+def write_figures(folder: Path, states: dict[str, JobState], settings: dict) -> None:
+    """Write metrics.csv (a row per image) and summary.json (means, settings, and the images that failed)."""
+    names = [each.name for each in fields(Row)]
+    rows = [asdict(state.row) for state in states.values() if state.row]
+    with atomic_path(folder / "metrics.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, names)
+        table.writeheader()
+        table.writerows(rows)
+    summary = {
+        "images": len(rows),
+        "failed": {name: state.failed for name, state in states.items() if state.failed},
+        "mean": {name: _mean([row[name] for row in rows]) for name in names[1:]},
+        "settings": settings,
+    }
+    with atomic_path(folder / "summary.json") as path:
+        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """The mean of the finite values; None if there are none (an exact result has an infinite PSNR)."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else None
+
+
+def _fits(path: Path, shape: Sequence[int], chunks: Sequence[int], dtype: str) -> bool:
+    """Whether there is an array of these properties."""
+    try:
+        array = zarr.open_array(str(path), mode="r")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    expected = tuple(min(pair) for pair in zip(chunks, shape, strict=True))
+    return (array.shape, array.chunks, str(array.dtype)) == (tuple(shape), expected, dtype)
+
+
+def _is_done(array: zarr.Array, block: Region, whole: Region) -> bool:
+    """Whether the chunk is there that is a block of the region that an array [H, W, 3] or [C, h, w] holds."""
+    rows, cols = block.slices_in(whole)
+    spatial = (1, 2) if array.shape[1:] == whole.shape else (0, 1)
+    index = [0, 0, 0]
+    for axis, part in zip(spatial, (rows, cols), strict=True):
+        index[axis] = part.start // array.chunks[axis]
+    return Path(array.store.root, "c", *map(str, index)).exists()
+
+
+def _key(path: Path, name: str) -> str:
+    """A short name for an image as it is now: another file, or a changed one, has another."""
+    file = path / "zarr.json" if path.suffix == FOLDER else path
+    try:
+        status = os.stat(file)
+        version = f"{status.st_size} {status.st_mtime_ns}"
+    except OSError:
+        version = "missing"
+    return hashlib.sha256(f"{name}\n{version}".encode()).hexdigest()[:16]
+
+
+def _passing(cause: BaseException | None) -> bool:
+    """Whether an image may be read another time: the disk or the memory failed, not the decoder."""
+    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)

@@ -1,0 +1,154 @@
+"""Generated structure: any window of an unbounded canvas, as a function of the seed.
+
+It is computed by tiles of a fixed grid: whatever windows are asked for, each cell has the same bits. A convolution
+rounds otherwise in windows of other shapes, and the texture synthesizer amplifies that.
+
+Letters: C channels, D style, h/w latent cells.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inversion.latents import Style, StyleMap
+from inversion.tiling import blocks
+from models.generator import Generator
+from models.geometry import Interval, Region
+from models.mixing import mix_structure
+from models.noise import gaussian_field
+
+GLOBAL_CHANNEL = -1  # of the field; the local latent has the channels from 0
+TILE = 32  # cells along the edge of a tile
+KEPT = 64  # tiles: blocks that overlap ask for the same ones again
+
+
+def style_of_seed(generator: Generator, seed: int) -> Style:
+    """The style of a seed: a standard normal global latent."""
+    channels = range(GLOBAL_CHANNEL, GLOBAL_CHANNEL + 1)
+    values = gaussian_field(torch.tensor([seed]), channels, 0, 0, 1, generator.structure.global_dim)
+    return Style(values[0, 0, 0])
+
+
+@dataclass(frozen=True)
+class LocalField:
+    """Local latents of an unbounded canvas, by seed; inside a mask those of another seed."""
+
+    channels: int
+    seed: int
+    device: torch.device
+    period: int | None = None  # cells after which the columns of a panorama repeat
+    mask: Callable[[Region], np.ndarray] | None = None  # region of cells -> bool [h, w]: where `mask_seed` holds
+    mask_seed: int = 0
+
+    def read(self, region: Region) -> Tensor:
+        """[C, h, w], standard normal."""
+        values = self._field(self.seed, region)
+        if self.mask is None:
+            return values
+        inside = torch.from_numpy(self.mask(region)).to(self.device)
+        return torch.where(inside, self._field(self.mask_seed, region), values)
+
+    def _field(self, seed: int, region: Region) -> Tensor:
+        seeds = torch.tensor([seed], device=self.device)
+        place = region.rows.first, region.cols.first, *region.shape
+        return gaussian_field(seeds, range(self.channels), *place, self.period)[0]
+
+
+def synthesize(
+    generator: Generator,
+    style: Style | StyleMap,
+    local: Callable[[Region], Tensor],  # region of local cells -> z_l [C, h, w]
+    region: Region,  # of structure cells
+    canvas: Region,  # all structure cells of the image
+    period: int | None = None,  # cells after which a panorama repeats
+) -> Tensor:
+    """Structure latents [C, h, w] of a region, in float32, on the device of the local latents."""
+    structure = generator.structure
+    around = region.receptive_field(structure.rule)
+    z_l = local(around)[None].contiguous(memory_format=torch.channels_last)
+    coordinates = structure.grid.of_canvas(around, canvas.receptive_field(structure.rule), z_l.device, period)
+    if isinstance(style, StyleMap):
+        z_g, spacing = style.global_latents.to(z_l.device), 2**generator.texture.stages
+        network = mix_structure(structure, z_g, style.weights, spacing, style.exact)
+        return network(z_l, coordinates, (around.rows.first, around.cols.first))[0]
+    return structure(z_l, style.global_latent.to(z_l.device)[None], coordinates)[0]
+
+
+def grid(region: Region) -> Iterator[Region]:
+    """The tiles of the absolute grid that touch a region, whole, row by row."""
+    rows, cols = (
+        Interval(axis.first // TILE * TILE, axis.last // TILE * TILE + TILE - 1) for axis in (region.rows, region.cols)
+    )
+    return blocks(Region(rows, cols), (TILE, TILE))
+
+
+class TiledStructure:
+    """An array-like [C, h, w] whose values a function computes, which is only ever asked for whole tiles."""
+
+    dtype = np.dtype("float32")
+
+    def __init__(self, compute: Callable[[Region], Tensor], channels: int, cells: Region) -> None:
+        """`compute`: region of absolute cells -> [C, h, w]; `cells`: those that the array holds."""
+        self.shape = (channels, *cells.shape)
+        self.cells = cells
+        self._compute = compute
+        self._tiles: OrderedDict[Region, Tensor] = OrderedDict()  # those used last come last
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """As `inversion.latents.ArrayLike`."""
+        channels, *axes = index if isinstance(index, tuple) else (index,)
+        axes += [slice(None)] * (2 - len(axes))
+        intervals = [
+            Interval(bounds.first + start, bounds.first + stop - 1)
+            for bounds, (start, stop, _) in zip(
+                (self.cells.rows, self.cells.cols),
+                (axis.indices(size) for axis, size in zip(axes, self.shape[1:], strict=True)),
+                strict=True,
+            )
+        ]
+        return self.read(Region(*intervals))[channels].cpu().numpy()
+
+    @torch.inference_mode()
+    def read(self, region: Region) -> Tensor:
+        """The values [C, h, w] of any region of absolute cells, on the device of the computation."""
+        result = None
+        for tile in grid(region):
+            values = self._tile(tile)
+            if result is None:
+                result = torch.empty(len(values), *region.shape, dtype=values.dtype, device=values.device)
+            common = region.common(tile)
+            result[:, *common.slices_in(region)] = values[:, *common.slices_in(tile)]
+        return result
+
+    def _tile(self, tile: Region) -> Tensor:
+        if tile not in self._tiles:
+            self._tiles[tile] = self._compute(tile)
+            if len(self._tiles) > KEPT:
+                self._tiles.popitem(last=False)
+        self._tiles.move_to_end(tile)
+        return self._tiles[tile]
+
+
+class GeneratedStructure(TiledStructure):
+    """The structure latents of a generated image, whose style and local latents can be exchanged."""
+
+    def __init__(self, generator: Generator, style: Style | StyleMap, local: LocalField, cells: Region) -> None:
+        def compute(region: Region) -> Tensor:
+            return synthesize(generator, style, local.read, region, cells, local.period)
+
+        super().__init__(compute, generator.structure.local_dim, cells)
+        self._generator, self.style, self.local = generator, style, local
+
+    def with_style(self, style: Style | StyleMap) -> GeneratedStructure:
+        """The same local latents, in another style."""
+        return GeneratedStructure(self._generator, style, self.local, self.cells)
+
+    def with_local(self, local: LocalField) -> GeneratedStructure:
+        """Other local latents, in the same style."""
+        return GeneratedStructure(self._generator, self.style, local, self.cells)
