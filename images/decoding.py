@@ -60,8 +60,9 @@ def errors_named(name: str) -> Iterator[None]:
     except MemoryError as error:
         raise ImageError(name, "not enough memory to decode it") from error
     except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ImageError(name, f"cannot be read: {reason}") from error
+        # `detail` is what libvips says, without the name of its operation.
+        words = getattr(error, "strerror", None), getattr(error, "detail", None), str(error), type(error).__name__
+        raise ImageError(name, f"cannot be read: {next(filter(None, words))}") from error
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def save_picture(model: PatchInverter, latents: Latents, path: Path, kind: str) 
 def failures(path: Path, failed: dict[Path, str]) -> Iterator[None]:
     """Enters into `failed`, and names in one line, an image that cannot be done; other errors are ours and go on."""
     try:
-        with memory_errors(path):
+        with naming(path):
             yield
     except UserError as error:
         failed[path] = str(error)
@@ -146,12 +146,17 @@ def failures(path: Path, failed: dict[Path, str]) -> Iterator[None]:
 
 
 @contextmanager
-def memory_errors(path: Path) -> Iterator[None]:
-    """Turns a lack of memory into a UserError that names the image."""
+def naming(*images: Path | str) -> Iterator[None]:
+    """Makes errors name the image, or the images, that they come from; a lack of memory becomes a UserError."""
     try:
         yield
+    except UserError as error:
+        if not any(str(image) in str(error) for image in images):
+            error.args = (f"{', '.join(map(str, images))}: {error}",)
+        raise
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         torch.cuda.empty_cache()
-        raise UserError(f"{path}: out of memory; smaller blocks need less (infer.block, infer.memory_mib)") from error
+        names = ", ".join(map(str, images))
+        raise UserError(f"{names}: out of memory; smaller blocks need less (infer.block, infer.memory_mib)") from error

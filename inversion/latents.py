@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import PIL.Image
 import safetensors
 import torch
 import zarr
@@ -35,7 +36,10 @@ FILE, FOLDER = ".safetensors", ".zarr"
 SUFFIXES = (FILE, FOLDER)
 LARGEST_FILE = 2**30  # bytes of structure that are stored in one file by default
 STRIP = 2**24  # bytes of structure that are copied at a time
-WRONG = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError, safetensors.SafetensorError)
+WRONG = (
+    ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError,
+    safetensors.SafetensorError, PIL.Image.DecompressionBombError,
+)  # fmt: skip
 
 
 class ArrayLike(Protocol):
@@ -56,11 +60,11 @@ class Style:
 
     def mixed(self, other: Style | StyleMap, share: float) -> Style | StyleMap:
         """On the way to another style: 0 is this one, 1 the other one, and beyond 1 further on in its direction."""
-        if share == 1:
-            return other
+        if share in (0, 1):
+            return other if share else self
         if isinstance(other, StyleMap):
             return replace(other, styles=[self.mixed(style, share) for style in other.styles])
-        return self if share == 0 else Style(torch.lerp(self.global_latent, other.global_latent, float(share)))
+        return Style(torch.lerp(self.global_latent, other.global_latent, float(share)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +74,10 @@ class StyleMap:
     styles: Sequence[Style]
     weights: WeightMap
     exact: bool = True  # False: InfinityGAN's approximation, one convolution for any number of styles
+
+    def __post_init__(self) -> None:
+        if len(self.styles) != self.weights.count:
+            raise ValueError(f"{len(self.styles)} styles, and weights of {self.weights.count}")
 
     def mixed(self, other: Style | StyleMap, share: float) -> Style | StyleMap:
         """As `Style.mixed`, at each position. ValueError on the way between two maps."""
@@ -245,7 +253,7 @@ def _open_file(path: Path) -> Latents:
 def _open_folder(path: Path) -> Latents:
     group = zarr.open_group(str(path), mode="r")
     array, style = group["structure"], group["global"]
-    if array.nchunks_initialized != array.nchunks:
+    if any(each.nchunks_initialized != each.nchunks for each in (array, style)):
         raise ValueError("chunks are missing")
     structure = StoredArray(path, "structure", array.shape, np.dtype(array.dtype))
     return _parse(structure, style[...], dict(group.attrs))
@@ -253,8 +261,9 @@ def _open_folder(path: Path) -> Latents:
 
 def describe_folder(folder: Path, latents: Latents) -> None:
     """Make a folder a group of latents, into which the array `structure` is, or will be, written."""
-    group = zarr.create_group(str(folder), attributes=latents.metadata())
-    group.create_array("global", data=_global_values(latents.style))
+    zarr.create_group(str(folder), attributes=latents.metadata())
+    values = _global_values(latents.style)
+    create_zarr(folder / "global", values.shape, values.shape)[...] = values
 
 
 def _write_folder(folder: Path, latents: Latents) -> None:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inversion.weight_maps import WeightMap, parse_map
+from inversion.weight_maps import WeightMap, parse_map, parse_whole
 from models.geometry import Region
 from models.noise import Noise, NoiseField
 from models.texture import TextureSynthesizer
+from utils.errors import UserError
 
 DEEPEST = 64  # levels of specs within specs
 
@@ -26,10 +27,16 @@ class FieldNoise:
     seed: int
     period: int | None = None  # pixels after which a panorama repeats, a multiple of a latent cell
 
+    def __post_init__(self) -> None:
+        if self.period is not None and self.period < 1:
+            raise ValueError(f"noise that repeats after {self.period} pixels")
+
     def build(self, texture: TextureSynthesizer, device: torch.device) -> Noise:
-        """The noise of a texture synthesizer's layers."""
+        """The noise of a texture synthesizer's layers. UserError for a period of another network's cells."""
         if self.period is None:
             return NoiseField(self.seed, device)
+        if self.period % 2**texture.stages:
+            raise UserError(f"noise that repeats after {self.period} pixels; a latent cell has {2**texture.stages}")
         layers = range(2 * texture.stages)
         return NoiseField(self.seed, device, [self.period // texture.spacing(layer) for layer in layers])
 
@@ -71,6 +78,10 @@ class MixedNoise:
     kinds: Sequence[NoiseSpec | None]
     weights: WeightMap
 
+    def __post_init__(self) -> None:
+        if len(self.kinds) != self.weights.count or not any(self.kinds):
+            raise ValueError(f"{len(self.kinds)} kinds of noise, and weights of {self.weights.count}")
+
     def build(self, texture: TextureSynthesizer, device: torch.device) -> Noise:
         """The noise of a texture synthesizer's layers."""
         kinds = [kind and kind.build(texture, device) for kind in self.kinds]
@@ -107,10 +118,11 @@ def parse_noise(values: dict | None, depth: int = DEEPEST) -> NoiseSpec | None:
         raise ValueError("noise within noise without end")
     if "field" in values:
         period = values["period"]
-        return FieldNoise(int(values["field"]), None if period is None else int(period))
+        return FieldNoise(parse_whole(values["field"]), None if period is None else parse_whole(period))
     if "shift" in values:
-        return ShiftedNoise(parse_noise(values["noise"], depth - 1), *map(int, values["shift"]))
+        noise = parse_noise(values["noise"], depth - 1)
+        if noise is None:
+            raise ValueError("no noise that is shifted")
+        return ShiftedNoise(noise, *map(parse_whole, values["shift"]))
     kinds = tuple(parse_noise(kind, depth - 1) for kind in values["kinds"])
-    if all(kind is None for kind in kinds):
-        raise ValueError("kinds of noise, none of which is noise")
     return MixedNoise(kinds, parse_map(values["weights"]))

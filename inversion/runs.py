@@ -23,7 +23,7 @@ import zarr
 
 from images.reading import Image, ImageError
 from images.writing import SUFFIXES
-from inversion.commands import HELD, memory_errors, noise_of, progress
+from inversion.commands import HELD, naming, noise_of, progress
 from inversion.inverter import PatchInverter
 from inversion.latents import FOLDER, ArrayLike, Latents, create_zarr
 from inversion.latents import SUFFIXES as LATENTS
@@ -253,7 +253,7 @@ class InversionRun:
         """The work on an image: if it fails, that is stored and told, and the others are done."""
         reason = ""
         try:
-            with memory_errors(job.path):
+            with naming(job.path):
                 yield
             job.wait()
         except LostWorker:

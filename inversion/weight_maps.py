@@ -11,6 +11,7 @@ import base64
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -84,7 +85,7 @@ class LabelImage:
         """As plain values: a PNG in base64."""
         file = io.BytesIO()
         PIL.Image.fromarray(self.values.astype(np.uint8)).save(file, "PNG", optimize=True)
-        return {"image": base64.b64encode(file.getvalue()).decode(), "size": list(self.size)}
+        return {"image": base64.b64encode(file.getvalue()).decode()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +93,13 @@ class LabelMap:
     """Weights that are the mean of one-hot labels over a square of 2 * blur + 1 pixels around each pixel."""
 
     labels: Centres | Boxes | LabelImage
-    count: int  # of the kinds
+    count: int  # of the kinds; the last one has all labels from count - 1 on
     size: tuple[int, int]  # height and width of the canvas, pixels
     blur: int = 0  # pixels
+
+    def __post_init__(self) -> None:
+        if min(self.count, *self.size) < 1 or self.blur < 0:
+            raise ValueError(f"{self.count} kinds on a canvas of {self.size} pixels, with a blur of {self.blur}")
 
     def __call__(self, region: Region, spacing: int) -> Tensor:
         """Weights [N, h, w]; see the head of this file."""
@@ -106,7 +111,7 @@ class LabelMap:
             np.clip(np.arange(positions[0] - self.blur, positions[-1] + self.blur + 1), 0, edge - 1)
             for positions, edge in zip((rows, cols), self.size, strict=True)
         ]
-        labels = self.labels(*around)
+        labels = np.minimum(self.labels(*around), self.count - 1)
         at = np.ix_(rows - rows[0], cols - cols[0])
         return torch.from_numpy(np.stack([self._mean(labels == n)[at] for n in range(self.count)]))
 
@@ -129,6 +134,11 @@ class HorizontalBlend:
 
     first: int  # pixels
     last: int
+    count: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        if self.first >= self.last:
+            raise ValueError(f"a blend from {self.first} to {self.last}")
 
     def __call__(self, region: Region, spacing: int) -> Tensor:
         """Weights [2, h, w]; see the head of this file."""
@@ -142,28 +152,52 @@ class HorizontalBlend:
         return {"blend": [self.first, self.last]}
 
 
-WeightMap = LabelMap | HorizontalBlend
+@dataclass(frozen=True)
+class ShiftedMap:
+    """The map of an image whose first pixel lies elsewhere on a canvas."""
+
+    weights: WeightMap
+    top: int  # pixels, multiples of a latent cell
+    left: int
+
+    def __call__(self, region: Region, spacing: int) -> Tensor:
+        """Weights [N, h, w]; see the head of this file."""
+        return self.weights(region.moved(-self.top // spacing, -self.left // spacing), spacing)
+
+    def describe(self) -> dict:
+        """As plain values."""
+        return {"shift": [self.top, self.left], "map": self.weights.describe()}
+
+
+WeightMap = LabelMap | HorizontalBlend | ShiftedMap
 
 
 def parse_map(values: dict) -> WeightMap:
     """The map that `describe` described. ValueError, KeyError, TypeError or OSError for anything else."""
+    if "shift" in values:
+        return ShiftedMap(parse_map(values["map"]), *map(int, values["shift"]))
     if "blend" in values:
-        first, last = map(int, values["blend"])
-        if first >= last:
-            raise ValueError(f"a blend from {first} to {last}")
+        first, last = map(parse_whole, values["blend"])
         return HorizontalBlend(first, last)
-    size = tuple(map(int, values["canvas"]))
-    return LabelMap(_parse_labels(values["labels"]), int(values["count"]), size, int(values["blur"]))
+    height, width = map(parse_whole, values["canvas"])
+    labels = _parse_labels(values["labels"], (height, width))
+    return LabelMap(labels, parse_whole(values["count"]), (height, width), parse_whole(values["blur"]))
 
 
-def _parse_labels(values: dict) -> Centres | Boxes | LabelImage:
+def parse_whole(value: float | str) -> int:
+    """A whole number that positions and seeds can be. ValueError or TypeError for anything else."""
+    if not -(2**62) <= float(value) <= 2**62:
+        raise ValueError(f"{value}: too large")
+    return int(value)
+
+
+def _parse_labels(values: dict, size: tuple[int, int]) -> Centres | Boxes | LabelImage:
     if "centres" in values:
         return Centres([(float(row), float(col)) for row, col in values["centres"]])
     if "boxes" in values:
-        return Boxes([tuple(map(int, box)) for box in values["boxes"]])
+        return Boxes([tuple(map(parse_whole, box)) for box in values["boxes"]])
     with PIL.Image.open(io.BytesIO(base64.b64decode(values["image"])), formats=["PNG"]) as image:
-        height, width = map(int, values["size"])
-        return LabelImage(np.asarray(image.convert("L")), (height, width))
+        return LabelImage(np.asarray(image.convert("L")), size)
 
 
 def of_cells(labels: Labels, size: tuple[int, int], cell: int) -> Callable[[Region], np.ndarray]:

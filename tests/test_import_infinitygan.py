@@ -12,6 +12,7 @@ from tests.models.public_infinitygan import public_checkpoint, public_discrimina
 from utils.checkpoint import load_weights
 from utils.config import load_config
 from utils.errors import run_command
+from utils.schema import TrainConfig
 
 STRUCTURE = "structure_synthesizer.implicit_model.conv_stack.0.conv."
 TEXTURE = "texture_synthesizer."

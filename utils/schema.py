@@ -306,14 +306,19 @@ class Evaluate(Section):
     optimization_steps: Count = key(3000, "steps of that optimisation")
 
 
-class Generate(Section):
-    """Generated images (generate.py)."""
+class Generated(Section):
+    """Generated images that are edited."""
 
     height: Edge = key(512, "pixels")
     width: Edge = key(512, "pixels")
     count: Count = key(1, "images; image k uses seed + k")
     seed: Seed = key(0, "of the first image")
     noise: Noise = key("field", "the texture noise that the generator was trained with")
+
+
+class Generate(Generated):
+    """Generated images (generate.py)."""
+
     panorama: bool = key(False, "close the image horizontally; the width is then a multiple of a latent cell")
     save_latents: bool = key(False, "also write latents/seed-N.safetensors, for infer.py and edit.py")
 
@@ -387,10 +392,10 @@ TrainConfig = command("train", seed=SEED, model=Model, data=Data, train=Train, l
 InferConfig = command("infer", infer=Infer)
 EvaluateConfig = command("evaluate", seed=SEED, evaluate=Evaluate, infer=Edited, losses=PretrainedLosses)
 GenerateConfig = command("generate", generate=Generate, infer=Pictures)
-FuseConfig = command("fuse", fuse=Fuse, generate=Generate, infer=Edited)
+FuseConfig = command("fuse", fuse=Fuse, generate=Generated, infer=Edited)
 OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer=Edited)
 InbetweenConfig = command("inbetween", inbetween=Inbetween, complete=Complete, infer=Edited)
-ResampleConfig = command("resample", resample=Resample, generate=Generate, complete=Complete, infer=Edited)
+ResampleConfig = command("resample", resample=Resample, generate=Generated, complete=Complete, infer=Edited)
 
 # All sections that there are, as configs/default.yaml shows them.
 Config = command(

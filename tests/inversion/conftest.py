@@ -1,12 +1,18 @@
 """Tiny inverters with random weights, and pictures to invert."""
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 
+from inversion import PatchInverter
+from inversion.tiling import Tiling
 from models import build_encoders, build_generator
-from models.weights import Inverter
+from models.weights import SHIPPED, Inverter
 from utils.config import load_config
 from utils.schema import TrainConfig
+
+CPU = torch.device("cpu")
 
 
 def tiny_inverter(stages=3, convolution="shifted"):
@@ -26,7 +32,20 @@ def tiny_inverter(stages=3, convolution="shifted"):
             torch.nn.init.constant_(layer.noise_strength, 0.3)
         for stage in generator.texture.synthesis:
             stage.to_rgb.conv.weight.data *= 0.2
-    return Inverter(generator, *encoders, model, fingerprint="tiny")
+    return Inverter(generator, *encoders, model, fingerprint="tiny", path=SHIPPED.with_name("tiny.safetensors"))
+
+
+def tiny_model(networks, block="auto", dtype=torch.float32):
+    """The program's interface on the networks of an inverter."""
+    return PatchInverter(networks, CPU, dtype, Tiling(networks.generator.texture, networks.encoder, dtype, block, 1024))
+
+
+def photograph(height, width, seed=0):
+    """An array [H, W, 3] uint8 of smooth colours and a little noise."""
+    random = np.random.default_rng(seed)
+    small = random.integers(0, 256, (5, 5, 3), np.uint8)
+    smooth = np.asarray(PIL.Image.fromarray(small).resize((width, height), PIL.Image.Resampling.BICUBIC))
+    return np.clip(smooth + random.integers(-20, 20, smooth.shape), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +60,9 @@ def inverters():
         return made[key]
 
     return get
+
+
+@pytest.fixture
+def model(inverters):
+    """A `PatchInverter` of three stages."""
+    return tiny_model(inverters())

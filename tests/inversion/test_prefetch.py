@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from inversion.pipeline import Behind, ahead
+from inversion.prefetch import BackgroundWriter, prefetch
 
 
 def test_items_come_in_order_from_another_thread():
@@ -13,10 +13,10 @@ def test_items_come_in_order_from_another_thread():
         for k in range(20):
             yield k, threading.get_ident()
 
-    found = list(ahead(items()))
+    found = list(prefetch(items()))
     assert [k for k, _ in found] == list(range(20))
     assert {thread for _, thread in found} != {threading.get_ident()}
-    assert list(ahead([])) == []
+    assert list(prefetch([])) == []
 
 
 def test_reading_runs_ahead_by_a_bounded_number():
@@ -27,7 +27,7 @@ def test_reading_runs_ahead_by_a_bounded_number():
             made.append(k)
             yield k
 
-    for k in ahead(items(), depth=3):
+    for k in prefetch(items(), depth=3):
         time.sleep(0.002)
         assert len(made) <= k + 1 + 3
     assert len(made) == 20
@@ -40,14 +40,14 @@ def test_an_error_comes_out_in_its_place():
 
     found = []
     with pytest.raises(KeyError, match="two"):
-        for item in ahead(items()):
+        for item in prefetch(items()):
             found.append(item)
     assert found == [1]
 
 
 def test_a_reader_that_is_left_early_ends():
     before = threading.active_count()
-    iterator = ahead(iter(range(1000)))
+    iterator = prefetch(iter(range(1000)))
     assert next(iterator) == 0
     iterator.close()
     assert threading.active_count() == before
@@ -55,7 +55,7 @@ def test_a_reader_that_is_left_early_ends():
 
 def test_work_behind_is_done_in_order_and_by_the_end():
     done = []
-    with Behind() as behind:
+    with BackgroundWriter() as behind:
         for k in range(20):
             behind.do(lambda k: (time.sleep(0.001), done.append(k)), k)
             assert len(done) >= k - 3
@@ -67,12 +67,22 @@ def test_an_error_behind_comes_out(count):
     def fail():
         raise OSError("full")
 
-    with pytest.raises(OSError, match="full"), Behind() as behind:
+    with pytest.raises(OSError, match="full"), BackgroundWriter() as behind:
         for _ in range(count):
             behind.do(fail)
 
 
 def test_an_error_of_the_caller_is_the_one_that_counts():
-    with pytest.raises(ValueError, match="mine"), Behind() as behind:
+    with pytest.raises(ValueError, match="mine"), BackgroundWriter() as behind:
         behind.do(time.sleep, 0.01)
         raise ValueError("mine")
+
+
+def test_what_waits_behind_an_error_is_not_done():
+    done, goes_on = [], threading.Event()
+    with pytest.raises(ValueError, match="mine"), BackgroundWriter() as writer:
+        writer.do(goes_on.wait, 10)
+        writer.do(done.append, 1)
+        threading.Timer(0.05, goes_on.set).start()
+        raise ValueError("mine")
+    assert not done
