@@ -34,7 +34,6 @@ from training.run import CONFIG, resume, save, take_step
 from training.stage import Stage
 from utils import distributed, log
 from utils.config import dump_config, load_config
-from utils.schema import TrainConfig
 from utils.device import select_device, select_dtype, tune_allocator
 from utils.errors import UserError, run_command
 from utils.files import lock_folder, refuse_overwriting
