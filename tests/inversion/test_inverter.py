@@ -26,7 +26,8 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = """
 import threading, torch, PIL.Image
 def state():
-    return torch.get_num_threads(), threading.active_count(), torch.backends.cudnn.allow_tf32, PIL.Image.MAX_IMAGE_PIXELS
+    tf32, limit = torch.backends.cudnn.allow_tf32, PIL.Image.MAX_IMAGE_PIXELS
+    return torch.get_num_threads(), threading.active_count(), tf32, limit
 before = state()
 from inversion import PatchInverter, Latents
 assert before == state()

@@ -192,7 +192,8 @@ def stored(inverters, tmp_path_factory):
     """Latents with a map of styles and mixed noise, as a file and as a folder."""
     folder = tmp_path_factory.mktemp("stored")
     for suffix in SUFFIXES:
-        replace(plain(tiny_model(inverters())), style=STYLES["image"], noise=NOISES["centres"]).save(folder / f"a{suffix}")
+        latents = replace(plain(tiny_model(inverters())), style=STYLES["image"], noise=NOISES["centres"])
+        latents.save(folder / f"a{suffix}")
     return folder
 
 
@@ -260,32 +261,32 @@ def changed(copy):
 
 VALUE = re.compile(r'[-\d.]+|"[^"]*"|\[[^][]*\]|true|false|null')
 OTHERS = st.integers(-3, 3) | st.sampled_from(
-    [None, True, 2**70, -(2**70), 1e400, -1e400, 0.5, "", "x", "3", [], {}, [1, 2], {"field": 1, "period": None}]
+    [None, True, 2**70, -(2**70), 1e400, -1e400, 0.5, "", "x", "3", [], {}, [1, 2], {"kind": "field", "seed": 1}]
 )  # fmt: skip
 
 
 @settings(max_examples=200)
 @given(data=st.data())
 def test_any_value_of_the_metadata_may_be_another(is_refused, changed, data):
-    key = data.draw(st.sampled_from(["noise", "style"]), "key")
+    key = data.draw(st.sampled_from(["noise", "style_map"]), "key")
     found = data.draw(st.sampled_from(list(VALUE.finditer(METADATA[key]))), "place")
     other = json.dumps(data.draw(OTHERS, "value"))
     is_refused(changed(**{key: METADATA[key][: found.start()] + other + METADATA[key][found.end() :]}))
 
 
 def test_labels_of_too_many_pixels(changed):
-    style = json.loads(METADATA["style"])
-    image = bytearray(base64.b64decode(style["map"]["labels"]["image"]))
+    weights = json.loads(METADATA["style_map"])
+    image = bytearray(base64.b64decode(weights["labels"]["values"]))
     image[16:24] = (2**15).to_bytes(4, "big") * 2
     image[29:33] = zlib.crc32(image[12:29]).to_bytes(4, "big")
-    style["map"]["labels"]["image"] = base64.b64encode(image).decode()
-    refused(changed(style=json.dumps(style)))
+    weights["labels"]["values"] = base64.b64encode(image).decode()
+    refused(changed(style_map=json.dumps(weights)))
 
 
 @pytest.mark.parametrize(
     "metadata",
     [{"format": "patch-inverter-latents-9"}, {"image_size": "60"}, {"image_size": "60 101.5"}, {"image_size": "0 9"},
-     {"noise": "["}, {"style": "null"}, {"style": "[" * 10**5}],
+     {"noise": "["}, {"style_map": "null"}, {"style_map": "[" * 10**5}],
 )  # fmt: skip
 def test_metadata_of_other_programs(copy, changed, metadata):
     refused(changed(**metadata))

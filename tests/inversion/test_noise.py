@@ -1,14 +1,13 @@
 """Texture noise as plain values: that it survives a latent file, and what each kind stands for."""
 
-import json
-from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inversion.noise import DEEPEST, FieldNoise, MixedNoise, ShiftedNoise, mix_noise, parse_noise
+from inversion.latents import NOISE
+from inversion.noise import FieldNoise, MixedNoise, ShiftedNoise, mix_noise
 from inversion.weight_maps import Boxes, HorizontalBlend, LabelMap
 from models.noise import NoiseField
 from tests.inversion.conftest import CPU
@@ -24,7 +23,7 @@ def values(inverters):
     texture = inverters().generator.texture
 
     def get(noise, window=WINDOW):
-        return parse_noise(json.loads(json.dumps(noise.describe()))).build(texture, CPU)(*window)[0, 0]
+        return NOISE.validate_json(NOISE.dump_json(noise)).build(texture, CPU)(*window)[0, 0]
 
     return get
 
@@ -35,7 +34,7 @@ def by_boxes(kinds, *boxes, blur=0, size=SIZE):
 
 def test_a_field_is_that_of_its_seed(values):
     assert torch.equal(values(FieldNoise(7)), NoiseField(7)(*WINDOW)[0, 0])
-    assert parse_noise(None) is None and mix_noise([None, None], HorizontalBlend(0, 1)) is None
+    assert NOISE.validate_json("null") is None and mix_noise([None, None], HorizontalBlend(0, 1)) is None
 
 
 @pytest.mark.parametrize("stages", [3, 4])
@@ -85,26 +84,24 @@ def test_mixed_noise_is_weighted_by_the_position_of_features(values, layer, firs
     assert torch.equal(mixed[:, share == 1], two[:, share == 1])
 
 
-BLEND = {"blend": [0, 9]}
+BLEND = {"kind": "blend", "first": 0, "last": 8}
+FIELD = {"kind": "field", "seed": 1}
+LABELS = {"kind": "labels", "count": 2, "size": [4, 4]}
 
 
 @pytest.mark.parametrize(
     "found",
-    [{}, [1], "field", {"field": 1}, {"field": "x", "period": None}, {"field": 1, "period": 0}, {"shift": [1]},
-     {"shift": [1, 2], "noise": {"field": "x"}}, {"shift": [8, 8], "noise": None}, {"kinds": [None], "weights": BLEND},
-     {"kinds": [None, None], "weights": BLEND}, {"kinds": [{"field": 1, "period": None}], "weights": BLEND},
-     {"kinds": [None, {"field": 1, "period": None}], "weights": {"blend": [9, 9]}},
-     {"kinds": [None, {"field": 1, "period": None}], "weights": {"labels": {"image": "bm8gUE5H", "size": [2, 2]}}}],
+    [{}, [1], "field", {"seed": 1}, {"kind": "field", "seed": "x"}, {"kind": "field", "seed": 1, "period": 0},
+     {"kind": "shifted", "top": 8, "left": 8, "noise": None}, {"kind": "mixed", "kinds": [None], "weights": BLEND},
+     {"kind": "mixed", "kinds": [None, None], "weights": BLEND}, {"kind": "mixed", "kinds": [FIELD], "weights": BLEND},
+     {"kind": "mixed", "kinds": [None, FIELD], "weights": BLEND | {"last": -9}},
+     {"kind": "mixed", "kinds": [None, FIELD], "weights": LABELS | {"labels": {"kind": "image", "values": "bm8"}}}],
 )  # fmt: skip
 def test_what_is_no_noise_is_an_error(found):
-    with pytest.raises((ValueError, KeyError, TypeError, OSError)):
-        parse_noise(found)
+    with pytest.raises(ValueError, match="validation error"):
+        NOISE.validate_python(found)
 
 
-def test_noise_is_no_deeper_than_its_limit():
-    noise = FieldNoise(1)
-    for _ in range(DEEPEST - 1):
-        noise = ShiftedNoise(noise, 8, 8)
-    assert parse_noise(noise.describe()) == noise
-    with pytest.raises(ValueError, match="without end"):
-        parse_noise(replace(noise, noise=noise).describe())
+def test_noise_within_noise_without_end_is_an_error():
+    with pytest.raises(ValueError, match="recursion|Invalid JSON"):
+        NOISE.validate_json('{"kind": "shifted", "top": 8, "left": 8, "noise": ' * 5000)
