@@ -8,161 +8,116 @@
 
 `python edit.py VERB --help` says more of a verb, configs/edit/ has an example of each. Writes NAME.png into the output
 folder, latents/NAME for further edits, and the photographs' own latents into inversions/.
-Exit code: 0 all done; 1 some images failed, the others are done; 2 the command itself was wrong.
+Exit code: 0 all done; 1 some images of a folder failed, the others are done; 2 the command itself was wrong.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
+from editing.sources import Job, file_jobs, generated_jobs
+from editing.verbs import VERBS, Verb
 from images.writing import SUFFIXES as PICTURES
-
-from editing.verbs import VERBS, Edits, Source, Verb
-from inversion import runs
-from inversion.commands import (
-    IMAGES,
-    command_parser,
-    failures,
-    find_files,
-    find_photographs,
-    load_latents,
-    load_model,
-    memory_errors,
-    open_photograph,
-    save_picture,
-)
+from images.writing import picture_kind
+from inversion import commands
 from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents, latents_suffix
 from utils import log
 from utils.config import load_config
-from utils.distributed import SINGLE
-from utils.errors import UserError, run_command
-from utils.files import lock_folder, refuse_overwriting, remove_all_stale, scratch_folder
+from utils.errors import run_command
+from utils.files import lock_folder, refuse_overwriting, remove_all_stale
 from utils.signals import exit_on_terminate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, and edit one image after the other."""
-    arguments = parse(sys.argv[1:] if argv is None else argv)
-    verb = VERBS[arguments.verb]
+    verb, arguments = parse(sys.argv[1:] if argv is None else argv)
     config = load_config(verb.config, arguments.config, arguments.overrides)
-    files = find_inputs(verb, arguments)
-    model = load_model(arguments.checkpoint, config.infer)
-    if any(path.suffix not in SUFFIXES for path in files):
+    files, output = find_inputs(verb, arguments), arguments.output
+    photographs = [name for path, name in files if path.suffix not in SUFFIXES]
+    model = commands.load_model(arguments.checkpoint, config.infer)
+    if photographs:
         model.require_encoder()
     edits = verb.prepare(model, config)
+    if files:
+        jobs = file_jobs(files, verb.images == 2, model, config.infer, output)
+    else:
+        jobs = generated_jobs(model, config.generate)
+    paths = [path for path, _ in files]
+    inputs = [arguments.checkpoint, *filter(None, [arguments.config]), *paths, *named_files(config[verb.config.own])]
+    names = [f"{job.name}-{ending}" for job in jobs for ending in edits]
+    refuse_overwriting(inputs, places(names, photographs, output))
     exit_on_terminate()
-    output = arguments.output
-    inputs = [arguments.checkpoint, *filter(None, [arguments.config]), *files]
+    in_folder, failed = paths != arguments.input, {}
     with lock_folder(output):
         remove_all_stale(output)
-        if verb.images == 2:
-            sources = [open_source(model, config.infer, path, name, output) for path, name in files.items()]
-            make(model, config, edits(*sources), inputs, output)
-            return 0
-        if not files:
-            for source in generated(model, config):
-                make(model, config, edits(source), inputs, output)
-            return 0
-        return edit_files(model, config, edits, files, arguments)
+        for job in jobs:
+            with commands.failures(job.images[0], failed) if in_folder else commands.naming(*job.images):
+                run(model, job, edits, output, config.infer.format)
+    if in_folder:
+        log.info(f"{len(jobs) - len(failed)} of {len(jobs)} images done; results in {output}")
+    return 1 if failed else 0
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments, of which the first one is the verb."""
+def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
+    """The verb, which is the first argument, and the others."""
     verbs = "\n".join(f"  {name:<10} {verb.help}" for name, verb in VERBS.items())
-    if not argv or argv[0] in ("-h", "--help"):
-        parser = argparse.ArgumentParser(
-            description=f"{__doc__}\nverbs:\n{verbs}", formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        parser.add_argument("verb", choices=VERBS)
-        parser.parse_args(argv)
-    if argv[0] not in VERBS:
-        raise UserError(f"edit.py: {argv[0]!r} is no edit; allowed: {', '.join(VERBS)}, as the first argument")
-    verb = VERBS[argv[0]]
-    parser = command_parser(f"{verb.help}; options: `{argv[0]}` in configs/default.yaml", "seed=1")
-    parser.prog = f"edit.py {argv[0]}"
+    parser = argparse.ArgumentParser(
+        "edit.py", description=__doc__, epilog=f"verbs:\n{verbs}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
+    name = parser.parse_args(argv[:1]).verb
+    verb = VERBS[name]
+    parser = commands.command_parser(f"{verb.help}; options: `{name}` in configs/default.yaml", "infer.format=tiff")
+    parser.prog = f"edit.py {name}"
     paths = {"nargs": 2, "metavar": ("LEFT", "RIGHT")} if verb.images == 2 else {"nargs": 1}
     parser.add_argument(
         "--input", type=Path, required=not verb.generates, default=[], **paths,
         help="an image, a latent file, or a folder of images" + ("; without it, generated" if verb.generates else ""),
     )  # fmt: skip
-    arguments = parser.parse_intermixed_args(argv[1:])
-    arguments.verb = argv[0]
-    return arguments
+    return verb, parser.parse_intermixed_args(argv[1:])
 
 
-def find_inputs(verb: Verb, arguments: argparse.Namespace) -> dict[Path, str]:
-    """The images that the command names, with the names of their results. UserError for what is not there."""
-    if verb.images == 2:
-        for path in arguments.input:
-            find_files("--input", path, lambda folder: [], "single image")
-        if arguments.input[0] == arguments.input[1]:
-            raise UserError(f"--input {arguments.input[0]}: is given twice; allowed: two images")
-        return {path: path.stem for path in arguments.input}
-    if not arguments.input:
-        return {}
-    return find_files("--input", arguments.input[0], partial(find_photographs, output=arguments.output), IMAGES)
+def find_inputs(verb: Verb, arguments: argparse.Namespace) -> list[tuple[Path, str]]:
+    """The images that the command names, each with a name for its results. UserError for what is not there."""
+    if verb.images == 1:
+        search = partial(commands.find_photographs, output=arguments.output)
+        found = [commands.find_files("--input", path, search, commands.IMAGES) for path in arguments.input]
+        return [item for files in found for item in files.items()]
+    found = [commands.find_files("--input", path, lambda folder: [], "single image") for path in arguments.input]
+    (left, first), (right, second) = (item for files in found for item in files.items())
+    return [(left, first), (right, second)] if first != second else [(left, f"{first}-left"), (right, f"{first}-right")]
 
 
-def edit_files(model: PatchInverter, config: dict, edits, files: dict[Path, str], arguments: argparse.Namespace) -> int:
-    """Edit an image, or each image of a folder; the command's exit code.
-
-    UserError for what is wrong with a single file; in a folder, the others are done.
-    """
-    output, failed = arguments.output, {}
-    inputs = [arguments.checkpoint, *filter(None, [arguments.config]), *files]
-    for path, name in files.items():
-        with memory_errors(path) if list(files) == arguments.input else failures(path, failed):
-            source = open_source(model, config.infer, path, name, output)
-            make(model, config, edits(source), inputs, output, name if path.suffix not in SUFFIXES else None)
-    if len(files) > 1:
-        log.info(f"{len(files) - len(failed)} of {len(files)} images done; results in {output}")
-    return 1 if failed else 0
+def named_files(options: dict) -> list[Path]:
+    """The files that options name: styles, masks."""
+    values = [item for value in options.values() for item in (value if isinstance(value, list) else [value])]
+    return [Path(value) for value in values if isinstance(value, str) and os.path.exists(value)]
 
 
-def make(
-    model: PatchInverter, config: dict, edits: Edits, inputs: Sequence[Path], output: Path, inverted: str | None = None
-) -> None:
-    """Make, save and draw the edits of an image. UserError, before anything is computed, if a result is an input."""
-    results = [output / f"{name}{suffix}" for name, _ in edits for suffix in set(PICTURES.values())]
-    results += [output / "latents" / f"{name}{suffix}" for name, _ in edits for suffix in SUFFIXES]
-    results += [output / "inversions" / f"{inverted}{suffix}" for suffix in SUFFIXES if inverted is not None]
-    refuse_overwriting(inputs, [path for path in results if path.exists() or path.is_symlink()])
-    for name, edit in edits:
-        latents = edit()
+def places(names: Iterable[str], photographs: Iterable[str], output: Path) -> Iterator[Path]:
+    """Wherever results of these names, and the latents of photographs, may be written."""
+    for name in names:
+        yield from (output / f"{name}{suffix}" for suffix in set(PICTURES.values()))
+        yield from (output / "latents" / f"{name}{suffix}" for suffix in SUFFIXES)
+    for name in photographs:
+        yield from (output / "inversions" / f"{name}{suffix}" for suffix in SUFFIXES)
+
+
+def run(model: PatchInverter, job: Job, edits: dict[str, Callable[..., Latents]], output: Path, kind: str) -> None:
+    """Make, save and draw the edits of a job, as pictures of a kind of `infer.format`."""
+    sources = job.open()
+    for ending, edit in edits.items():
+        name, latents = f"{job.name}-{ending}", edit(*sources)
+        picture_kind(kind, latents.size)
         path = output / "latents" / f"{name}{latents_suffix('auto', latents.structure.shape)}"
         latents.save(path)
-        save_picture(model, Latents.load(path), output / f"{name}.png", config.infer.format)
-
-
-def open_source(model: PatchInverter, options: dict, path: Path, name: str, output: Path) -> Source:
-    """Latents, or an image file, whose latents will be encoded into the output folder's inversions/."""
-    if path.suffix in SUFFIXES:
-        latents = load_latents(model, path, options)
-        return Source(name, latents.size, lambda: latents)
-    image = open_photograph(path, options.max_pixels)
-    size = image.height, image.width
-
-    @cache
-    def invert() -> Latents:
-        target = output / "inversions" / f"{name}{latents_suffix('auto', model.structure_shape(size))}"
-        with scratch_folder(target) as folder:
-            runs.invert(model, runs.Job(path, name, output, folder, SINGLE), image, options).save(target)
-        return Latents.load(target)
-
-    return Source(name, size, invert)
-
-
-def generated(model: PatchInverter, config: dict) -> Iterator[Source]:
-    """The generated images that the section `generate` names."""
-    options = config.generate
-    for seed in range(options.seed, options.seed + options.count):
-        latents = model.generate(options.height, options.width, seed, noise=options.noise == "field")
-        yield Source(f"seed-{seed}", latents.size, lambda latents=latents: latents)
+        commands.save_picture(model, Latents.load(path), output / f"{name}.png", kind)
 
 
 if __name__ == "__main__":

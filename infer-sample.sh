@@ -2,12 +2,13 @@
 # Invert photographs, which come with scikit-image, by the shipped checkpoint:
 #
 #   bash infer-sample.sh [FOLDER] [arguments of infer.py ...]
-#   bash infer-sample.sh inverted infer.block=128
+#   bash infer-sample.sh inverted block=128 refine=30
 #
 # The results go to FOLDER, by default results/infer-sample. A GPU is used where there is one. On first use without a
 # suitable environment the packages are installed into .venv. Ends as infer.py does: with 0 where all went well.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for `sh`
 set -euo pipefail
-source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/environment.sh"
+source "$(dirname -- "$(readlink -f -- "$0")")/scripts/environment.sh"
 
 results=$ROOT/results/infer-sample
 if [[ $# -gt 0 && ! $1 =~ ^(-|[A-Za-z_.]+=) ]]; then # neither an option nor key=value

@@ -13,21 +13,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import lmdb
 from tqdm import tqdm
 
-from datasets.image import ImageError, check_side, encode_png, open_image, with_shorter_side
 from datasets.sources import content_digest, describe, open_source, record_key
 from datasets.splits import Source, split
+from images.reading import ImageError, open_image
+from images.resizing import check_side, encode_png, with_shorter_side
 from utils.errors import UserError, run_command
-from utils.files import free_space
+from utils.files import refusals, remove_stale, scratch_folder
 
 NATIVE = "0"  # size prefix of images stored as they are
 PAGE = 4096
@@ -46,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _appearing(targets) as folders:
         for side, members in sides.items():
             space = sum(sizes[member] + 4 * PAGE for member in members)
-            _write(folders[side], source, [sound[member] for member in members], space, options)
+            records = tqdm([sound[member] for member in members], desc=side, unit="image", file=sys.stderr)
+            _write(folders[side], source, records, space, options)
     for side, members in sides.items():
         print(f"{targets[side]}: {len(members)} images")
     return 1 if len(sound) < len(source) else 0
@@ -93,42 +93,41 @@ def _payload(source: Source, index: int, options: argparse.Namespace, check: boo
     if options.size is None:
         data = source.read(index)
         if check:
-            open_image(data, options.max_pixels, source.name(index))
+            open_image(data, options.max_pixels, name=source.name(index))
         return data
     return encode_png(with_shorter_side(source.open(index, options.max_pixels), options.size, options.max_pixels))
 
 
-def _write(folder: Path, source: Source, indices: list[int], space: int, options: argparse.Namespace) -> None:
-    """Write one LMDB of the given images, in their order; `space` bounds its size in bytes."""
-    prefix = NATIVE if options.size is None else str(options.size)
+def _write(folder: Path, source: Source, records: Iterable[int], space: int, options: argparse.Namespace) -> None:
+    """Write one LMDB of the images of these numbers, in their order; `space` bounds its size in bytes."""
+    prefix, count = NATIVE if options.size is None else str(options.size), 0
     with lmdb.open(str(folder), map_size=space + 1024 * PAGE, lock=False, sync=False) as environment:
-        for number, index in enumerate(tqdm(indices, desc=folder.name.split(".")[0], unit="image", file=sys.stderr)):
+        for index in records:
             data = _payload(source, index, options)
             with environment.begin(write=True) as transaction:
-                transaction.put(record_key(prefix, number), data)
-                transaction.put(record_key("meta", number), describe(data, os.fsencode(source.label(index))))
+                transaction.put(record_key(prefix, count), data)
+                transaction.put(record_key("meta", count), describe(data, os.fsencode(source.label(index))))
+            count += 1
         with environment.begin(write=True) as transaction:
-            transaction.put(b"length", str(len(indices)).encode())
+            transaction.put(b"length", str(count).encode())
         environment.sync(True)
 
 
 @contextmanager
 def _appearing(targets: dict[str, Path]) -> Iterator[dict[str, Path]]:
     """Temporary folders that become the targets on success, and vanish on failure."""
-    mark = f"tmp-{os.getpid()}-{secrets.token_hex(4)}"
-    folders = {side: target.with_name(f"{target.name}.{mark}") for side, target in targets.items()}
-    try:
+    output = next(iter(targets.values())).parent
+    remove_stale(output)
+    with refusals(output), ExitStack() as stack:
+        folders = {side: stack.enter_context(scratch_folder(target)) for side, target in targets.items()}
         for folder in folders.values():
             folder.mkdir(parents=True)
-        yield folders
+        try:
+            yield folders
+        except lmdb.Error as error:
+            raise OSError(str(error)) from error
         for side, folder in folders.items():
             folder.rename(targets[side])
-    except (OSError, lmdb.Error) as error:
-        place = next(iter(targets.values())).parent
-        raise UserError(f"cannot write {place}: {error} ({free_space(place) / 2**20:.0f} MiB free)") from error
-    finally:
-        for folder in folders.values():
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

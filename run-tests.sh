@@ -5,8 +5,9 @@
 #   bash run-tests.sh tests/models -x
 #
 # Ends with 0 only where the style is clean and at least one test ran and none failed.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for `sh`
 set -euo pipefail
-source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/environment.sh"
+source "$(dirname -- "$(readlink -f -- "$0")")/scripts/environment.sh"
 environment requirements-dev.txt
 cd -- "$ROOT"
 

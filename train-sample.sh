@@ -8,8 +8,9 @@
 # The images are shrunk to a shorter side of 150 pixels first, which a large folder takes longer for. Everything goes to
 # a folder of its own in runs/; the same command again resumes, or shows the finished run. A GPU is used where there is
 # one. On first use without a suitable environment the packages are installed into .venv.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for `sh`
 set -euo pipefail
-source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/environment.sh"
+source "$(dirname -- "$(readlink -f -- "$0")")/scripts/environment.sh"
 
 SHORTER_SIDE=150
 generator_minutes=${GENERATOR_MINUTES:-7}
@@ -61,7 +62,7 @@ train() {
 
 train generator "$generator_minutes"
 "$PYTHON" generate.py --checkpoint "$generator" --output "$run/generated" \
-    generate.count=4 generate.height=256 generate.width=512
+    count=4 height=256 width=512
 train inverter "$inverter_minutes" train.generator="$generator"
 "$PYTHON" -m datasets.samples "$run/unseen" --of "$images" --listed "$run/data/valid"
 "$PYTHON" infer.py --checkpoint "$inverter" --input "$run/unseen" --output "$run/inverted"

@@ -30,13 +30,13 @@ import training
 from models import count_parameters
 from training.context import TrainContext
 from training.events import PICTURES, Events
-from training.run import resume, save, take_step
+from training.run import CONFIG, resume, save, take_step
 from training.stage import Stage
 from utils import distributed, log
 from utils.config import dump_config, load_config
 from utils.device import select_device, select_dtype, tune_allocator
 from utils.errors import UserError, run_command
-from utils.files import lock_folder
+from utils.files import lock_folder, refuse_overwriting
 from utils.schema import TrainConfig
 from utils.signals import StopSignal, ignore_signals
 
@@ -67,8 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if config.train.output is None:
             raise UserError("train.output is not set: a folder for the run is needed")
-        stage.load_files()
         folder = Path(config.train.output)
+        inputs = [arguments.config, config.train.generator, config.train.discriminator, config.train.encoders]
+        refuse_overwriting(filter(None, inputs), [folder / name for name in (CONFIG, *stage.exported)])
+        stage.load_files()
         with lock_folder(folder) if world.main else nullcontext():
             return train(config, context, stage, folder)
     finally:
@@ -94,6 +96,7 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path) -> in
     scalars, over, stopping = {}, False, False
     with (
         StopSignal() as stop,
+        datasets.loading_failures(train_set),
         Events(folder / "events", world.main, state["step"]) as events,
         tqdm(total=settings.steps, initial=state["step"], disable=not world.main, unit="step", mininterval=5) as bar,
     ):

@@ -16,19 +16,17 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from datasets.image import Image
-from inversion.blocks import pixels_per_cell
-from inversion.cost import decode_cost
-from models.encoder import EncoderLayer, PatchEncoder
-from models.geometry import Interval, Region, regions_from
-from models.layers import EPSILON, EqualizedConv2d, ModulatedConv2d, ShiftedConv2d, activate, blur, upsample_bilinear
+from images.reading import Image
+from models.encoder import HALF
+from models.geometry import Interval
+from models.layers import EPSILON, EqualizedConv2d, ModulatedConv2d, ShiftedConv2d, activate, blur
 from models.weights import Inverter
 from utils.errors import UserError
 
@@ -42,28 +40,20 @@ class Windows:
     """The windows along one axis of an image. All lengths in pixels; positions in the reflected image."""
 
     length: int  # of the image
-    cell: int  # that a latent cell stands for
     drawn: int  # that a window draws
+    size: int  # what the encoder sees of a window
+    step: int  # from one window to the next
+    count: int
 
-    @property
-    def size(self) -> int:
-        """What the encoder sees of a window."""
-        return self.cell * (CELLS - 1) + 1
+    @staticmethod
+    def over(length: int, cell: int, drawn: int) -> Windows:
+        """Those of so many pixels; `cell`: pixels of a latent cell."""
+        return Windows(length, drawn, cell * (CELLS - 1) + 1, STEP * cell, math.ceil(length / (STEP * cell)))
 
     @property
     def context(self) -> int:
-        """What it sees before that which is drawn."""
+        """What the encoder sees before that which is drawn."""
         return self.size - self.drawn
-
-    @property
-    def step(self) -> int:
-        """From one window to the next."""
-        return STEP * self.cell
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return math.ceil(self.length / self.step)
 
     @property
     def padded(self) -> int:
@@ -77,87 +67,120 @@ class Windows:
         return (self.step * steps + self.drawn - self.length) // 2 + self.context
 
 
+class PlainModulatedConv2d(ModulatedConv2d):
+    """A modulated convolution by weights that are made for each sample."""
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """x [B, I, H, W], style [B, D] -> [B, O, H', W']."""
+        batch, inputs = x.shape[:2]
+        weight = self.weight * self.gain * self.modulation(style)[:, None, :, None, None]  # [B, O, I, K, K]
+        if self.demodulate:
+            weight = weight * torch.rsqrt(weight.square().sum(dim=(2, 3, 4), keepdim=True) + EPSILON)
+        x = x.reshape(1, batch * inputs, *x.shape[2:])
+        if self.upsample:
+            y = F.conv_transpose2d(x, weight.transpose(1, 2).flatten(0, 1), stride=2, groups=batch)
+            return blur(y.reshape(batch, -1, *y.shape[2:])[..., 1:-1, 1:-1])
+        y = F.conv2d(x, weight.flatten(0, 1), groups=batch)
+        return y.reshape(batch, -1, *y.shape[2:])
+
+
+class PlainConv2d(EqualizedConv2d):
+    """A convolution whose bias, activation and gain come one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, I, H, W] -> [B, O, H', W']."""
+        stride = self.stride
+        if self.weight.shape[-1] == 1:  # oneDNN's gradient of a strided 1x1 convolution may write beyond its end
+            x, stride = x[..., ::stride, ::stride], 1
+        x = F.conv2d(x, self.weight * self.gain, None, stride, self.padding, self.dilation)
+        if self.activation:
+            x = activate(x, self.bias)
+        elif self.bias is not None:
+            x = x + self.bias[:, None, None]
+        return x if self.output_gain == 1 else x * self.output_gain
+
+
+class PlainShiftedConv2d(ShiftedConv2d):
+    """A shifted convolution by a 1x1 convolution of the feature beside its copies."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, I, H, W] -> [B, O, H', W']."""
+        height, width = (edge - self.dilation for edge in x.shape[-2:])
+        return self.of_copies(shifted_copies(x, self.dilation)[..., :height, :width], self.concatenated())
+
+    def of_copies(self, beside: Tensor, weight: Tensor) -> Tensor:
+        """[B, 4 I, H, W], by the concatenated weight -> [B, O, H', W']."""
+        return activate(F.conv2d(beside[..., :: self.stride, :: self.stride], weight), self.bias)
+
+    def concatenated(self) -> Tensor:
+        """The weight [O, 4 I, 1, 1] that convolves `shifted_copies` as a shifted convolution does its feature."""
+        weight = self.weight * self.gain
+        return torch.cat([weight[..., down, right] for down, right in SHIFTS], dim=1)[..., None, None].contiguous()
+
+
+def shifted_copies(x: Tensor, shift: int) -> Tensor:
+    """The feature [B, C, H, W] beside its copies rolled by `shift`: [B, 4 C, H, W]."""
+    return torch.cat([torch.roll(x, (-shift * down, -shift * right), (2, 3)) for down, right in SHIFTS], dim=1)
+
+
+PLAIN = {ModulatedConv2d: PlainModulatedConv2d, EqualizedConv2d: PlainConv2d, ShiftedConv2d: PlainShiftedConv2d}
+
+
+def make_plain(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network itself, on a device, with plain convolutions, channels first."""
+    for module in network.modules():
+        module.__class__ = PLAIN.get(type(module), type(module))
+    return network.to(device, memory_format=torch.contiguous_format)
+
+
 class Published:
-    """The published algorithm with the networks of an inverter, of which it keeps a contiguous copy."""
+    """The published algorithm with the networks of an inverter, of which it keeps a copy.
+
+    UserError for an encoder whose convolutions are not shifted ones.
+    """
 
     @torch.no_grad()
     def __init__(self, networks: Inverter, device: torch.device) -> None:
-        if not all(isinstance(layer.conv, ShiftedConv2d) for layer in layers_of(networks.encoder)):
+        if networks.model["encoder"]["convolution"] != "shifted":
             raise UserError("model.encoder.convolution: the published algorithm has shifted convolutions only")
         self.device = device
-        self.encoder, self.texture = (
-            copy.deepcopy(network).to(device, memory_format=torch.contiguous_format)
-            for network in (networks.encoder, networks.generator.texture)
-        )
-        self.cell = pixels_per_cell(self.texture)
+        self.encoder = make_plain(copy.deepcopy(networks.encoder), device)
+        self.texture = make_plain(copy.deepcopy(networks.generator.texture), device)
+        self.cell = 2**self.texture.stages
         self.drawn = self.texture.rule.valid_output(Interval(0, CELLS - 1)).size
-        self.concatenated = {layer.conv: concatenated_weight(layer.conv) for layer in layers_of(self.encoder)}
+        convolutions = [layer.conv for scale in self.encoder.scales for layer in scale.layers]
+        self.weights = {conv: conv.concatenated() for conv in convolutions}
 
     def windows(self, length: int) -> Windows:
         """The windows along an axis of so many pixels."""
-        return Windows(length, self.cell, self.drawn)
+        return Windows.over(length, self.cell, self.drawn)
 
     def patches(self, height: int, width: int) -> list[tuple[int, int]]:
         """The numbers (row, column) of the windows of an image."""
-        rows, cols = self.windows(height).count, self.windows(width).count
-        return [(row, col) for row in range(rows) for col in range(cols)]
-
-    @torch.inference_mode()
-    def invert(self, image: Image, z_g: Tensor) -> Tensor:
-        """Invert a whole image in the style of a global latent [D]: [3, H, W]."""
-        canvas = Canvas(self, image, z_g)
-        for row, col in self.patches(image.height, image.width):
-            canvas.draw(row, col)
-        return canvas.result()
-
-    def noise_sizes(self) -> list[int]:
-        """Edge of the feature of each layer of a patch."""
-        stages = regions_from(Region.at(0, 0, CELLS, CELLS), self.texture.stages)
-        return [region.rows.size for stage in stages for region in stage.outputs]
+        return list(product(range(self.windows(height).count), range(self.windows(width).count)))
 
     def encode(self, x: Tensor) -> Tensor:
         """A window [1, 3, 161, 161] -> z_s [1, C, 11, 11]."""
         latent = 0.0
         for scale in self.encoder.scales:
             for layer in scale.layers:
-                x = self._encoder_layer(layer, x)
+                y = layer.mix(layer.conv.of_copies(shifted_copies(x, layer.conv.dilation), self.weights[layer.conv]))
+                x = y if layer.skip is None else y + x * HALF
             missing = CELLS * scale.project.stride - x.shape[-1]
-            around = F.pad(x, (0, missing, 0, missing), mode="replicate")
-            latent = latent + convolve(scale.project, around)
+            latent = latent + scale.project(F.pad(x, (0, missing, 0, missing), mode="replicate"))
         return latent
 
-    def _encoder_layer(self, layer: EncoderLayer, x: Tensor) -> Tensor:
-        beside = shifted_copies(x, layer.conv.dilation)
-        y = F.conv2d(beside, self.concatenated[layer.conv], stride=layer.conv.stride)
-        y = convolve(layer.mix, activate(y, layer.conv.bias))
-        return y if layer.skip is None else (x + y) * 0.5**0.5
+    def synthesize(self, z_s: Tensor, z_g: Tensor) -> Tensor:
+        """z_s [B, C, 11, 11], global latents [B, D] -> [B, 3, 101, 101]."""
 
-    def synthesize(self, z_s: Tensor, z_g: Tensor, noise: Sequence[Tensor]) -> Tensor:
-        """z_s [B, C, 11, 11], global latents [B, D], the noise [B or 1, 1, h, w] of each layer -> [B, 3, 101, 101]."""
-        x, image, noise = z_s, None, iter(noise)
-        w = self.texture.mapping(z_g)
-        for stage in self.texture.synthesis:
-            for layer in (stage.up, stage.conv):
-                x = modulated(layer.conv, x, w)
-                x = activate(x + layer.noise_strength * next(noise), layer.bias)
-            colours = modulated(stage.to_rgb.conv, x, w) + stage.to_rgb.bias[:, None, None]
-            image = colours if image is None else colours + middle(upsample_bilinear(image), colours.shape[-1])
-        return image
+        def noise(layer: int, top: int, left: int, height: int, width: int) -> Tensor:
+            return torch.randn(1, 1, height, width, device=z_s.device)
 
-    def macs(self) -> int:
-        """Multiply-adds of one patch."""
-        macs = decode_cost(self.texture, Region.at(0, 0, CELLS, CELLS).valid_output(self.texture.rule), torch.float32).macs
-        edge = self.windows(1).size
-        for scale in self.encoder.scales:
-            for layer in scale.layers:
-                edge = math.ceil(edge / layer.conv.stride)
-                macs += edge**2 * (layer.conv.weight.numel() + layer.mix.weight.numel())
-            macs += CELLS**2 * scale.project.weight.numel()
-        return macs
+        return self.texture(z_s, self.texture.mapping(z_g), noise)
 
 
 class Canvas:
-    """An image that the published algorithm inverts patch by patch."""
+    """An image that the published algorithm inverts patch by patch, in the style of a global latent [D]."""
 
     def __init__(self, published: Published, image: Image, z_g: Tensor) -> None:
         self.published, self.z_g = published, z_g[None].to(published.device)
@@ -165,26 +188,14 @@ class Canvas:
         window = image.window_float(-self.rows.before, -self.cols.before, self.rows.padded, self.cols.padded)
         self.padded = torch.from_numpy(window.transpose(2, 0, 1)[None].copy()).to(published.device)
         self.pixels = torch.zeros_like(self.padded)
-        texture = published.texture
-        self.steps = [self.rows.step // texture.spacing(index) for index in range(2 * texture.stages)]
-        self.sizes = published.noise_sizes()
-        self.noise = [
-            torch.randn(1, 1, *(step * (axis.count - 1) + size for axis in (self.rows, self.cols))).to(self.z_g)
-            for step, size in zip(self.steps, self.sizes, strict=True)
-        ]
 
     @torch.inference_mode()
     def draw(self, row: int, col: int) -> None:
         """Draw the patch of a window."""
         top, left = self.rows.step * row, self.cols.step * col
-        noise = [
-            field[..., step * row : step * row + size, step * col : step * col + size]
-            for field, step, size in zip(self.noise, self.steps, self.sizes, strict=True)
-        ]
         z_s = self.published.encode(_square(self.padded, top, left, self.rows.size).contiguous())
-        drawn = self.published.synthesize(z_s, self.z_g, noise)
-        top, left = top + self.rows.context, left + self.cols.context
-        _square(self.pixels, top, left, self.rows.drawn).copy_(drawn)
+        place = top + self.rows.context, left + self.cols.context
+        _square(self.pixels, *place, self.rows.drawn).copy_(self.published.synthesize(z_s, self.z_g))
 
     def result(self) -> Tensor:
         """The image [3, H, W]."""
@@ -194,50 +205,3 @@ class Canvas:
 
 def _square(x: Tensor, top: int, left: int, edge: int) -> Tensor:
     return x[..., top : top + edge, left : left + edge]
-
-
-def layers_of(encoder: PatchEncoder) -> list[EncoderLayer]:
-    """Of all scales."""
-    return [layer for scale in encoder.scales for layer in scale.layers]
-
-
-def shifted_copies(x: Tensor, shift: int) -> Tensor:
-    """The feature [B, C, H, W] beside its copies rolled by `shift`: [B, 4 C, H, W]."""
-    return torch.cat([torch.roll(x, (-shift * down, -shift * right), (2, 3)) for down, right in SHIFTS], dim=1)
-
-
-def concatenated_weight(conv: ShiftedConv2d) -> Tensor:
-    """The weight [O, 4 I, 1, 1] that convolves `shifted_copies` as a shifted convolution does its feature."""
-    weight = conv.weight * conv.gain
-    return torch.cat([weight[..., down, right] for down, right in SHIFTS], dim=1)[..., None, None].contiguous()
-
-
-def convolve(conv: EqualizedConv2d, x: Tensor) -> Tensor:
-    """An equalised convolution, its bias and its activation, one after the other."""
-    if conv.weight.shape[-1] == 1:  # see BakedConv2d
-        x = F.conv2d(x[..., :: conv.stride, :: conv.stride], conv.weight * conv.gain)
-    else:
-        x = F.conv2d(x, conv.weight * conv.gain, None, conv.stride, conv.padding, conv.dilation)
-    if conv.bias is None:
-        return x
-    return activate(x, conv.bias) if conv.activation else x + conv.bias[:, None, None]
-
-
-def modulated(conv: ModulatedConv2d, x: Tensor, style: Tensor) -> Tensor:
-    """A modulated convolution by weights made for each sample: x [B, I, H, W], style [B, D] -> [B, O, H', W']."""
-    batch, inputs = x.shape[:2]
-    weight = conv.weight * conv.gain * conv.modulation(style)[:, None, :, None, None]  # [B, O, I, K, K]
-    if conv.demodulate:
-        weight = weight * torch.rsqrt(weight.square().sum(dim=(2, 3, 4), keepdim=True) + EPSILON)
-    x = x.reshape(1, batch * inputs, *x.shape[2:])
-    if conv.upsample:
-        y = F.conv_transpose2d(x, weight.transpose(1, 2).flatten(0, 1), stride=2, groups=batch)
-        return blur(y.reshape(batch, -1, *y.shape[2:])[..., 1:-1, 1:-1])
-    y = F.conv2d(x, weight.flatten(0, 1), groups=batch)
-    return y.reshape(batch, -1, *y.shape[2:])
-
-
-def middle(x: Tensor, edge: int) -> Tensor:
-    """The central [..., edge, edge] of a feature."""
-    start = (x.shape[-1] - edge) // 2
-    return _square(x, start, start, edge)

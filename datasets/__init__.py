@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import cv2
@@ -10,9 +11,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets.crops import CropDataset, StepSampler
-from datasets.image import check_side
 from datasets.sources import open_source
 from datasets.splits import digests, refuse_shared, split
+from images.resizing import check_side
 from utils.errors import UserError
 from utils.signals import ignore_signals
 
@@ -25,19 +26,32 @@ class CropLoader(DataLoader):
     def __iter__(self) -> Iterator[dict]:
         iterator = super().__iter__()
         try:
-            yield from iterator
-        except UserError as error:
-            # A worker's error arrives with its traceback in front.
-            raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
-        except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: it was lost while it sent a batch
-            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader "):
-                raise
-            names = ", ".join(_again(self.dataset.being_read)) or "no image"
-            reason = str(error).partition("\n")[0] or "a worker was lost"
-            raise UserError(f"loading failed (being read: {names}): {reason}") from error
+            with loading_failures(self.dataset):
+                yield from iterator
         finally:
             if self.num_workers:
                 _again(partial(_stop, iterator))
+
+
+@contextmanager
+def loading_failures(dataset: CropDataset) -> Iterator[None]:
+    """Turns the failure of a worker that reads `dataset` into a UserError of one line that names the image.
+
+    PyTorch reports a worker that is lost at any moment, also while something else is computed.
+    """
+    try:
+        yield
+    except UserError as error:
+        if "UserError: " not in str(error):
+            raise
+        # A worker's error arrives with its traceback in front.
+        raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: it was lost while it sent a batch
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader "):
+            raise
+        names = ", ".join(_again(dataset.being_read)) or "no image"
+        reason = str(error).partition("\n")[0] or "a worker was lost"
+        raise UserError(f"loading failed (being read: {names}): {reason}") from error
 
 
 def build(

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from datasets.image import Image, ImageError, thumbnail, with_shorter_side
 from datasets.splits import Source
+from images.reading import Image, ImageError
+from images.resizing import with_shorter_side
+from images.thumbnail import thumbnail
 from utils.errors import UserError
 
 ORDER, CROP = 0, 1  # streams of random numbers

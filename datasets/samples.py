@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from datasets.image import encode_png
 from datasets.sources import LmdbSource, open_source
+from images.resizing import encode_png
 from utils import log
 from utils.errors import UserError, run_command
 from utils.files import atomic_path

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import lmdb
 
-from datasets.image import Image, ImageError, find_images, open_image
 from datasets.lmdb_tree import check_tree
+from images.reading import Image, ImageError, find_images, open_image
 from utils.errors import UserError
 
 RECORD = re.compile(rb"(\d+)-(\d+)")
@@ -120,7 +120,7 @@ class LmdbSource:
 
     def open(self, index: int, max_pixels: int) -> Image:
         """Decode image `index`; ImageError where that is impossible."""
-        return open_image(self.read(index), max_pixels, self.name(index))
+        return open_image(self.read(index), max_pixels, name=self.name(index))
 
     def _key(self, index: int) -> bytes:
         return record_key(self._prefix, index, self._digits)

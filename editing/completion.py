@@ -120,7 +120,7 @@ class Completion:
         """Structure latents [C, h, w] of a tile of the canvas: known ones as they are, new ones elsewhere."""
         fade = self.options.fade
         around = region.grown(fade)
-        held = torch.from_numpy(self.known.known(around)).to(self.device)
+        held = torch.from_numpy(self.known.where(around)).to(self.device)
         inner = region.slices_in(around)
         if bool(held[inner].all()):
             return self.known.read(region).to(self.device)
@@ -135,7 +135,7 @@ class Completion:
         band = self.options.band
         for region in grid(self.cells):
             around = region.grown(band)
-            held = self.known.known(around)
+            held = self.known.where(around)
             unknown = ~held & _inside(around, self.cells)
             near = cv2.dilate(unknown.astype(np.uint8), np.ones((2 * band + 1, 2 * band + 1), np.uint8)) > 0
             counts = (near & held)[region.slices_in(around)] & _inside(region, self.cells)

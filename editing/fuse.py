@@ -24,19 +24,30 @@ def fuse(
     """The image in several styles; a generated one takes them in its structure, too, a photograph keeps its own.
 
     `where`: the centre (row, column) of each style, as shares of height and width; or the number of the style of each
-    pixel; None: from left to right. UserError for other counts, or styles that vary over space themselves.
+    pixel; None: from left to right. UserError for other counts, styles that vary over space themselves, or a panorama,
+    which would no longer close.
     """
     model.check(latents)
+    structure = latents.structure
+    if isinstance(structure, GeneratedStructure) and structure.local.period is not None:
+        raise UserError("fuse: a panorama would no longer close; allowed: images that are none")
     if any(isinstance(style, StyleMap) for style in styles):
         raise UserError("fuse.styles: one varies over space itself; allowed: styles of whole images")
     if not isinstance(where, LabelImage):
-        where = where or [(0.5, (k + 0.5) / len(styles)) for k in range(len(styles))]
-        if len(where) != len(styles):
-            raise UserError(f"fuse.centres: {len(where)} centres for {len(styles)} styles (fuse.styles)")
         height, width = latents.size
-        where = Centres([(height * down, width * right) for down, right in where])
+        where = Centres([(height * down, width * right) for down, right in positions(where, len(styles))])
+    elif where.values.max() >= len(styles):
+        raise UserError(f"fuse: {len(styles)} styles, but a label {where.values.max()}; labels begin at 0")
     style = StyleMap(list(styles), LabelMap(where, len(styles), latents.size, blur), exact)
-    structure = latents.structure
     if isinstance(structure, GeneratedStructure):
         structure = structure.with_style(style)
     return replace(latents, structure=structure, style=style)
+
+
+def positions(centres: Sequence[tuple[float, float]] | None, count: int) -> Sequence[tuple[float, float]]:
+    """The centres of so many styles; None: side by side, from left to right. UserError for another number of them."""
+    if centres is None:
+        return [(0.5, (k + 0.5) / count) for k in range(count)]
+    if len(centres) != count:
+        raise UserError(f"fuse.centres: {len(centres)} centres for {count} styles (fuse.styles)")
+    return centres

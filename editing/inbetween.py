@@ -38,9 +38,7 @@ def inbetween(
     return fill_canvas(model, placements, canvas, style, seed, fit or FitOptions(), noise, ramp, progress)
 
 
-def canvas_size(
-    cell: int, images: Sequence[tuple[int, int]], size: tuple[int | None, int | None]
-) -> tuple[int, int]:
+def canvas_size(cell: int, images: Sequence[tuple[int, int]], size: tuple[int | None, int | None]) -> tuple[int, int]:
     """Height and width of the canvas of two images, in pixels. UserError where they do not fit.
 
     By default that of the higher image, and half as much again as both widths.

@@ -5,7 +5,7 @@ Both answer the same two questions, by regions of the canvas's latent cells: whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,13 +15,14 @@ from torch import Tensor
 
 from inversion.inverter import PatchInverter
 from inversion.latents import ArrayLike, Latents
+from inversion.synthesis import Mask
 from models.geometry import Interval, Region
 
 
 class KnownStructure(Protocol):
     """Known structure latents of a canvas."""
 
-    def known(self, region: Region) -> np.ndarray:
+    def where(self, region: Region) -> np.ndarray:
         """Bool [h, w]: whether the latents of these cells are known."""
 
     def read(self, region: Region) -> Tensor:
@@ -67,7 +68,7 @@ class PlacedLatents:
             parts.append((placement.latents.structure, held, Region(*own)))
         return PlacedLatents(model.generator.structure.local_dim, parts)
 
-    def known(self, region: Region) -> np.ndarray:
+    def where(self, region: Region) -> np.ndarray:
         """As `KnownStructure`."""
         mask = np.zeros(region.shape, bool)
         for _, _, own in self.parts:
@@ -93,9 +94,9 @@ class MaskedLatents:
 
     structure: ArrayLike
     cells: Region  # that it holds
-    mask: Callable[[Region], np.ndarray]  # region of cells -> bool [h, w]: to be made anew
+    mask: Mask  # of the cells to be made anew
 
-    def known(self, region: Region) -> np.ndarray:
+    def where(self, region: Region) -> np.ndarray:
         """As `KnownStructure`."""
         mask = np.zeros(region.shape, bool)
         common = region.common(self.cells)

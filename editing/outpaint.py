@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from editing.canvas import fill_canvas
 from editing.completion import FitOptions, Progress
 from editing.known import Placement
 from inversion.inverter import PatchInverter
-from inversion.latents import Latents
+from inversion.latents import Latents, StyleMap
+from inversion.weight_maps import ShiftedMap
 from utils.errors import UserError
 
 
@@ -23,28 +26,36 @@ def outpaint(
 ) -> Latents:
     """The latents of the canvas. UserError where the image does not fit, or lies between latent cells."""
     model.check(latents)
-    height, width = canvas_size(latents.size, size)
-    top = offset_of("top", latents.size[0], height, at[0], model.cell)
-    left = offset_of("left", latents.size[1], width, at[1], model.cell)
-    return fill_canvas(
-        model, [Placement(latents, top, left)], (height, width), latents.style, seed,
-        fit or FitOptions(), noise, model.cell, progress,
-    )  # fmt: skip
+    canvas, (top, left) = place(model.cell, latents.size, size, at)
+    style = latents.style
+    if isinstance(style, StyleMap):
+        style = replace(style, weights=ShiftedMap(style.weights, top, left))
+    placements = [Placement(latents, top, left)]
+    return fill_canvas(model, placements, canvas, style, seed, fit or FitOptions(), noise, model.cell, progress)
 
 
-def canvas_size(image: tuple[int, int], size: tuple[int | None, int | None]) -> tuple[int, int]:
-    """Height and width of the canvas of an image of (height, width). UserError where it is smaller."""
-    for name, edge, canvas in zip(("height", "width"), image, size, strict=True):
-        if canvas is not None and canvas < edge:
-            raise UserError(f"outpaint.{name}: {canvas} px, but the image has {edge}; allowed: {edge} or more")
-    return tuple(2 * edge if canvas is None else canvas for edge, canvas in zip(image, size, strict=True))
+def place(
+    cell: int,
+    image: tuple[int, int],  # height, width, pixels
+    size: tuple[int | None, int | None],  # as of `outpaint`
+    at: tuple[int | None, int | None],
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of the canvas of an image, and row and column at which it begins there, in pixels.
+
+    UserError where it does not fit, or lies between latent cells.
+    """
+    names = ("height", "top"), ("width", "left")
+    along = [_place(*each, cell) for each in zip(names, image, size, at, strict=True)]
+    return tuple(zip(*along, strict=True))
 
 
-def offset_of(name: str, edge: int, canvas: int, offset: int | None, cell: int) -> int:
-    """Where an edge of an image begins along one of a canvas, in pixels; None: so that it is in the middle."""
+def _place(names: tuple[str, str], edge: int, canvas: int | None, offset: int | None, cell: int) -> tuple[int, int]:
+    """As `place`, along one axis."""
+    canvas = 2 * edge if canvas is None else canvas
+    if canvas < edge:
+        raise UserError(f"outpaint.{names[0]}: {canvas} px, but the image has {edge}; allowed: {edge} or more")
     offset = (canvas - edge) // 2 // cell * cell if offset is None else offset
-    if offset % cell or offset + edge > canvas:
-        raise UserError(
-            f"outpaint.{name}: {offset}; allowed: multiples of {cell} px (a latent cell) from 0 to {canvas - edge}"
-        )
-    return offset
+    if offset % cell or not 0 <= offset <= canvas - edge:
+        allowed = f"multiples of {cell} px (a latent cell) from 0 to {canvas - edge}"
+        raise UserError(f"outpaint.{names[1]}: {offset}; allowed: {allowed}")
+    return canvas, offset

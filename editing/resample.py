@@ -27,9 +27,14 @@ def resample(
 ) -> Latents:
     """The image with new content where it is asked for: that of a photograph goes on from its surroundings.
 
-    UserError where no latent cell has its centre there, or nothing would change.
+    UserError where no latent cell has its centre there, a box ends outside the image, or nothing would change, and for
+    a panorama, which would no longer close.
     """
     model.check(latents)
+    check_inside(where, latents.size)
+    generated = isinstance(latents.structure, GeneratedStructure)
+    if generated and latents.structure.local.period is not None:
+        raise UserError("resample: a panorama would no longer close; allowed: images that are none")
     new = FieldNoise(seed) if noise else None
     if not structure and new is None and latents.noise is None:
         raise UserError("resample.what: noise, but complete.noise is none and so is the image's: nothing would change")
@@ -42,9 +47,17 @@ def resample(
             "resample: no latent cell has its centre inside the mask; allowed: a mask with a pixel whose row and column"
             f" are multiples of {model.cell}"
         )
-    if isinstance(latents.structure, GeneratedStructure):
-        local = replace(latents.structure.local, mask=mask, mask_seed=seed)
+    if generated:
+        local = latents.structure.local
+        local = replace(local, resampled=(*local.resampled, (mask, seed)))
         return replace(latents, structure=latents.structure.with_local(local))
     known = MaskedLatents(latents.structure, cells, mask)
     made = complete(model, known, latents.size, latents.style, seed, fit or FitOptions(), progress)
     return replace(latents, structure=made, noise=mixed)
+
+
+def check_inside(where: Boxes | LabelImage, size: tuple[int, int]) -> None:
+    """UserError for a box that ends outside an image of (height, width)."""
+    for box in where.boxes if isinstance(where, Boxes) else ():
+        if box[2] > size[0] or box[3] > size[1]:
+            raise UserError(f"resample.region: {list(box)}, but the image has {size[0]} x {size[1]} pixels")

@@ -1,20 +1,13 @@
-"""Frechet Inception distance (Heusel et al., NeurIPS 2017), and that of scaled canvases (InfinityGAN, ICLR 2022).
+"""Frechet distance of features, of Inception's the FID (Heusel et al., NeurIPS 2017).
 
-The distance of few images is biased upwards: only sets of equal numbers compare.
-
-Letters: N images, S pixels along their edges, D features.
+That of few images is biased upwards: only sets of equal numbers compare. Letters: N images, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from evaluation.inception import Inception
-from evaluation.sets import generated_set
-from inversion.tool import Tool
 
 
 @dataclass(frozen=True)
@@ -43,24 +36,3 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """
     shared = np.linalg.svd(a.factor @ b.factor.T, compute_uv=False).sum()
     return float(np.square(a.mean - b.mean).sum() + np.square(a.factor).sum() + np.square(b.factor).sum() - 2 * shared)
-
-
-def fid(inception: Inception, first: np.ndarray, second: np.ndarray) -> float:
-    """Frechet Inception distance of two sets of uint8 images [N, S, S, 3], at least 2 of each."""
-    return frechet_distance(*(gaussian_of(inception(images)) for images in (first, second)))
-
-
-def scale_invariant_fid(
-    tool: Tool, inception: Inception, real: np.ndarray, seeds: Sequence[int], scales: Sequence[int]
-) -> list[dict[str, float]]:
-    """FID of generated canvases, [{"scale": s, "fid": ...}, ...] (ScaleInv FID; Lin et al., ICLR 2022, section 4.1).
-
-    `real`: uint8 [N, S, S, 3]. The canvases of `seeds` have s x S pixels along their edges and are shrunk to S. Scale 1
-    is the ordinary FID.
-    """
-    wanted = gaussian_of(inception(real))
-
-    def distance(scale: int) -> float:
-        return frechet_distance(wanted, gaussian_of(inception(generated_set(tool, real.shape[1], seeds, scale))))
-
-    return [{"scale": scale, "fid": distance(scale)} for scale in scales]

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-PER_IMAGE = ("psnr", "ssim", "ms_ssim", "lpips", "seconds", "peak_memory_mib")  # measures of each image
-
 
 @dataclass(frozen=True)
 class Measure:
@@ -23,66 +21,48 @@ class Measure:
 MEASURES = {
     "psnr": Measure("PSNR", "dB", "higher", 2, "Peak signal-to-noise ratio of the 8-bit reconstruction."),
     "ssim": Measure("SSIM", "", "higher", 3, "Structural similarity (Wang et al. 2004)."),
-    "ms_ssim": Measure(
-        "MS-SSIM", "", "higher", 3,
-        "Structural similarity over up to five scales (Wang et al. 2003); of images up to 4 megapixels.",
-    ),
-    "lpips": Measure(
-        "LPIPS", "", "lower", 3,
-        "Distance of AlexNet's features (Zhang et al. 2018, version 0.1, one scale); of images up to 4 megapixels.",
-    ),
-    "seam_score": Measure(
-        "Seams", "", "one", 3,
-        "Gradient at the borders of small blocks over that near them, divided by the same of an inversion in one pass. "
-        "1: none.",
-    ),
-    "latent_mean_distance": Measure(
-        "Latent mean", "std", "lower", 3,
-        "Distance of the channel means of encoded and generated structure latents, in standard deviations.",
-    ),
-    "latent_std_ratio": Measure(
-        "Latent spread", "", "one", 3,
-        "Standard deviation of encoded over that of generated structure latents, mean over the channels.",
-    ),
-    "latent_mmd": Measure(
-        "Latent MMD", "", "lower", 4, "Maximum mean discrepancy between encoded and generated structure latents.",
-    ),
-    "latent_mmd_floor": Measure(
-        "Latent MMD, floor", "", "none", 4,
-        "The same between two halves of the generated latents: no encoder can be expected to come below.",
-    ),
-    "reciprocal_error": Measure(
-        "Reciprocal error", "", "lower", 3,
-        "E(TS(z)) against z: mean squared error over the variance of z. 0: the encoder inverts what is generated.",
-    ),
-    "edit_consistency": Measure(
-        "Edit consistency", "", "higher", 3,
-        "Structure latents of an image that is redrawn in another's style, encoded again: 1 - squared error over "
-        "variance. 1: the structure has stayed.",
-    ),
+    "ms_ssim": Measure("MS-SSIM", "", "higher", 3,
+                       "Structural similarity over up to five scales (Wang et al. 2003); of up to 4 megapixels."),
+    "lpips": Measure("LPIPS", "", "lower", 3, "Distance of AlexNet's features (Zhang et al. 2018, version 0.1, one "
+                     "scale); of up to 4 megapixels."),
+    "seam_score": Measure("Seams", "", "one", 3, "Gradient at the borders of small blocks over that near them, divided "
+                          "by the same of an inversion in one pass. 1: none."),
+    "latent_mean_distance": Measure("Latent mean", "std", "lower", 3, "Distance of the channel means of encoded and "
+                                    "generated structure latents, in standard deviations."),
+    "latent_std_ratio": Measure("Latent spread", "", "one", 3, "Standard deviation of encoded over that of generated "
+                                "structure latents, mean over the channels."),
+    "latent_mmd": Measure("Latent MMD", "", "lower", 4,
+                          "Maximum mean discrepancy between encoded and generated structure latents."),
+    "latent_mmd_floor": Measure("Latent MMD, floor", "", "none", 4, "The same between two halves of the generated "
+                                "latents: no encoder can be expected to come below."),
+    "reciprocal_error": Measure("Reciprocal error", "", "lower", 3, "E(TS(z)) against z: mean squared error over the "
+                                "variance of z. 0: the encoder inverts what is generated."),
+    "edit_consistency": Measure("Edit consistency", "", "higher", 3, "Structure latents of an image that is redrawn in "
+                                "another's style, encoded again: 1 - squared error over variance. 1: it stayed."),
     "edit_score": Measure("Score of edits", "", "higher", 3, "What the discriminator makes of edits: mean score."),
-    "reconstruction_score": Measure(
-        "Score of reconstructions", "", "higher", 3, "What the discriminator makes of reconstructions: mean score.",
-    ),
-    "real_score": Measure(
-        "Score of photographs", "", "none", 3, "What the discriminator makes of the photographs: mean score.",
-    ),
-    "cycle_psnr_drop": Measure(
-        "Loss over cycles", "dB", "lower", 2,
-        "PSNR of the first inversion minus that of the last one, where each inverts the result of the one before.",
-    ),
-    "swd": Measure(
-        "SWD", "x 1000", "lower", 2,
-        "Sliced Wasserstein distance of generated and real patches (Karras et al. 2018), mean over the levels.",
-    ),
-    "swd_floor": Measure(
-        "SWD, floor", "x 1000", "none", 2,
-        "The same between two halves of the real patches: of fewer images, which makes it larger.",
-    ),
-    "fid": Measure("FID", "", "lower", 2, "Frechet Inception distance of generated and real patches."),
-    "seconds_per_megapixel": Measure("Time", "s / megapixel", "lower", 2, "Seconds that infer.py takes a megapixel."),
-    "peak_memory_mib": Measure("Memory", "MiB", "lower", 0, "Peak of the inversions, the largest of all images."),
+    "reconstruction_score": Measure("Score of reconstructions", "", "higher", 3,
+                                    "What the discriminator makes of reconstructions: mean score."),
+    "real_score": Measure("Score of photographs", "", "none", 3,
+                          "What the discriminator makes of the photographs: mean score."),
+    "cycle_psnr_drop": Measure("Loss over cycles", "dB", "lower", 2, "PSNR of the first inversion minus that of the "
+                               "last one, where each inverts the result of the one before."),
+    "swd": Measure("SWD", "× 1000", "lower", 2, "Sliced Wasserstein distance of generated and real patches "
+                   "(Karras et al. 2018), mean over the levels; as many of both."),
+    "swd_floor": Measure("SWD, floor", "× 1000", "none", 2, "The same between patches of two halves of photographs, "
+                         "as many on either side as for SWD: no generator can be expected to come below."),
+    "fid": Measure("FID", "", "lower", 2, "Frechet Inception distance of generated and real patches, as many of both."),
+    "fid_floor": Measure("FID, floor", "", "none", 2, "The same between patches of two halves of the photographs."),
+    "distance_images": Measure("Images of a side", "", "none", 0, "As many generated, and as many real patches, are "
+                               "compared by SWD, FID, and their floors."),
+    "seconds_per_megapixel": Measure("Time", "s / megapixel", "lower", 2, "Of inverting and drawing a megapixel."),
+    "peak_memory_mib": Measure("Memory", "MiB", "lower", 0, "Peak of inverting and drawing, beyond what was held."),
 }  # fmt: skip
+
+# Measures of each image, by column.
+PER_IMAGE = {key: MEASURES[key] for key in ("psnr", "ssim", "ms_ssim", "lpips")} | {
+    "seconds": Measure("Time", "s", "lower", 2, "Of inverting and drawing the image."),
+    "peak_memory_mib": MEASURES["peak_memory_mib"],
+}
 
 
 def mean(values: Iterable[float | None]) -> float | None:

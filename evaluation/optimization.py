@@ -14,20 +14,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inversion.canvas import to_eight_bit
-from inversion.generation import GLOBAL_CHANNEL, LocalField, generated_style
-from inversion.tool import Tool
-from losses.reconstruction import L2
+from evaluation.fidelity import as_tensor, pixelwise
+from images.writing import to_eight_bit
+from inversion import PatchInverter
+from inversion.synthesis import LocalField, style_of_seed
 from models.generator import Generator
-from models.geometry import Region, regions_from
-from models.noise import NoiseField, gaussian_field
+from models.geometry import Region
+from models.noise import NoiseField
 
 LR_STRUCTURE = 0.01  # of local and global latents
 LR_TEXTURE = 0.1  # of styles and noise
@@ -40,34 +39,25 @@ MARK_RATIO = math.sqrt(2)  # of the steps at which the result is measured
 Perceptual = Callable[[Tensor, Tensor], Tensor]  # (reconstruction, target), [1, 3, H, W] in [-1, 1] -> scalar
 
 
-@dataclass(frozen=True)
-class Point:
-    """A point of the curve of an optimisation."""
-
-    step: int  # updates before it
-    seconds: float
-    psnr: float  # dB, of the result rounded and clipped to 8 bits; infinite for equal images
-
-
 def optimize(
-    tool: Tool, image: np.ndarray, steps: int = 3000, seed: int = 0, perceptual: Perceptual | None = None
-) -> Iterator[Point]:
+    model: PatchInverter, image: np.ndarray, steps: int = 3000, seed: int = 0, perceptual: Perceptual | None = None
+) -> Iterator[dict[str, float]]:
     """Invert an image, uint8 [H, W, 3], of any size; yields points at steps 0, 1, 2, 3, 4, 6, 8, 11, ... and the last.
 
+    A point: `step` (updates before it), `seconds`, and `psnr` in dB, of the result rounded and clipped to 8 bits.
     Minimises the mean squared difference in [-1, 1], plus `perceptual` with the same weight (as published) where it is
     given. The whole image is drawn at once, so memory grows with it. What comes before the first step does not count as
     time, nor does what the reader of the points does in between. Not to be run in torch.inference_mode.
     """
     marks, seconds = marked_steps(steps), 0.0
-    target = torch.from_numpy(image).to(tool.device).permute(2, 0, 1)[None]
-    search = Search(tool, target, seed, perceptual)
+    search = Search(model, image, seed, perceptual)
     start = time.perf_counter()
     for step in range(steps + 1):
         drawn = search.step(learning_rate(step / steps)) if step < steps else search.draw()
         if step in marks:
-            psnr = peak_signal_to_noise(drawn, target)
+            result = to_eight_bit(drawn)[0].permute(1, 2, 0).cpu().numpy()
             seconds += time.perf_counter() - start
-            yield Point(step, seconds, psnr)
+            yield {"step": step, "seconds": seconds, "psnr": pixelwise(image, result)["psnr"]}
             start = time.perf_counter()
 
 
@@ -82,47 +72,42 @@ def learning_rate(progress: float) -> float:
     return min(1.0, progress / RISE) * (0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - progress) / FALL)))
 
 
-def peak_signal_to_noise(drawn: Tensor, target: Tensor) -> float:
-    """PSNR in dB of an image in [-1, 1], at 8 bits, against one of uint8, both of one shape."""
-    error = (to_eight_bit(drawn).double() - target.double()).square().mean().item()
-    return 10 * math.log10(255**2 / error) if error else math.inf
-
-
 class Search:
     """The latents of an image while they are optimised."""
 
-    def __init__(
-        self,
-        tool: Tool,
-        target: Tensor,  # uint8 [1, 3, H, W]
-        seed: int,
-        perceptual: Perceptual | None,
-    ) -> None:
-        self.generator, self.dtype, self.device = tool.generator.requires_grad_(False), tool.decoder.dtype, tool.device
-        self.target, self.perceptual, self.loss = target.float() / 127.5 - 1, perceptual, L2()
-        self.pixels = Region.at(0, 0, *target.shape[-2:])
-        self.cells = self.pixels.receptive_field(self.generator.texture.rule)
-        around = self.cells.receptive_field(self.generator.structure.rule)
-        self.coordinates = self.generator.structure.grid.of_canvas(around, around, self.device)
-        stages = regions_from(self.cells, self.generator.texture.stages)
-        self.drawn = [region for stage in stages for region in stage.outputs]  # by each layer of noise
-        self.latents = Latents.random(self.generator, around, self.drawn, seed, self.device)
-        groups = (self.latents.of_structure, LR_STRUCTURE), (self.latents.of_texture, LR_TEXTURE)
-        self.optimizer = torch.optim.Adam({"params": values, "lr": lr, "full_lr": lr} for values, lr in groups)
+    def __init__(self, model: PatchInverter, image: np.ndarray, seed: int, perceptual: Perceptual | None) -> None:
+        """`image`: uint8 [H, W, 3]."""
+        self.model, self.perceptual, device = model, perceptual, model.device
+        self.generator = model.generator.requires_grad_(False)
+        self.target, structure = as_tensor(image).to(device), self.generator.structure
+        self.cells = model.cells(image.shape[:2])
+        around = self.cells.receptive_field(structure.rule)
+        self.coordinates = structure.grid.of_canvas(around, around, device)
+        self.local = LocalField(structure.local_dim, seed, device).read(around)[None]  # [1, C, h, w]
+        self.global_ = style_of_seed(self.generator, seed).global_latent[None].to(device)  # [1, D]
+        self.styles = mean_style(self.generator, seed, device)[None]  # [1, L + 1, D]
+        self.noise = NoiseMaps(NoiseField(seed, device))
+        self.draw()  # the maps of noise get the sizes that the layers ask for
+        groups = ([self.local, self.global_], LR_STRUCTURE), ([self.styles, *self.noise.maps.values()], LR_TEXTURE)
+        for latents, _ in groups:
+            for values in latents:
+                values.requires_grad_()
+        self.optimizer = torch.optim.Adam({"params": latents, "lr": lr, "full_lr": lr} for latents, lr in groups)
 
     def step(self, rate: float) -> Tensor:
         """One update, with the learning rates times `rate`; returns the image [1, 3, H, W] from before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["full_lr"]
+        maps = list(self.noise.maps.values())
         with torch.enable_grad():
             image = self._image()
-            loss = self.loss(image, self.target) + NOISE_WEIGHT * autocorrelation(self.latents.noise)
+            loss = F.mse_loss(image, self.target) + NOISE_WEIGHT * autocorrelation(maps)
             if self.perceptual is not None:
                 loss = loss + self.perceptual(image, self.target)
             self.optimizer.zero_grad()
             loss.backward()
         self.optimizer.step()
-        for noise in self.latents.noise:
+        for noise in maps:
             renormalize(noise)
         return image.detach()
 
@@ -132,56 +117,32 @@ class Search:
         return self._image()
 
     def _image(self) -> Tensor:
-        z = self.latents
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            z_s = self.generator.structure(z.local, z.global_, self.coordinates)
-            image = self.generator.texture(z_s, z.styles, lambda layer, *_: z.noise[layer])
-        rows, cols = self.pixels.slices_in(self.drawn[-1])
-        return image[..., rows, cols].float()
+        texture, origin = self.generator.texture, (self.cells.rows.first, self.cells.cols.first)
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.model.dtype == torch.bfloat16):
+            z_s = self.generator.structure(self.local, self.global_, self.coordinates)
+            image = texture(z_s, self.styles, self.noise, origin)
+        pixels = Region.at(0, 0, *self.target.shape[2:])
+        return image[..., *pixels.slices_in(self.cells.valid_output(texture.rule))].float()
 
 
-@dataclass(frozen=True)
-class Latents:
-    """What an image is optimised by; all of it takes gradients."""
+class NoiseMaps:
+    """Noise to optimise: the map of each layer is that of a field, as it is asked for the first time."""
 
-    local: Tensor  # [1, C, h, w]
-    global_: Tensor  # [1, D]
-    styles: Tensor  # [1, L + 1, D]
-    noise: list[Tensor]  # of each layer, [1, 1, H', W']
+    def __init__(self, field: NoiseField) -> None:
+        self.field, self.maps = field, {}
 
-    @staticmethod
-    def random(generator: Generator, around: Region, drawn: list[Region], seed: int, device: torch.device) -> Latents:
-        """Those of a seed: local ones of the cells `around`, noise of the features that each layer draws."""
-        local = LocalField(generator.structure.local_dim, seed, device).read(around)[None]
-        field = NoiseField(seed, device)
-        noise = [field(k, each.rows.first, each.cols.first, *each.shape) for k, each in enumerate(drawn)]
-        latents = Latents(
-            local.contiguous(memory_format=torch.channels_last),
-            generated_style(generator, seed)[None].to(device),
-            mean_style(generator, seed, device)[None],
-            noise,
-        )
-        for values in (*latents.of_structure, *latents.of_texture):
-            values.requires_grad_()
-        return latents
-
-    @property
-    def of_structure(self) -> list[Tensor]:
-        """The latents of the structure synthesizer."""
-        return [self.local, self.global_]
-
-    @property
-    def of_texture(self) -> list[Tensor]:
-        """The latents of the texture synthesizer."""
-        return [self.styles, *self.noise]
+    def __call__(self, layer: int, *place: int) -> Tensor:
+        """The map [1, 1, H, W] of a layer."""
+        if layer not in self.maps:
+            self.maps[layer] = self.field(layer, *place)
+        return self.maps[layer]
 
 
 def mean_style(generator: Generator, seed: int, device: torch.device) -> Tensor:
     """The mean of the styles of many global latents, for every layer: [L + 1, D]."""
-    channels, dim = range(GLOBAL_CHANNEL, GLOBAL_CHANNEL + 1), generator.structure.global_dim
-    draws = gaussian_field(torch.tensor([seed], device=device), channels, 0, 0, STYLES, dim)[0, 0]
+    draws = torch.randn(STYLES, generator.structure.global_dim, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        style = generator.texture.mapping(draws).mean(0)
+        style = generator.texture.mapping(draws.to(device)).mean(0)
     return style.repeat(generator.texture.style_count, 1)
 
 
@@ -190,8 +151,14 @@ def autocorrelation(maps: Sequence[Tensor]) -> Tensor:
 
     The sum over the maps, both axes, and all scales, at which a map is halved by means of 2 x 2 until an edge has 8.
     """
-    scales = [scale for noise in maps for scale in _scales(noise)]
-    return sum((noise * noise.roll(1, axis)).mean().square() for noise in scales for axis in (2, 3))
+    total = 0.0
+    for noise in maps:
+        while True:
+            total = total + sum((noise * noise.roll(1, axis)).mean().square() for axis in (2, 3))
+            if min(noise.shape[2:]) <= NOISE_SMALLEST:
+                break
+            noise = F.avg_pool2d(noise, 2)
+    return total
 
 
 @torch.no_grad()
@@ -199,10 +166,3 @@ def renormalize(noise: Tensor) -> None:
     """Bring noise to mean 0 and deviation 1, in place; a single value stays as it is."""
     if noise.numel() > 1:
         noise.sub_(noise.mean()).div_(noise.std().clamp(min=1e-4))
-
-
-def _scales(noise: Tensor) -> Iterator[Tensor]:
-    yield noise
-    while min(noise.shape[2:]) > NOISE_SMALLEST:
-        noise = F.avg_pool2d(noise, 2)
-        yield noise

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from datasets.image import Image
-from inversion.canvas import strips
 from models.geometry import Interval, Region, partition
 
 BESIDE = 2  # latent cells on each side of a border that it is compared with
@@ -34,14 +32,15 @@ class SeamScore:
         self._sums = np.zeros((2, 2, cell))
         self._counts = np.zeros((2, cell), np.int64)
 
-    def add(self, whole: Image, result: Image, cells: Region) -> None:
-        """Take an image, inverted in one pass and in blocks, whose latent cells were encoded from the first one on."""
-        size = whole.height, whole.width
+    def add(self, whole: np.ndarray, result: np.ndarray, cells: Region) -> None:
+        """Take an image, uint8 [H, W, 3], inverted in one pass and in blocks; its latent cells, encoded from the first
+        one on.
+        """
         gradients = [line_gradients(image) for image in (whole, result)]
         for axis, interval in enumerate((cells.rows, cells.cols)):
-            for at, lines in self.places(interval, size[axis]):
+            for at, lines in self.places(interval, whole.shape[axis]):
                 phases = lines % self.cell
-                np.add.at(self._counts[at], phases, size[1 - axis])
+                np.add.at(self._counts[at], phases, whole.shape[1 - axis])
                 for sums, gradient in zip(self._sums, gradients, strict=True):
                     np.add.at(sums[at], phases, gradient[axis][lines - 1])
 
@@ -76,16 +75,8 @@ class SeamScore:
         return float(sums[1, known].sum() / expected) if expected > 0 else None
 
 
-def line_gradients(image: Image) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of absolute differences across the lines 1 .. H - 1 and 1 .. W - 1, mean over the channels, float64.
-
-    The image is read by strips.
-    """
-    down, across = np.zeros(image.height - 1), np.zeros(image.width - 1)
-    for strip in strips((image.height, image.width)):
-        first, last = strip.rows
-        rows = image.window(first, 0, min(last + 2, image.height) - first, image.width).astype(np.int16)
-        differences = np.abs(np.diff(rows, axis=0))
-        down[first : first + len(differences)] = differences.sum((1, 2), dtype=np.int64) / 3
-        across += np.abs(np.diff(rows[: strip.rows.size], axis=1)).sum((0, 2), dtype=np.int64) / 3
+def line_gradients(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of absolute differences across the lines 1 .. H - 1 and 1 .. W - 1 of uint8 [H, W, 3], channel means."""
+    image = image.astype(np.int16)
+    down, across = (np.abs(np.diff(image, axis=axis)).sum((1 - axis, 2), dtype=np.int64) / 3 for axis in (0, 1))
     return down, across

@@ -2,7 +2,8 @@
 
 Each level of a Laplacian pyramid holds the details of one scale. The distance of a level is that between two clouds of
 descriptors, the 7 x 7 neighbourhoods of random pixels: at S pixels that of the finest details, at 16 pixels that of
-the coarse layout. Finite sets of the same distribution are some way apart, so compare with two halves of the real set.
+the coarse layout. Finite sets of the same distribution are some way apart, the more the smaller they are: a distance
+means something beside that of two real sets of as many images.
 
 Letters: N images, S pixels along their edges, P descriptors, D values of each.
 """
@@ -17,22 +18,19 @@ import numpy as np
 SMALLEST = 16  # pixels along the edges of the coarsest level
 PATCH = 7
 PATCHES = 128  # descriptors per image and level
-REPEATS = 4
-DIRECTIONS = 128  # projections per repeat
+REPEATS, DIRECTIONS = 4, 128  # random projections are drawn, and averaged, so many times
 UNIT = 1e3  # distances are given times this, as in the paper
-TAPS = np.array([1, 4, 6, 4, 1], np.float32) / 16
 
 
 def pyramid_distances(first: np.ndarray, second: np.ndarray, seed: int = 0) -> list[dict[str, float]]:
     """Sliced Wasserstein distances x 1000 of two sets of uint8 images [N, S, S, 3], from fine to coarse.
 
-    Returns [{"size": S, "distance": ...}, {"size": S / 2, ...}, ...] down to 16 pixels. Equal sets have distance 0. The
-    sets may differ in N, not in S. ValueError for other arrays, an empty set, and images under 16 pixels.
+    Returns [{"size": S, "distance": ...}, {"size": S / 2, ...}, ...] down to 16 pixels. Equal sets have distance 0.
+    ValueError for sets of different shapes, empty ones, and images under 16 pixels.
     """
-    for images in (first, second):
-        _check(images)
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f"sets of {first.shape[1]} and {second.shape[1]} pixels cannot be compared")
+    count, size = first.shape[:2]
+    if first.shape != second.shape or first.shape != (count, size, size, 3) or not count or size < SMALLEST:
+        raise ValueError(f"needs two sets [N, S, S, 3], S >= {SMALLEST}, got {first.shape} and {second.shape}")
     levels = zip(descriptors(first, seed), descriptors(second, seed), strict=True)
     return [{"size": size, "distance": UNIT * sliced_wasserstein(a, b, seed)} for (size, a), (_, b) in levels]
 
@@ -41,11 +39,14 @@ def descriptors(images: np.ndarray, seed: int = 0) -> Iterator[tuple[int, np.nda
     """(size of the level, descriptors [N * 128, 147] float32) of uint8 images [N, S, S, 3], from fine to coarse.
 
     Each colour has mean 0 and deviation 1 over all descriptors of a level, so that brightness and contrast of a whole
-    set do not count.
+    set do not count; a colour without deviation is 0.
     """
     for planes in laplacian_pyramid(images):
         size = planes.shape[1]
-        yield size, _normalised(_patches(planes, np.random.default_rng([seed, size])))
+        patches = _patches(planes, np.random.default_rng([seed, size]))
+        mean, deviation = (take(patches, (0, 1, 2), dtype=np.float64) for take in (np.mean, np.std))
+        patches = (patches - mean) / np.where(deviation == 0, 1, deviation)
+        yield size, patches.astype(np.float32).reshape(len(patches), -1)
 
 
 def laplacian_pyramid(images: np.ndarray) -> Iterator[np.ndarray]:
@@ -55,74 +56,29 @@ def laplacian_pyramid(images: np.ndarray) -> Iterator[np.ndarray]:
     """
     images = images.astype(np.float32)
     while (images.shape[1] + 1) // 2 >= SMALLEST:
-        halves = np.stack([shrink(image) for image in images])
-        yield images - np.stack([enlarge(half, images.shape[1]) for half in halves])
+        halves = np.stack([cv2.pyrDown(image) for image in images])
+        yield images - np.stack([cv2.pyrUp(half, dstsize=images.shape[1:3]) for half in halves])
         images = halves
     yield images
 
 
-def shrink(image: np.ndarray) -> np.ndarray:
-    """[s, s, 3] -> [(s + 1) // 2, (s + 1) // 2, 3]: blurred, and every second pixel of it."""
-    return _blurred(image, TAPS)[::2, ::2]
-
-
-def enlarge(image: np.ndarray, size: int) -> np.ndarray:
-    """What `shrink` made of `size` pixels, in that size: zeros between the pixels, blurred."""
-    sparse = np.zeros((size, size, 3), np.float32)
-    sparse[::2, ::2] = image
-    return _blurred(sparse, 2 * TAPS)
-
-
 def sliced_wasserstein(first: np.ndarray, second: np.ndarray, seed: int = 0) -> float:
-    """Mean 1-Wasserstein distance of two clouds [P, D] and [Q, D] over random directions, 4 x 128 of them."""
-    random = np.random.default_rng(seed)
-    return float(np.mean([_projected(first, second, random) for _ in range(REPEATS)]))
+    """Mean 1-Wasserstein distance of two clouds [P, D] over random directions, 4 x 128 of them.
 
-
-def wasserstein(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """1-Wasserstein distances of the sorted samples [K, P] and [K, Q] of K pairs of distributions on a line: [K].
-
-    The integral of the difference of their quantile functions; with P = Q the mean difference of the sorted values.
+    On a line it is the mean difference of the sorted values.
     """
-    p, q = first.shape[1], second.shape[1]
-    # Quantiles in units of 1 / (P Q): integers, so that no step of one function is lost beside one of the other.
-    ends = np.union1d(np.arange(1, p + 1) * q, np.arange(1, q + 1) * p)
-    widths = np.diff(ends, prepend=0)
-    starts = ends - widths
-    return np.abs(first[:, starts // q] - second[:, starts // p]) @ (widths / (p * q))
-
-
-def _projected(first: np.ndarray, second: np.ndarray, random: np.random.Generator) -> float:
-    """The mean distance of two clouds along as many random directions as a repeat has."""
-    directions = random.standard_normal((DIRECTIONS, first.shape[1]), np.float32)
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    return float(wasserstein(*(np.sort(directions @ cloud.T) for cloud in (first, second))).mean())
+    random, found = np.random.default_rng(seed), []
+    for _ in range(REPEATS):
+        directions = random.standard_normal((DIRECTIONS, first.shape[1]), np.float32)
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        a, b = (np.sort(directions @ cloud.T) for cloud in (first, second))  # [128, P]
+        found.append(np.abs(a - b).mean(dtype=np.float64))
+    return float(np.mean(found))
 
 
 def _patches(planes: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Random neighbourhoods of images [N, s, s, 3] inside their borders: [N * 128, 7, 7, 3]."""
     windows = np.lib.stride_tricks.sliding_window_view(planes, (PATCH, PATCH), axis=(1, 2))  # [N, s', s', 3, 7, 7]
-    places = random.integers(0, windows.shape[1], (len(planes), PATCHES, 2))
-    rows, cols = places[..., 0], places[..., 1]
+    rows, cols = random.integers(0, windows.shape[1], (len(planes), PATCHES, 2)).transpose(2, 0, 1)
     patches = windows[np.arange(len(planes))[:, None], rows, cols]  # [N, 128, 3, 7, 7]
     return patches.reshape(-1, 3, PATCH, PATCH).transpose(0, 2, 3, 1)
-
-
-def _normalised(patches: np.ndarray) -> np.ndarray:
-    """[P, 7, 7, 3] -> [P, 147], with mean 0 and deviation 1 of each colour; a colour without deviation becomes 0."""
-    mean = patches.mean((0, 1, 2), dtype=np.float64)
-    deviation = patches.std((0, 1, 2), dtype=np.float64)
-    deviation[deviation == 0] = 1
-    return ((patches - mean) / deviation).astype(np.float32).reshape(len(patches), -1)
-
-
-def _blurred(image: np.ndarray, taps: np.ndarray) -> np.ndarray:
-    return cv2.sepFilter2D(image, cv2.CV_32F, taps, taps, borderType=cv2.BORDER_REFLECT_101)
-
-
-def _check(images: np.ndarray) -> None:
-    count, size = images.shape[:2]
-    if images.dtype != np.uint8 or images.shape != (count, size, size, 3) or not count or size < SMALLEST:
-        raise ValueError(
-            f"needs uint8 [N, S, S, 3] with N > 0 and S >= {SMALLEST}, got {images.dtype} {list(images.shape)}"
-        )

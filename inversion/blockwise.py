@@ -13,10 +13,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from images.reading import Image
-from images.writing import to_eight_bit
 from torch import Tensor
 
+from images.reading import Image
+from images.writing import to_eight_bit
 from inversion.latents import ArrayLike
 from inversion.prefetch import BackgroundWriter, prefetch
 from models.encoder import PatchEncoder

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from images.reading import Image, find_images, open_image
-from images.writing import SUFFIXES, picture_kind, write_picture
 from tqdm import tqdm
 
+from images.reading import Image, find_images, open_image
+from images.writing import SUFFIXES, picture_kind, write_picture
 from inversion.inverter import PatchInverter
 from inversion.latents import FILE, FOLDER, ChunkRows, Latents, create_zarr
 from inversion.noise import FieldNoise, NoiseSpec
@@ -21,7 +21,7 @@ from models.geometry import Region
 from models.weights import SHIPPED
 from utils import log
 from utils.errors import UserError, out_of_memory
-from utils.files import atomic_path, scratch_folder
+from utils.files import scratch_folder
 
 HELD = 2**22  # pixels, from which on an image is drawn on the disk
 IMAGES = "JPEG, PNG, WebP, TIFF or BMP image"
@@ -75,7 +75,7 @@ def find_files(option: str, path: Path, search: Callable[[Path], list[Path]], ki
     if not path.is_dir() or path.suffix == FOLDER:
         if not path.exists():
             raise UserError(f"{option} {path}: no such file or folder")
-        return {path: path.stem}
+        return {path: log.printable(path.stem)}
     files = search(path)
     if not files:
         raise UserError(f"{option} {path}: no {kind} in this folder")
@@ -104,7 +104,7 @@ def find_latents(folder: Path) -> list[Path]:
 
 def unique_names(files: Sequence[Path], folder: Path) -> dict[Path, str]:
     """a/b.jpg -> a/b, but a/b.jpg and a/b.png keep their suffixes; in a hopeless case all files do."""
-    whole = [str(file.relative_to(folder)) for file in files]
+    whole = [log.printable(str(file.relative_to(folder))) for file in files]
     stems = [str(Path(name).with_suffix("")) for name in whole]
     count = Counter(stems)
     names = [stem if count[stem] == 1 else name for stem, name in zip(stems, whole, strict=True)]
@@ -125,12 +125,12 @@ def save_picture(model: PatchInverter, latents: Latents, path: Path, kind: str) 
     """
     kind, whole = picture_kind(kind, latents.size, by_window=False), Region.at(0, 0, *latents.size)
     path, blocks = path.with_name(f"{path.stem}{SUFFIXES[kind]}"), list(model.pixel_blocks(whole))
-    with scratch_folder(path) as folder, atomic_path(path) as temporary:
+    with scratch_folder(path) as folder:
         out = None
         if latents.size[0] * latents.size[1] > HELD:
             out = create_zarr(folder, (*latents.size, 3), (*blocks[0].shape, 3), "uint8")
         pixels = model.draw(latents, out=out, blocks=progress(blocks, path.stem))
-        write_picture(temporary, pixels if out is None else ChunkRows(pixels), kind)
+        write_picture(path, pixels if out is None else ChunkRows(pixels), kind)
     log.info(f"wrote {path}")
 
 
@@ -138,7 +138,7 @@ def save_picture(model: PatchInverter, latents: Latents, path: Path, kind: str) 
 def failures(path: Path, failed: dict[Path, str]) -> Iterator[None]:
     """Enters into `failed`, and names in one line, an image that cannot be done; other errors are ours and go on."""
     try:
-        with memory_errors(path):
+        with naming(path):
             yield
     except UserError as error:
         failed[path] = str(error)
@@ -146,12 +146,17 @@ def failures(path: Path, failed: dict[Path, str]) -> Iterator[None]:
 
 
 @contextmanager
-def memory_errors(path: Path) -> Iterator[None]:
-    """Turns a lack of memory into a UserError that names the image."""
+def naming(*images: Path | str) -> Iterator[None]:
+    """Makes errors name the image, or the images, that they come from; a lack of memory becomes a UserError."""
     try:
         yield
+    except UserError as error:
+        if not any(str(image) in str(error) for image in images):
+            error.args = (f"{', '.join(map(str, images))}: {error}",)
+        raise
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         torch.cuda.empty_cache()
-        raise UserError(f"{path}: out of memory; smaller blocks need less (infer.block, infer.memory_mib)") from error
+        names = ", ".join(map(str, images))
+        raise UserError(f"{names}: out of memory; smaller blocks need less (infer.block, infer.memory_mib)") from error

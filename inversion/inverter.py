@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
-from images.reading import Image, open_image
-from images.thumbnail import thumbnail
 from torch import Tensor
 
+from images.reading import Image, open_image
+from images.thumbnail import thumbnail
 from inversion import blockwise
 from inversion.latents import Latents, Style, StyleMap
 from inversion.noise import FieldNoise, NoiseSpec

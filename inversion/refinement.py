@@ -25,9 +25,9 @@ from functools import partial
 
 import numpy as np
 import torch
-from images.reading import Image
 from torch import Tensor
 
+from images.reading import Image
 from inversion.blockwise import as_batch
 from inversion.cost import refine_cost
 from inversion.latents import ArrayLike, Style

@@ -23,6 +23,7 @@ from models.geometry import Interval, Region
 from models.mixing import mix_structure
 from models.noise import gaussian_field
 
+Mask = Callable[[Region], np.ndarray]  # region of cells -> bool [h, w]
 GLOBAL_CHANNEL = -1  # of the field; the local latent has the channels from 0
 TILE = 32  # cells along the edge of a tile
 KEPT = 64  # tiles: blocks that overlap ask for the same ones again
@@ -37,22 +38,21 @@ def style_of_seed(generator: Generator, seed: int) -> Style:
 
 @dataclass(frozen=True)
 class LocalField:
-    """Local latents of an unbounded canvas, by seed; inside a mask those of another seed."""
+    """Local latents of an unbounded canvas, by seed; inside masks those of other seeds."""
 
     channels: int
     seed: int
     device: torch.device
     period: int | None = None  # cells after which the columns of a panorama repeat
-    mask: Callable[[Region], np.ndarray] | None = None  # region of cells -> bool [h, w]: where `mask_seed` holds
-    mask_seed: int = 0
+    resampled: tuple[tuple[Mask, int], ...] = ()  # where the latents are of another seed, one after the other
 
     def read(self, region: Region) -> Tensor:
         """[C, h, w], standard normal."""
         values = self._field(self.seed, region)
-        if self.mask is None:
-            return values
-        inside = torch.from_numpy(self.mask(region)).to(self.device)
-        return torch.where(inside, self._field(self.mask_seed, region), values)
+        for mask, seed in self.resampled:
+            inside = torch.from_numpy(mask(region)).to(self.device)
+            values = torch.where(inside, self._field(seed, region), values)
+        return values
 
     def _field(self, seed: int, region: Region) -> Tensor:
         seeds = torch.tensor([seed], device=self.device)

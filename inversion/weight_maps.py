@@ -93,7 +93,7 @@ class LabelMap:
     """Weights that are the mean of one-hot labels over a square of 2 * blur + 1 pixels around each pixel."""
 
     labels: Centres | Boxes | LabelImage
-    count: int  # of the kinds
+    count: int  # of the kinds; the last one has all labels from count - 1 on
     size: tuple[int, int]  # height and width of the canvas, pixels
     blur: int = 0  # pixels
 
@@ -111,7 +111,7 @@ class LabelMap:
             np.clip(np.arange(positions[0] - self.blur, positions[-1] + self.blur + 1), 0, edge - 1)
             for positions, edge in zip((rows, cols), self.size, strict=True)
         ]
-        labels = self.labels(*around)
+        labels = np.minimum(self.labels(*around), self.count - 1)
         at = np.ix_(rows - rows[0], cols - cols[0])
         return torch.from_numpy(np.stack([self._mean(labels == n)[at] for n in range(self.count)]))
 
@@ -152,11 +152,30 @@ class HorizontalBlend:
         return {"blend": [self.first, self.last]}
 
 
-WeightMap = LabelMap | HorizontalBlend
+@dataclass(frozen=True)
+class ShiftedMap:
+    """The map of an image whose first pixel lies elsewhere on a canvas."""
+
+    weights: WeightMap
+    top: int  # pixels, multiples of a latent cell
+    left: int
+
+    def __call__(self, region: Region, spacing: int) -> Tensor:
+        """Weights [N, h, w]; see the head of this file."""
+        return self.weights(region.moved(-self.top // spacing, -self.left // spacing), spacing)
+
+    def describe(self) -> dict:
+        """As plain values."""
+        return {"shift": [self.top, self.left], "map": self.weights.describe()}
+
+
+WeightMap = LabelMap | HorizontalBlend | ShiftedMap
 
 
 def parse_map(values: dict) -> WeightMap:
     """The map that `describe` described. ValueError, KeyError, TypeError or OSError for anything else."""
+    if "shift" in values:
+        return ShiftedMap(parse_map(values["map"]), *map(int, values["shift"]))
     if "blend" in values:
         first, last = map(parse_whole, values["blend"])
         return HorizontalBlend(first, last)

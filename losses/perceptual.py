@@ -14,15 +14,13 @@ from utils.checkpoint import load_pretrained
 from utils.errors import UserError
 
 ALEXNET_CHANNELS = (64, 192, 384, 256, 256)
-# Children of AlexNet's `features` whose outputs are compared: its five ReLUs.
-ALEXNET_TAPS = (1, 4, 7, 9, 11)
-# Below this edge AlexNet's second pooling has nothing to pool.
-ALEXNET_SMALLEST = 31
+ALEXNET_TAPS = (1, 4, 7, 9, 11)  # children of its `features` whose outputs are compared: the five ReLUs
+ALEXNET_SMALLEST = 31  # edge below which the second pooling has nothing to pool
 LPIPS_SCALES = 3
-# LPIPS v0.1: from [-1, 1] to the normalisation of ImageNet.
-LPIPS_SHIFT = (-0.030, -0.088, -0.188)
+LPIPS_SHIFT = (-0.030, -0.088, -0.188)  # v0.1: from [-1, 1] to the normalisation of ImageNet
 LPIPS_SCALE = (0.458, 0.448, 0.450)
 IDENTITY_EDGE = 224
+HEADS = {"alexnet": "classifier", "resnet50": "fc"}  # of torchvision's networks, whose outputs nobody needs
 
 
 class LPIPS(nn.Module):
@@ -41,7 +39,7 @@ class LPIPS(nn.Module):
     ):  # fmt: skip
         super().__init__()
         linear = _lpips_linear(lpips)
-        self.features = _frozen(_alexnet_features(alexnet))
+        self.features = _backbone("alexnet", alexnet).features[: ALEXNET_TAPS[-1] + 1].eval()
         for tap, weight in enumerate(linear):
             self.register_buffer(f"linear{tap}", weight)
         self.register_buffer("shift", torch.tensor(LPIPS_SHIFT).view(1, 3, 1, 1))
@@ -88,7 +86,7 @@ class Identity(nn.Module):
 
     def __init__(self, resnet50: str | None = None):  # None: torchvision's download
         super().__init__()
-        self.network = _frozen(_resnet50_trunk(resnet50))
+        self.network = _backbone("resnet50", resnet50)
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
@@ -108,44 +106,57 @@ def _unit(x: Tensor) -> Tensor:
 def _at_least(image: Tensor, edge: int) -> Tensor:
     """Enlarge (bilinear) the axes that are shorter than `edge`."""
     size = [max(edge, length) for length in image.shape[-2:]]
-    if size == list(image.shape[-2:]):
-        return image
-    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+    enlarged = size != list(image.shape[-2:])
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=False) if enlarged else image
 
 
-def _frozen(network: nn.Module) -> nn.Module:
-    # bfloat16 convolutions are several times as fast in this layout.
+def _backbone(name: str, path: str | None) -> nn.Module:
+    """torchvision's network without its head, frozen, with the weights of `path`; of its own download where it is None.
+
+    Takes MoCo's checkpoints, too. UserError where weights are missing, or of another network.
+    """
+    try:
+        # imported late: only these losses need it, and beside another torch the import fails
+        from torchvision import models
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"losses.inverter: 'lpips' and 'identity' need a torchvision that fits this torch ({error}); "
+            "set both to 0 to go without"
+        ) from error
+    published = models.get_model_weights(name).DEFAULT
+    state = _without_moco_prefix(_download(name, published) if path is None else load_pretrained(path))
+    with torch.device("meta"):
+        network = models.get_model(name)
+    setattr(network, HEADS[name], nn.Identity())
+    wanted = network.state_dict()
+    for key, like in wanted.items():
+        if key not in state or state[key].shape != like.shape:
+            raise UserError(
+                f"losses.weights.{name}: {path or 'the download'}: no '{key}' of shape {list(like.shape)}; "
+                f"needs torchvision's weights of {name}"
+            )
+    network.load_state_dict({key: state[key].to(like.dtype) for key, like in wanted.items()}, assign=True)
+    # bfloat16 convolutions are several times as fast in this layout
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def _alexnet_features(path: str | None) -> nn.Sequential:
-    """AlexNet's convolutions up to the fifth ReLU."""
-    models = _torchvision_models()
-    state = _weights("alexnet", path, models.AlexNet_Weights.IMAGENET1K_V1)
-    with torch.device("meta"):
-        features = models.alexnet().features[: ALEXNET_TAPS[-1] + 1]
-    _load(features, state, "alexnet", path, prefix="features.")
-    return features
+def _download(name: str, published) -> Mapping[str, Tensor]:
+    """torchvision's weights of a network, from the internet or from its cache."""
+    try:
+        return published.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"losses.weights.{name}: cannot download {published.url} ({error}); "
+            "set this key to a local copy of that file"
+        ) from error
 
 
-def _resnet50_trunk(path: str | None) -> nn.Module:
-    """ResNet-50 without its classifier: [B, 3, 224, 224] -> [B, 2048]."""
-    models = _torchvision_models()
-    state = _weights("resnet50", path, models.ResNet50_Weights.IMAGENET1K_V2)
-    with torch.device("meta"):
-        network = models.resnet50()
-    network.fc = nn.Identity()
-    _load(network, _without_moco_prefix(state), "resnet50", path)
-    return network
-
-
-def _without_moco_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The query encoder of a MoCo checkpoint in torchvision's names; other states as they are; classifiers dropped."""
-    state = state.get("state_dict", state)
-    prefix = "module.encoder_q."
+def _without_moco_prefix(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The query encoder of a MoCo checkpoint in torchvision's names; other states as they are."""
+    state, prefix = state.get("state_dict", state), "module.encoder_q."
     if any(name.startswith(prefix) for name in state):
-        state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return {name: value for name, value in state.items() if not name.startswith("fc.")}
+        return {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def _lpips_linear(path: str | None) -> list[Tensor]:
@@ -163,40 +174,3 @@ def _lpips_linear(path: str | None) -> list[Tensor]:
                 f"losses.weights.lpips: {path}: no '{name}' of shape [1, {channels}, 1, 1]; needs LPIPS v0.1's alex.pth"
             )
     return [state[name].float() for name in names]
-
-
-def _torchvision_models():
-    """torchvision.models, imported late: only these losses need it, and it fails to import beside another torch."""
-    try:
-        from torchvision import models
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"losses.inverter: 'lpips' and 'identity' need a torchvision that fits this torch ({error}); "
-            "set both to 0 to go without"
-        ) from error
-    return models
-
-
-def _weights(name: str, path: str | None, published) -> Mapping[str, Tensor]:
-    """The state dict in `path`, or torchvision's `published` one from the download or its cache."""
-    if path is not None:
-        return load_pretrained(path)
-    try:
-        return published.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"losses.weights.{name}: cannot download {published.url} ({error}); "
-            "set this key to a local copy of that file"
-        ) from error
-
-
-def _load(network: nn.Module, state: Mapping[str, Tensor], name: str, path: str | None, prefix: str = "") -> None:
-    """Give a network without storage (meta) its tensors of `state`, where their names begin with `prefix`."""
-    wanted = network.state_dict()
-    for key, like in wanted.items():
-        if prefix + key not in state or state[prefix + key].shape != like.shape:
-            raise UserError(
-                f"losses.weights.{name}: {path or 'the download'}: no '{prefix + key}' of shape {list(like.shape)}; "
-                f"needs torchvision's weights of {name}"
-            )
-    network.load_state_dict({key: state[prefix + key].to(like.dtype) for key, like in wanted.items()}, assign=True)

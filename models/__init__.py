@@ -15,8 +15,7 @@ from utils.errors import UserError
 
 def build_generator(model: dict) -> Generator:
     """The generator of a `model` section. UserError if its numbers do not fit together."""
-    if len(model["texture"]["widths"]) != model["stages"]:
-        raise _mismatch("model.texture.widths", model["texture"]["widths"], model["stages"])
+    _require_a_width_for_each_stage(model, "texture")
     structure = dict(model["structure"])
     layers, radius = structure.pop("layers"), structure.pop("radius")
     return Generator(
@@ -27,8 +26,7 @@ def build_generator(model: dict) -> Generator:
 
 def build_encoders(model: dict) -> tuple[PatchEncoder, GlobalEncoder | RandomGlobal]:
     """Patch encoder and global encoder of a `model` section. UserError if its numbers do not fit together."""
-    if len(model["encoder"]["widths"]) != model["stages"]:
-        raise _mismatch("model.encoder.widths", model["encoder"]["widths"], model["stages"])
+    _require_a_width_for_each_stage(model, "encoder")
     try:
         whole = model["global_encoder"]
         random = not whole["widths"]
@@ -60,5 +58,7 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _mismatch(key: str, widths: list[int], stages: int) -> UserError:
-    return UserError(f"{key}: {len(widths)} widths {list(widths)} for {stages} stages (model.stages); one per stage")
+def _require_a_width_for_each_stage(model: dict, name: str) -> None:
+    widths, stages = model[name]["widths"], model["stages"]
+    if len(widths) != stages:
+        raise UserError(f"model.{name}.widths: {len(widths)} widths {list(widths)} for {stages} stages (model.stages)")

@@ -80,8 +80,12 @@ def _window(x: Tensor, start: int, size: Sequence[int]) -> Tensor:
     return x[..., start : start + size[0], start : start + size[1]]
 
 
-def encode(scales: Sequence[EncoderScale], image: Tensor, cells: tuple[int, int]) -> Tensor:
-    """Pixels [B, 3, H, W] -> z_s [B, C, h, w] of (h, w) cells, float32."""
+def encode(scales: Sequence[EncoderScale], rule: Rule, image: Tensor) -> Tensor:
+    """As `PatchEncoder.forward`, by these scales."""
+    first = rule.receptive_field(Interval(0, 0)).first  # an image begins where the pixels of a cell do
+    cells = Region.at(first, first, *image.shape[-2:]).valid_output(rule).shape
+    if min(cells) < 1:
+        raise ValueError(f"{tuple(image.shape[-2:])} px are too few for one latent cell")
     x, latent = image, 0.0
     for scale in scales:
         x, part = scale(x, cells)
@@ -123,7 +127,7 @@ class PatchEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] of an interval `rule.receptive_field(cells)` -> z_s [B, C, h, w] of them, float32."""
-        return encode(self.scales, image, cells_of(image, self.rule))
+        return encode(self.scales, self.rule, image)
 
     def bake(self, dtype: torch.dtype) -> BakedEncoder:
         """The encoder with plain weights in `dtype`."""
@@ -140,16 +144,7 @@ class BakedEncoder:
 
     def __call__(self, image: Tensor) -> Tensor:
         """As `PatchEncoder.forward`."""
-        return encode(self.scales, image.to(self.dtype), cells_of(image, self.rule))
-
-
-def cells_of(image: Tensor, rule: Rule) -> tuple[int, int]:
-    """(height, width) of the cells that an image gives which begins where a cell's pixels begin."""
-    first = rule.receptive_field(Interval(0, 0)).first
-    cells = Region.at(first, first, *image.shape[-2:]).valid_output(rule).shape
-    if min(cells) < 1:
-        raise ValueError(f"{tuple(image.shape[-2:])} px are too few for one latent cell")
-    return cells
+        return encode(self.scales, self.rule, image.to(self.dtype))
 
 
 def _centred(rules: Sequence[Chain]) -> Translate:

@@ -24,16 +24,11 @@ class Interval(NamedTuple):
         """Number of indices; 0 or less when nothing is left."""
         return self.last - self.first + 1
 
-    def offset_in(self, outer: Interval) -> int:
-        """Position of `first` in an array that holds `outer`; ValueError if `outer` does not contain this interval."""
+    def slice_in(self, outer: Interval) -> slice:
+        """The slice of an array that holds `outer` which this interval is. ValueError if it is not inside."""
         if self.first < outer.first or self.last > outer.last:
             raise ValueError(f"interval {tuple(self)} is not inside {tuple(outer)}")
-        return self.first - outer.first
-
-    def slice_in(self, outer: Interval) -> slice:
-        """The slice of an array that holds `outer` which this interval is."""
-        start = self.offset_in(outer)
-        return slice(start, start + self.size)
+        return slice(self.first - outer.first, self.last - outer.first + 1)
 
 
 class Rule(Protocol):
@@ -202,10 +197,8 @@ class Region:
 
     def common(self, other: Region) -> Region | None:
         """What two regions share; None if that is nothing."""
-        rows, cols = (
-            Interval(max(a.first, b.first), min(a.last, b.last))
-            for a, b in ((self.rows, other.rows), (self.cols, other.cols))
-        )
+        axes = (self.rows, other.rows), (self.cols, other.cols)
+        rows, cols = (Interval(max(a.first, b.first), min(a.last, b.last)) for a, b in axes)
         return Region(rows, cols) if rows.size > 0 and cols.size > 0 else None
 
     def grown(self, margin: int) -> Region:
@@ -254,8 +247,8 @@ def regions_from(cells: Region, stages: int) -> list[StageRegions]:
 def regions_to(pixels: Region, stages: int) -> list[StageRegions]:
     """The stages' regions where no more is computed than these pixels need.
 
-    Up-sampling gives up to one row and column too many. They are cut off before the next up-sampling: a cut copies the
-    feature, and there it is four times smaller.
+    Up-sampling gives up to one row and column too many at each end. They are cut off before the next up-sampling: a cut
+    copies the feature, and there it is four times smaller.
     """
     if stages == 0:
         return []

@@ -8,8 +8,8 @@ unit variance and scaled by `1 / sqrt(fan in)` at run time.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -70,10 +70,8 @@ class EqualizedLinear(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.bias * self.lr_multiplier
-        if self.activation:
-            return activate(F.linear(x, self.weight * self.gain), bias)
-        return F.linear(x, self.weight * self.gain, bias)
+        weight, bias = self.weight * self.gain, self.bias * self.lr_multiplier
+        return activate(F.linear(x, weight), bias) if self.activation else F.linear(x, weight, bias)
 
 
 class EqualizedConv2d(nn.Module):
@@ -87,7 +85,6 @@ class EqualizedConv2d(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         padding: int = 0,  # zeros; only for the discriminator and the ablation
-        wrap: int = 0,  # rows and columns from the other end that follow the last ones; only for the ablation
         activation: bool = True,
         bias: bool = True,
         gain: float = 1.0,  # of the result
@@ -97,8 +94,8 @@ class EqualizedConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.gain = 1.0 / math.sqrt(inputs * kernel**2)
         self.output_gain = gain
-        self.stride, self.dilation, self.padding, self.wrap = stride, dilation, padding, wrap
-        self.activation = activation
+        self.stride, self.dilation, self.padding, self.activation = stride, dilation, padding, activation
+        self.wrap = 0  # rows and columns that follow the last ones from the other end; only for the ablation
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bake()(x)
@@ -147,12 +144,12 @@ class ShiftedConv2d(EqualizedConv2d):
         self.rule = Window(0, shift, stride)
 
 
-class RolledConv2d(EqualizedConv2d):
+class RolledConv2d(ShiftedConv2d):
     """Shifted convolution whose shifts wrap around at the border of the block, as published: blocks show seams."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, shift: int = 1) -> None:
-        super().__init__(inputs, outputs, kernel=2, stride=stride, dilation=shift, wrap=shift)
-        self.rule = Window(0, shift, stride, padded=True)
+        super().__init__(inputs, outputs, stride, shift)
+        self.rule, self.wrap = Window(0, shift, stride, padded=True), shift
 
 
 class ValidConv2d(EqualizedConv2d):
@@ -174,8 +171,8 @@ class ZeroPadConv2d(EqualizedConv2d):
 CONVOLUTIONS = {"shifted": ShiftedConv2d, "valid": ValidConv2d, "zero_pad": ZeroPadConv2d, "rolled": RolledConv2d}
 
 
-# What a convolution of the generator takes as its style: [B, D], one for each sample; the weights of several styles
-# before and after it, [N, h, w] each (`models.mixing`); None where the style is baked in.
+# Of a convolution of the generator: [B, D] of each sample; for a mixed one the weights of its styles before and after
+# it, [N, h, w] and [N, h', w']; None where the style is baked in.
 Style = Tensor | tuple[Tensor, Tensor] | None
 
 
@@ -239,8 +236,8 @@ class ModulatedConv2d(nn.Module):
         return BakedModulatedConv2d(weight, bias, self.upsample)
 
     def baked_values(self, dtype: torch.dtype) -> int:
-        """How many values `bake` keeps."""
-        return WinogradConv2d.values(self.weight) if self._takes_winograd(dtype) else self.weight.numel()
+        """How many values `bake` keeps; Winograd's method makes 4x4 of a 3x3 kernel."""
+        return self.weight.numel() * 16 // 9 if self._takes_winograd(dtype) else self.weight.numel()
 
     def _takes_winograd(self, dtype: torch.dtype) -> bool:
         return not self.upsample and is_faster(self.weight, dtype)
@@ -266,21 +263,12 @@ def convolve(x: Tensor, weight: Tensor, upsample: bool, bias: Tensor | None = No
     return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2, padding=1), bias)  # [B, O, 2H - 3, 2W - 3]
 
 
-class StyledLayer(Protocol):
-    """A layer of the generator: `finish(conv(x, style), ...)`, where `finish` adds noise, bias, activation."""
-
-    conv: ModulatedConv2d
-
-    def finish(self, x: Tensor, *noise: Tensor | None) -> Tensor:
-        """Everything after the convolution."""
-
-
 @dataclass(frozen=True)
 class Restyled:
-    """A layer of the generator with another convolution in place of its own."""
+    """A layer of the generator with a baked or mixed convolution in place of its own."""
 
-    layer: StyledLayer
-    conv: Any  # (x, style) -> what the layer's own convolution gives
+    layer: nn.Module  # whose `finish` does everything after the convolution
+    conv: Callable[[Tensor, Style], Tensor]
 
     def __call__(self, x: Tensor, style: Style, *noise: Tensor | None) -> Tensor:
         return self.layer.finish(self.conv(x, style), *noise)

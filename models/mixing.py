@@ -17,18 +17,17 @@ Both agree with the ordinary layer wherever the weights are constant over what t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.geometry import Interval, Region, StageRegions, regions_to
+from models.geometry import Interval, Region, StageRegions
 from models.layers import EPSILON, ModulatedConv2d, Restyled, blur, convolve, upsample_bilinear
-from models.noise import Noise
 from models.structure import StructureSynthesizer, beside
-from models.texture import StageStyles, TextureStage, TextureSynthesizer, synthesize
+from models.texture import BakedTexture, StageStyles, TextureStage, TextureSynthesizer
 
 # (region of features, pixels between features) -> weights [N, h, w]; feature i is centred on pixel spacing * i
 StyleWeights = Callable[[Region, int], Tensor]
@@ -43,7 +42,7 @@ def mix_texture(
 ) -> MixedTexture:
     """The texture synthesizer with a style that varies over space."""
     styles = zip(texture.synthesis, texture.styles(w), strict=True)
-    return MixedTexture([_mix_stage(stage, own, dtype, exact) for stage, own in styles], weights, dtype)
+    return MixedTexture([_mix_stage(stage, own, dtype, exact) for stage, own in styles], dtype, weights)
 
 
 def _mix_stage(stage: TextureStage, styles: StageStyles, dtype: torch.dtype, exact: bool) -> TextureStage:
@@ -57,23 +56,14 @@ def _mix_stage(stage: TextureStage, styles: StageStyles, dtype: torch.dtype, exa
 
 
 @dataclass(frozen=True)
-class MixedTexture:
+class MixedTexture(BakedTexture):
     """A texture synthesizer whose style varies over space; made by `mix_texture`."""
 
-    stages: Sequence[TextureStage]
     weights: StyleWeights
-    dtype: torch.dtype
 
-    def __call__(self, z_s: Tensor, noise: Noise | None, pixels: Region) -> Tensor:
-        """A region of pixels [B, 3, H, W], from the cells [B, C, h, w] that it needs."""
-        x = z_s.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        regions = regions_to(pixels, len(self.stages))
-        image = synthesize(self.stages, x, list(self._maps(regions, z_s.device)), noise, regions)
-        return image[..., *pixels.slices_in(regions[-1].output_region)]
-
-    def _maps(self, regions: Sequence[StageRegions], device: torch.device) -> Iterator[StageStyles]:
-        """For each part of each stage, the weights before and after it."""
-        spacing, cells = 2 ** len(regions), regions[0].input_region  # pixels between features
+    def styles(self, regions: Sequence[StageRegions], device: torch.device) -> list[StageStyles]:
+        """Of each part of each stage: the weights before and after it."""
+        spacing, cells, maps = 2 ** len(regions), regions[0].input_region, []  # pixels between features
         around = Region(*(Interval(spacing * axis.first, spacing * axis.last) for axis in (cells.rows, cells.cols)))
         field = self.weights(around, 1).to(device)  # once for all levels: each is a sampling of it
         for region in regions:
@@ -81,7 +71,8 @@ class MixedTexture:
             spacing //= 2
             between = _sample(field, around, region.upsampled, spacing)
             after = _sample(field, around, region.output_region, spacing)
-            yield StageStyles((before, between), (between, after), (after, after))
+            maps.append(StageStyles((before, between), (between, after), (after, after)))
+        return maps
 
 
 def _sample(field: Tensor, pixels: Region, features: Region, spacing: int) -> Tensor:
@@ -135,33 +126,33 @@ class MixedConv2d:
         before, after = maps
         return self._exact(x, after) if self.exact else self._fast(x, before, after)
 
-    def _weight(self, scale: Tensor | None = None) -> Tensor:
-        weight = self.conv.weight * self.conv.gain
-        weight = weight if scale is None else weight * scale[:, None, None]
-        return weight.to(self.dtype).contiguous(memory_format=torch.channels_last)
-
     def _exact(self, x: Tensor, after: Tensor) -> Tensor:
         present = [n for n, weights in enumerate(after) if bool((weights > 0).any())]
         maps = after[present].to(x.dtype)
-        y = self._convolve(x, self._weight(self.scales[present[0]])) * maps[0]
+        y = self._convolve(x, self.scales[present[0]]) * maps[0]  # [B, O, h', w']
         for n, share in zip(present[1:], maps[1:], strict=True):
-            y = torch.addcmul(y, self._convolve(x, self._weight(self.scales[n])), share)
+            y = torch.addcmul(y, self._convolve(x, self.scales[n]), share)
         if self.conv.demodulate:
             y = y * self._demodulation_of(present, after[present]).to(x.dtype)
         return y
 
     def _fast(self, x: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        scale = _mix(self.scales, before)
+        scale = _mix(self.scales, before)  # [I, h, w]
         x = x * scale.to(x.dtype)
         if not self.conv.demodulate:
-            return self._convolve(x, self._weight())
+            return self._convolve(x)
         if not self.conv.upsample:
-            return self._convolve(x, self._weight()) * self._demodulation(_mix(self.scales, after)).to(x.dtype)
-        x = F.conv_transpose2d(x, self._weight().transpose(0, 1), stride=2, padding=1)
-        return blur(x * upsample_bilinear(self._demodulation(scale)[None]).to(x.dtype))
+            return self._convolve(x) * self._demodulation(_mix(self.scales, after)).to(x.dtype)
+        x = F.conv_transpose2d(x, self._weight().transpose(0, 1), stride=2, padding=1)  # [B, O, 2h - 1, 2w - 1]
+        return blur(x * upsample_bilinear(self._demodulation(scale)[None]).to(x.dtype))  # [B, O, 2h - 3, 2w - 3]
 
-    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        return convolve(x, weight, self.conv.upsample)
+    def _convolve(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        return convolve(x, self._weight(scale), self.conv.upsample)
+
+    def _weight(self, scale: Tensor | None = None) -> Tensor:
+        weight = self.conv.weight * self.conv.gain
+        weight = weight if scale is None else weight * scale[:, None, None]
+        return weight.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
     def _demodulation(self, scale: Tensor) -> Tensor:
         """Factors [O, h, w] for the scales [I, h, w] of positions."""

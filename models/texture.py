@@ -11,7 +11,7 @@ block equals the same part of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,7 +23,6 @@ from models.geometry import Region, StageRegions, Upsample, regions_from, region
 from models.layers import (
     GAIN,
     SLOPE,
-    BakedModulatedConv2d,
     EqualizedLinear,
     ModulatedConv2d,
     Restyled,
@@ -33,7 +32,6 @@ from models.layers import (
     upsample_bilinear,
 )
 from models.noise import Noise, noise_in
-from models.winograd import WinogradConv2d
 
 
 class Mapping(nn.Module):
@@ -41,9 +39,8 @@ class Mapping(nn.Module):
 
     def __init__(self, dim: int, layers: int, lr_multiplier: float) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            *(EqualizedLinear(dim, dim, lr_multiplier=lr_multiplier, activation=True) for _ in range(layers))
-        )
+        linear = (EqualizedLinear(dim, dim, lr_multiplier=lr_multiplier, activation=True) for _ in range(layers))
+        self.layers = nn.Sequential(*linear)
 
     def forward(self, z_g: Tensor) -> Tensor:
         return self.layers(pixel_norm(z_g))
@@ -78,7 +75,7 @@ class TextureLayer(nn.Module):
 class BakedTextureLayer:
     """A `TextureLayer` in a fixed style: the gain sqrt 2 has moved through the leaky ReLU into weights, bias, noise."""
 
-    conv: BakedModulatedConv2d | WinogradConv2d  # and the bias
+    conv: Callable[[Tensor], Tensor]  # and the bias
     noise_strength: Tensor
 
     def __call__(self, x: Tensor, style: None, noise: Tensor | None) -> Tensor:
@@ -251,12 +248,15 @@ class BakedTexture:
     """A texture synthesizer in one style; made by `TextureSynthesizer.bake`."""
 
     stages: Sequence[TextureStage]
-    dtype: torch.dtype
+    dtype: torch.dtype  # of the convolutions
 
     def __call__(self, z_s: Tensor, noise: Noise | None, pixels: Region) -> Tensor:
         """A region of pixels [B, 3, H, W], from the cells [B, C, h, w] that it needs."""
         x = z_s.to(self.dtype).contiguous(memory_format=torch.channels_last)
         regions = regions_to(pixels, len(self.stages))
-        baked_in = [StageStyles(None, None, None)] * len(self.stages)
-        image = synthesize(self.stages, x, baked_in, noise, regions)
+        image = synthesize(self.stages, x, self.styles(regions, z_s.device), noise, regions)
         return image[..., *pixels.slices_in(regions[-1].output_region)]
+
+    def styles(self, regions: Sequence[StageRegions], device: torch.device) -> list[StageStyles]:
+        """Of each stage: they are baked in."""
+        return [StageStyles(None, None, None)] * len(regions)

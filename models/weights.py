@@ -33,22 +33,20 @@ class Inverter:
     path: Path
 
 
-def export(path: Path, model: dict, networks: dict[str, nn.Module], step: int) -> None:
-    """Write networks, by name, with the `model` section that builds them."""
-    export_states(path, model, {name: network.state_dict() for name, network in networks.items()}, step)
-
-
-def export_states(
+def export(
     path: Path,
     model: dict,  # the section that builds the networks
-    states: Mapping[str, Mapping[str, Tensor]],  # state dicts by the networks' names
+    networks: Mapping[str, nn.Module | Mapping[str, Tensor]],  # or their state dicts, by name
     step: int,
     values: Mapping[str, Tensor] | None = None,  # single tensors beside the networks, by name
 ) -> None:
-    """Write state dicts of networks."""
-    tensors = {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
-    metadata = {"format": FORMAT, "networks": " ".join(states), "model": json.dumps(model), "step": str(step)}
-    save_weights(path, tensors | dict(values or {}), metadata)
+    """Write networks and what builds them. UserError where the file cannot be written."""
+    tensors = dict(values or {})
+    for name, network in networks.items():
+        state = network.state_dict() if isinstance(network, nn.Module) else network
+        tensors |= {f"{name}.{key}": value for key, value in state.items()}
+    metadata = {"format": FORMAT, "networks": " ".join(networks), "model": json.dumps(model), "step": str(step)}
+    save_weights(path, tensors, metadata)
 
 
 def load_generator(path: str | Path) -> tuple[Generator, dict]:

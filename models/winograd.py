@@ -37,11 +37,6 @@ class WinogradConv2d:
         self.planes = [[plane.contiguous(memory_format=torch.channels_last) for plane in row] for row in transformed]
         self.bias = bias
 
-    @staticmethod
-    def values(weight: Tensor) -> int:
-        """How many values are kept for a weight."""
-        return weight.numel() * 16 // 9
-
     def __call__(self, x: Tensor, style: None = None) -> Tensor:
         height, width = (edge - 2 for edge in x.shape[-2:])
         if min(height, width) < 2:  # less than a tile

@@ -1,24 +1,18 @@
 """The ablation trains every config once, measures all inverters, and writes a table that says so."""
 
 import json
-import os
 import shutil
-import signal
-import threading
-import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-import evaluate
-import train
 from benchmarks import ablation
 from models.weights import read_weights
 from utils.config import load_config
 from utils.errors import run_command
+from utils.schema import TrainConfig
 
 TINY = [
     "model.local_dim=4", "model.global_dim=6", "model.structure.layers=1", "model.structure.radius=1",
@@ -30,25 +24,6 @@ TINY = [
     "evaluate.generated=2", "evaluate.generated_size=32", "evaluate.seam_block=32",
 ]  # fmt: skip
 CHOSEN = ["rolled", "random-global"]
-
-
-class Programs:
-    """Stands in for `run_program`: trains in this process; evaluate.py only writes `evaluation`, if there is one."""
-
-    def __init__(self):
-        self.started, self.codes, self.evaluation = [], {}, None
-
-    def __call__(self, name, arguments):
-        self.started.append(name if name == "evaluate.py" else Path(arguments[1]).stem)
-        code = self.codes.get(self.started[-1], 0)
-        if name == "evaluate.py" and self.evaluation is not None:
-            output = Path(arguments[arguments.index("--output") + 1])
-            output.mkdir(exist_ok=True)
-            (output / "evaluation.json").write_text(json.dumps(self.evaluation))
-        if code or (name == "evaluate.py" and self.evaluation is not None):
-            return code
-        with torch.random.fork_rng():
-            return run_command({"train.py": train.main, "evaluate.py": evaluate.main}[name], arguments)
 
 
 @pytest.fixture(scope="module")
@@ -63,229 +38,54 @@ def folders(tmp_path_factory):
     return ["--data", str(folder / "train"), "--val", str(folder / "val"), "--input", str(folder / "val")]
 
 
-@pytest.fixture(scope="module")
-def finished(folders, tmp_path_factory):
-    """The folder of a study of two inverters, done once, and what it has started."""
-    programs, threads, handler = Programs(), torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
-    folder = tmp_path_factory.mktemp("study") / "runs"
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ablation, "run_program", programs)
-        command = [*TINY, *folders, "--output", str(folder), "--configs", *reversed(CHOSEN)]
+def test_trains_and_measures_once(folders, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    command = [*TINY, *folders, "--output", str(runs), "--configs", *CHOSEN]
+    with torch.random.fork_rng():
         assert run_command(ablation.main, command) == 0
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGTERM, handler)
-    return folder, programs.started
-
-
-@pytest.fixture
-def programs(monkeypatch):
-    """What was started, and how it ends."""
-    programs = Programs()
-    monkeypatch.setattr(ablation, "run_program", programs)
-    return programs
-
-
-@pytest.fixture
-def study(finished, folders, programs, tmp_path):
-    """Gives the command again, in a copy of the finished folder, with more arguments; its exit code."""
-    shutil.copytree(finished[0], tmp_path / "runs")
-    programs.evaluation = evaluation_of(tmp_path / "runs")
-
-    def study(*arguments, configs=CHOSEN):
-        command = [*TINY, *arguments, *folders, "--output", str(tmp_path / "runs"), "--configs", *configs]
-        return run_command(ablation.main, command)
-
-    study.folder = tmp_path / "runs"
-    return study
-
-
-def evaluation_of(folder):
-    return json.loads((folder / "evaluation/evaluation.json").read_text())
-
-
-def cells(line):
-    return line[2:-2].split(" | ")
-
-
-def table_of(text):
-    """Rows of the table by name, each a dict by heading, and the groups."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    heading = cells(lines[0])
-    rows = {cells(line)[0]: dict(zip(heading, cells(line), strict=True)) for line in lines[2:]}
-    groups = [name for name in rows if name.startswith("**")]
-    return {name: row for name, row in rows.items() if name not in groups}, groups
-
-
-def weights(folder, name):
-    return folder / name / ("generator.safetensors" if name == "generator" else "inverter.safetensors")
-
-
-# The whole
-
-
-def test_trains_and_measures_in_order(finished):
-    folder, started = finished
-    assert started == ["generator", *CHOSEN, "evaluate.py"]
-    generator = read_weights(weights(folder, "generator")).tensors
+    generator = read_weights(runs / "generator/generator.safetensors").tensors
     for name in CHOSEN:
-        inverter = read_weights(weights(folder, name)).tensors
+        inverter = read_weights(runs / name / "inverter.safetensors").tensors
         assert all(torch.equal(inverter[key], value) for key, value in generator.items())
-    assert Path(evaluation_of(folder)["settings"]["evaluate"]["discriminator"]).parent == folder / "generator"
-
-
-def test_the_table_has_the_measured_numbers(finished):
-    folder, _ = finished
-    evaluation, text = evaluation_of(folder), (folder / "ablation.md").read_text()
-    found, groups = table_of(text)
-    assert list(found) == CHOSEN
-    assert groups == ["**Kinds of convolution**", "**Global latent**"]
-    for name, entry in zip(CHOSEN, evaluation["checkpoints"], strict=True):
-        assert Path(entry["path"]) == weights(folder, name)
-        row, means = found[name], entry["means"]
-        assert row["encoder parameters"] == f"{entry['parameters']['encoders']:,}"
-        for heading, key, digits in (
-            ("PSNR, dB", "psnr", 2),
-            ("seams", "seam_score", 3),
-            ("latent mean", "latent_mean_distance", 3),
-        ):
-            assert row[heading] == f"{means[key]:.{digits}f}"
-        assert row["latent MMD (floor)"] == f"{means['latent_mmd']:.4f} ({means['latent_mmd_floor']:.4f})"
-        scores = [means[key] for key in ("edit_score", "reconstruction_score", "real_score")]
-        expected = "{:.3f} ({:.3f}, {:.3f})".format(*scores).replace("-", "−")
-        assert row["score of edits (reconstructions, photographs)"] == expected
-    words = " ".join(text.split())
-    assert "took 2 steps of 4 patches of 10 latent cells; each inverter" in words
-    assert "seed 0, with 4 images of" in words and "Measured on 2 of" in words and "1 for seams and edits" in words
-    assert "--configs random-global rolled --data pictures0/train " in text and "model.local_dim=4" in text
-    assert str(folder.parent) not in text
-
-
-def test_a_measure_that_is_missing_is_a_dash():
-    assert (
-        ablation.cell({"edit_score": 1.0, "real_score": None}, ("edit_score", "reconstruction_score", "real_score"))
-        == "1.000 (–, –)"
-    )
-
-
-# Again
-
-
-def test_what_is_finished_is_not_trained_again(study, programs, tmp_path, capsys):
-    weights(study.folder, "rolled").unlink()
-    assert study("--table", str(tmp_path / "docs/table.md")) == 0
-    assert programs.started == ["rolled", "evaluate.py"]
-    assert weights(study.folder, "rolled").exists()
-    text = (tmp_path / "docs/table.md").read_text()
-    assert table_of(text) == table_of((study.folder / "ablation.md").read_text())
-    assert text in capsys.readouterr().out
-
-
-def test_what_was_stopped_goes_on(study, programs, capsys):
-    name, path = CHOSEN[1], weights(study.folder, CHOSEN[1])
-    run = ablation.Run(name, path.parent, [], generator=weights(study.folder, "generator"))
-    shutil.rmtree(path.parent)
-    assert study("train.steps=1") == 0
-    assert (run.steps(), programs.started) == (1, [name, "evaluate.py"])
-    assert study() == 0
-    assert (run.steps(), programs.started[2:]) == (2, [name, "evaluate.py"])
+    entries = json.loads((runs / "evaluation/evaluation.json").read_text())["checkpoints"]
+    text = (runs / "ablation.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows] == ["run", "---", *CHOSEN]
+    for row, entry in zip(rows[2:], entries, strict=True):
+        values = dict(zip(ablation.COLUMNS, row[3:], strict=True))
+        assert row[2] == f"{entry['parameters']['encoders']:,}"
+        assert values["psnr"] == f"{entry['means']['psnr']:.2f}" and values["edit_score"] != "–"
+    # again: the finished run is left as it is, one that is lost is trained anew
+    before = read_weights(runs / "rolled/inverter.safetensors").fingerprint
+    shutil.rmtree(runs / "random-global")
+    with torch.random.fork_rng():
+        assert run_command(ablation.main, command) == 0
+    assert read_weights(runs / "rolled/inverter.safetensors").fingerprint == before
+    assert (runs / "ablation.md").read_text() == text
     assert "resuming from" in capsys.readouterr().out
 
 
-def test_inverters_of_another_generator_are_refused(study, programs, capsys):
-    shutil.rmtree(study.folder / "generator")
-    assert study("seed=1") == 2
-    assert programs.started == ["generator", CHOSEN[0]]
-    assert "holds another run: fingerprint of train.generator" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("key", ["model.encoder.depth=2", "model.local_dim=5"])
-def test_other_networks_are_refused(study, key, capsys):
-    assert study(key) == 2
-    assert key.partition("=")[0] in capsys.readouterr().err
-
-
-# Failures
-
-
-def test_a_failed_training_ends_the_command(study, programs, capsys):
-    weights(study.folder, "rolled").unlink()
-    (study.folder / "ablation.md").unlink()
-    programs.codes["rolled"] = 5
-    assert study() == 5
-    assert programs.started == ["rolled"]
-    assert capsys.readouterr().err == "error: rolled: train.py ended with 5\n"
-    assert not (study.folder / "ablation.md").exists()
-
-
-@pytest.mark.parametrize("written", [True, False])
-def test_failed_images_are_told_but_the_others_are_in_the_table(study, programs, written):
-    (study.folder / "ablation.md").unlink()
-    programs.codes["evaluate.py"] = 1
-    if not written:
-        programs.evaluation = None
-    assert study() == 1
-    assert (study.folder / "ablation.md").exists() == written
+def test_a_failed_training_ends_the_command(folders, tmp_path, capsys):
+    (tmp_path / "generator").write_text("no folder")
+    assert run_command(ablation.main, [*TINY, *folders, "--output", str(tmp_path), "--configs", "shifted"]) == 2
+    assert not (tmp_path / "ablation.md").exists() and capsys.readouterr().err.startswith("error: ")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train.output=x"], "train.output: is set by this command"),
-        (["evaluate.discriminator=x"], "evaluate.discriminator: is set by this command"),
-        (["model.encoder.convolution=valid"], "model.encoder.convolution: is what tells"),
-        (["losses.inverter.reciprocal=0"], "tells no-reciprocal from shifted"),
-        (["model.encoder={convolution: valid}"], "model.encoder: is what tells"),
-        (["generate.width=3"], "'generate' is not read here"),
-        (["evaluate.details=-1"], "evaluate.details: -1 given"),
-        (["train.step=1"], "unknown key 'train.step'"),
-        (["train.batch=3"], "batch"),
-        (["model.global_encoder.thumbnail=16"], "cannot be halved"),
-        (["--input", "nowhere"], "--input nowhere: no such file"),
-        (["--data", "nowhere"], "nowhere: no such folder"),
+        (["model.encoder.convolution=valid"], "tells the configs apart"),
+        (["losses.inverter.reciprocal=0"], "tells the configs apart"),
+        (["generate.width=3"], "generate"),
+        (["evaluate.details=-1"], "evaluate.details"),
+        (["train.step=1"], "train.step"),
+        (["model.encoder.depth=0"], "model.encoder.depth"),
     ],
 )  # fmt: skip
-def test_a_wrong_command_is_refused_before_anything_is_trained(folders, programs, tmp_path, capsys, arguments, words):
-    command = [*folders, "--configs", "shifted", "--output", str(tmp_path), *TINY, *arguments]
+def test_a_wrong_command_is_refused_before_anything_is_trained(folders, tmp_path, capsys, arguments, words):
+    command = [*folders, "--configs", "shifted", "--output", str(tmp_path / "runs"), *TINY, *arguments]
     assert run_command(ablation.main, command) == 2
-    assert words in capsys.readouterr().err
-    assert programs.started == []
-
-
-def program(folder, text, monkeypatch):
-    (folder / "program.py").write_text(text)
-    monkeypatch.setattr(ablation, "ROOT", folder)
-
-
-@pytest.mark.parametrize(("text", "code"), [("exit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 137), ("", 0)])
-def test_exit_code_of_a_program(tmp_path, monkeypatch, text, code):
-    program(tmp_path, text, monkeypatch)
-    assert ablation.run_program("program.py", []) == code
-
-
-def test_a_program_may_save_before_it_stops(tmp_path, monkeypatch):
-    text = """
-import pathlib, signal, sys, time
-def stop(number, frame):
-    time.sleep(0.2)
-    pathlib.Path(sys.argv[1], "saved").touch()
-    sys.exit(0)
-signal.signal(signal.SIGTERM, stop)
-pathlib.Path(sys.argv[1], "ready").touch()
-time.sleep(60)
-"""
-
-    def send():
-        while not (tmp_path / "ready").exists():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    program(tmp_path, text, monkeypatch)
-    sender = threading.Thread(target=send, daemon=True)
-    sender.start()
-    assert ablation.run_program("program.py", [str(tmp_path)]) == 143
-    assert (tmp_path / "saved").exists()
-    sender.join()
+    assert words in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
 # The configs
@@ -297,7 +97,7 @@ def flat(values, prefix=""):
 
 
 def test_every_config_has_its_row():
-    assert {path.stem for path in ablation.CONFIGS.glob("*.yaml")} == {*ablation.NAMES, ablation.GENERATOR}
+    assert {path.stem for path in ablation.CONFIGS.glob("*.yaml")} == {*ablation.INVERTERS, ablation.GENERATOR}
 
 
 @pytest.mark.parametrize(
@@ -313,11 +113,13 @@ def test_every_config_has_its_row():
     ],
 )  # fmt: skip
 def test_a_config_changes_one_thing(name, changed):
-    shifted, other = (dict(flat(load_config(ablation.CONFIGS / f"{each}.yaml"))) for each in ("shifted", name))
+    shifted, other = (
+        dict(flat(load_config(TrainConfig, ablation.CONFIGS / f"{each}.yaml"))) for each in ("shifted", name)
+    )
     assert {key: value for key, value in other.items() if value != shifted[key]} == changed
 
 
 def test_all_inverters_fit_the_generator():
-    generator, shifted = (load_config(ablation.CONFIGS / f"{name}.yaml") for name in ("generator", "shifted"))
-    assert shifted.model == generator.model
-    assert shifted.model.encoder.convolution == "shifted" and not shifted.train.tune_texture
+    names = ("generator", "shifted")
+    generator, shifted = (load_config(TrainConfig, ablation.CONFIGS / f"{name}.yaml") for name in names)
+    assert shifted.model == generator.model and not shifted.train.tune_texture

@@ -4,55 +4,25 @@ import ast
 import re
 import shlex
 from functools import cache
-from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
 
-import losses
 from models import build_discriminator, build_encoders, build_generator, patch_pixels
-from models.discriminator import Discriminator
-from models.encoder import GlobalEncoder, PatchEncoder
 from models.geometry import Interval
-from models.structure import CoordinateGrid
-from models.texture import TextureSynthesizer
-from utils.config import load_config
-from utils.schema import SCHEMA, flat_keys
+from utils import schema
+from utils.config import CONFIGS as FOLDER
+from utils.config import DEFAULT, keys_of, load_config
+from utils.schema import Config, TrainConfig
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-EDITS = [path for path in CONFIGS if path.parent.name == "edit"]
-LAUNCHED = [path for path in CONFIGS if path.name != "default.yaml" and path not in EDITS]
-# What a section is called where it is not called by its name.
-GIVEN = {
-    "datasets/__init__.py": {"config": "data"},
-    "evaluate.py": {"options": "evaluate"},
-    "evaluation/run.py": {"options": "evaluate"},
-    "fuse.py": {"options": "fuse"},
-    "generate.py": {"options": "generate"},
-    "inbetween.py": {"options": "inbetween"},
-    "infer.py": {"options": "infer"},
-    "inversion/blocks.py": {"options": "infer"},
-    "inversion/editing.py": {"options": "complete"},
-    "inversion/outputs.py": {"options": "infer"},
-    "inversion/tool.py": {"options": "infer"},
-    "outpaint.py": {"options": "outpaint"},
-    "resample.py": {"options": "resample"},
-    "train.py": {"settings": "train"},
-    "training/generator.py": {"settings": "train", "parts": "generator"},
-    "training/inverter.py": {"settings": "train"},
-    "training/optimization.py": {"settings": "optimizer"},
-}
-# Who is given all keys of a section as arguments.
-ARGUMENTS = {
-    "structure": CoordinateGrid,
-    "texture": TextureSynthesizer,
-    "discriminator": Discriminator,
-    "encoder": PatchEncoder,
-    "global_encoder": GlobalEncoder,
-}
+CONFIGS = sorted(FOLDER.rglob("*.yaml"))
+SCHEMA = FOLDER / "schema.json"
+EXAMPLES = [path for path in CONFIGS if path != DEFAULT]
+TRAININGS = [path for path in CONFIGS if path.parent.name != "edit"]
 SOURCES = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] not in ("tests", ".venv")]
+SOURCES.remove(ROOT / "utils/schema.py")
 
 
 def name(path):
@@ -62,7 +32,7 @@ def name(path):
 @cache
 def networks(path):
     """Generator, patch encoder and patch of a config, without memory for the weights."""
-    config = load_config(path)
+    config = load_config(TrainConfig, path)
     with torch.device("meta"):
         generator = build_generator(config.model)
         encoder, _ = build_encoders(config.model)
@@ -71,7 +41,7 @@ def networks(path):
     return config, encoder, pixels
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name)
+@pytest.mark.parametrize("path", TRAININGS, ids=name)
 def test_its_networks_can_be_built(path):
     config, encoder, pixels = networks(path)
     inner = encoder.rule.valid_output(pixels)
@@ -83,30 +53,34 @@ def test_its_networks_can_be_built(path):
     assert config.train.batch % 2 == config.train.batch % config.model.discriminator.minibatch_group == 0
 
 
-def commands_in_head(path, program):
-    """The commands, as words, that the comment at a config's head shows."""
+def commands_in_head(path):
+    """The command lines, as words, that the comment at a config's head shows, with what each reads."""
     head = re.match(r"(#.*\n)+", path.read_text()).group().replace("\n#", "\n").replace("\\\n", " ")
-    commands = [shlex.split(line) for line in head.splitlines() if program in line]
+    lines = [shlex.split(line) for line in head.splitlines() if "python " in line and "-m " not in line]
+    for _, program, *words in lines:
+        verb = words.pop(0) if program == "edit.py" else program.removesuffix(".py")
+        yield getattr(schema, f"{verb.title()}Config"), program, words
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_its_first_line_names_the_schema_for_editors(path):
+    words = "# yaml-language-server: $schema="
+    first = path.read_text().splitlines()[0]
+    assert first.startswith(words) and (path.parent / first.removeprefix(words)).resolve() == SCHEMA
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name)
+def test_its_head_shows_how_to_use_it(path):
+    commands = list(commands_in_head(path))
     assert commands
-    return commands
-
-
-@pytest.mark.parametrize("path", EDITS, ids=name)
-def test_the_head_of_an_edit_shows_how_to_run_it(path):
-    for command in commands_in_head(path, "python "):
-        assert (ROOT / command[1]).is_file()
-        assert command[2:4] == ["--config", name(path)] and "--output" in command
-        load_config(path, [word for word in command if "=" in word])
-
-
-@pytest.mark.parametrize("path", LAUNCHED, ids=name)
-def test_its_head_shows_how_to_launch_it(path):
-    for command in commands_in_head(path, "train.py"):
-        arguments = command[command.index("train.py") + 1 :]
-        assert arguments[:2] == ["--config", name(path)]
-        config = load_config(path, arguments[2:])
-        assert config.data.train and config.train.output
-        assert bool(config.train.generator) == (config.train.stage == "inverter")
+    for command, program, words in commands:
+        assert (ROOT / program).is_file() and words[:2] == ["--config", name(path)]
+        config = load_config(command, path, [word for word in words if "=" in word])
+        if command is TrainConfig:
+            assert config.data.train and config.train.output
+            assert bool(config.train.generator) == (config.train.stage == "inverter")
+        else:
+            assert "--output" in words
 
 
 @pytest.mark.parametrize(("patch", "stages", "context"), [(101, 4, 206), (197, 5, 414), (389, 6, 830)])
@@ -122,42 +96,18 @@ def test_valid_convolutions_leave_the_reciprocal_loss_fewer_cells():
     figures = []
     for path in (ROOT / "configs/ablation/shifted.yaml", ROOT / "configs/ablation/valid.yaml"):
         _, encoder, pixels = networks(path)
-        figures.append((encoder.rule.receptive_field(Interval(0, 0)).size, pixels.size, encoder.rule.valid_output(pixels).size))
+        context, kept = encoder.rule.receptive_field(Interval(0, 0)), encoder.rule.valid_output(pixels)
+        figures.append((context.size, pixels.size, kept.size))
     assert figures == [(22, 85, 8), (43, 85, 5)]
 
 
-def name_of(node):
-    """The last name of an expression: `train` of `config.train` and of `config["train"]`."""
-    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-        return node.slice.value
-    return getattr(node, "attr", None) or getattr(node, "id", None)
-
-
-def read_in(path):
-    """Every (section, key) that a file reads as `section.key`, `section["key"]` or `section.pop("key")`.
-
-    Also the keys of a dict that GIVEN names: its values are multiplied by those of the section.
-    """
-    sections = GIVEN.get(name(path), {})
+def names_in(path):
+    """The names and words that a file may read a key by."""
     for node in ast.walk(ast.parse(path.read_text())):
-        owner, keys = getattr(node, "value", None), [name_of(node)]
-        if isinstance(node, ast.Call) and name_of(node.func) == "pop" and node.args:
-            owner, keys = node.func.value, [getattr(node.args[0], "value", None)]
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-            owner, keys = node.targets[0], [getattr(key, "value", None) for key in node.value.keys]
-        yield from ((sections.get(name_of(owner), name_of(owner)), key) for key in keys)
-
-
-def taken_whole():
-    """Every (section, key) of the sections that the code takes as they are, for arguments or entries of these names."""
-    for section, function in ARGUMENTS.items():
-        yield from ((section, parameter) for parameter in signature(function).parameters)
-    yield from (("inverter", term) for term in losses.TERMS)
-    yield from (("weights", weight) for term in losses.TERMS.values() for weight in getattr(term, "pretrained", ()))
+        yield from (getattr(node, "attr", None), getattr(node, "arg", None), getattr(node, "value", None))
 
 
 def test_every_key_is_read():
-    read = {pair for path in SOURCES for pair in read_in(path)} | set(taken_whole())
-    keys = [("config", *key.split(".")) for key in flat_keys(SCHEMA)]
-    assert [".".join(key) for key in keys if key[-2:] not in read] == []
-    assert ("train", "no_such_key") not in read and ("model", "batch") not in read
+    read = {word for path in SOURCES for word in names_in(path) if isinstance(word, str)}
+    assert [key for key in keys_of(Config) if key.rpartition(".")[2] not in read] == []
+    assert "no_such_key" not in read

@@ -6,14 +6,15 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from inversion.tool import Tool
 from safetensors.torch import load_file
 
 import generate
 import infer
-from inversion.tool import Tool
 from models.geometry import Region
 from tests.conftest import lines
 from utils.config import load_config
+from utils.schema import GenerateConfig
 
 SIZE = ["generate.height=45", "generate.width=70", "generate.seed=3"]
 FLOAT32 = "infer.dtype=float32"
@@ -63,7 +64,7 @@ def test_latents_are_saved_only_where_they_are_asked_for(run):
 
 def drawn(checkpoint, window, *overrides):
     """The pixels [h, w, 3] of a window, which may lie beyond the image, of seed 3."""
-    config = load_config(None, [*overrides, FLOAT32, "infer.device=cpu"])
+    config = load_config(GenerateConfig, None, [*overrides, FLOAT32, "infer.device=cpu"])
     tool = Tool.load(checkpoint, config.infer, encoders=False)
     scene = generate.make_scene(tool, config.generate, 3)
     ((_, pixels),) = tool.decoder.decode(scene, [[window]], eight_bit=False)
@@ -85,7 +86,7 @@ def test_a_panorama_closes(checkpoint, run, noise):
 
 
 def test_the_latents_of_a_panorama_repeat(checkpoint):
-    config = load_config(None, ["generate.width=64", "generate.panorama=true", "infer.device=cpu"])
+    config = load_config(GenerateConfig, None, ["generate.width=64", "generate.panorama=true", "infer.device=cpu"])
     scene = generate.make_scene(Tool.load(checkpoint, config.infer, encoders=False), config.generate, 0)
     cells = scene.read(Region.at(-2, -9, 6, 30))
     assert torch.equal(cells[..., :22], cells[..., 8:]) and not torch.equal(cells[..., :23], cells[..., 7:])
@@ -99,7 +100,7 @@ def test_the_latents_of_a_panorama_repeat(checkpoint):
         (["generate.width=0"], "generate.width"),
         (["fuse.blur=3"], "'fuse' is not read here"),
         (["infer.block=7"], "at least 8"),
-        (["infer.refine=3"], "generated images have none"),
+        (["infer.refine=3"], "'infer.refine' is not read here"),
         (["--checkpoint", "{tmp}/none.safetensors"], "none.safetensors"),
         (["--config", "{tmp}/none.yaml"], "none.yaml"),
         (["--output", "{tmp}/file"], "file"),

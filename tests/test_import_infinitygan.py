@@ -1,201 +1,117 @@
-"""The command: what it writes serves the other commands; a mistake is one line and leaves nothing."""
+"""Importing public InfinityGAN weights: what is written serves the other commands, a mistake is one line."""
 
 import os
+from math import nan
 
-import cv2
 import pytest
 import torch
 
-import generate
-import import_infinitygan
-from models import build_discriminator
-from models.infinitygan import discriminator_state, generator_state
 from models.weights import load_generator
-from tests.models.public_infinitygan import (
-    PUBLISHED,
-    PUBLISHED_DISCRIMINATOR,
-    SMALL,
-    public_checkpoint,
-    public_discriminator,
-    public_generator,
-)
-from utils import files
+from scripts import import_infinitygan
+from tests.models.public_infinitygan import public_checkpoint, public_discriminator, public_generator
 from utils.checkpoint import load_weights
 from utils.config import load_config
 from utils.errors import run_command
+from utils.schema import TrainConfig
+
+STRUCTURE = "structure_synthesizer.implicit_model.conv_stack.0.conv."
+TEXTURE = "texture_synthesizer."
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
-    """The path of a small public checkpoint."""
-    path = tmp_path / "best_fid.pth.tar"
-    torch.save(public_checkpoint(), path)
-    return path
-
-
-def run(*arguments):
-    """Exit code of the command for patches of eight cells."""
-    return run_command(import_infinitygan.main, [*map(str, arguments), "--ts-input-size", "8"])
-
-
-def names(folder):
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
-
-
-def test_what_it_writes(checkpoint, tmp_path, capsys):
-    output = tmp_path / "new" / "public.safetensors"
-    assert run(checkpoint, output) == 0
-    assert names(output.parent) == ["public-training.safetensors", "public.safetensors", "public.yaml"]
-    printed = capsys.readouterr().out
-    for words in (
-        "iteration             1,234, best FID 11.25\n",
-        "8 x 8 latent cells draw 29 x 29 px; one cell more draws 8 px more\n",
-        *(f"wrote {path}\n" for path in output.parent.iterdir()),
-    ):
-        assert words in printed
-
-    generator, model = load_generator(output)
-    average = generator_state(public_generator(**SMALL, seed=2))
-    assert all(torch.equal(value, average[key]) for key, value in generator.state_dict().items())
-    tensors, metadata = load_weights(output.parent / "public-training.safetensors")
-    assert metadata["networks"] == "generator discriminator average" and metadata["step"] == "1234"
-    assert tensors["path_mean"] == 1.5
-    assert torch.equal(tensors["average.texture.synthesis.0.to_rgb.bias"], average["texture.synthesis.0.to_rgb.bias"])
-    config = load_config(output.with_suffix(".yaml"))
-    assert config.model == model and config.train.patch_cells == 8 and config.data.resize == 53
-
-
-def test_the_config_goes_on_from_anywhere(checkpoint, tmp_path, monkeypatch):
+def run(tmp_path, monkeypatch, capsys):
+    """Saves a public checkpoint with some keys changed, imports it, and returns what is in the folder besides."""
     monkeypatch.chdir(tmp_path)
-    assert run(checkpoint.name, "a: #b.safetensors") == 0
-    monkeypatch.chdir("/")
-    settings = load_config(tmp_path / "a: #b.yaml").train
-    assert settings.generator == settings.discriminator == str(tmp_path / "a: #b-training.safetensors")
-    assert settings.stage == "generator" and settings.batch == 16 and settings.optimizer.lr == 0.002
-    assert run(checkpoint, tmp_path / "a: #b.safetensors") == 0, "written again"
+
+    def run(*options, code=0, output="b.safetensors", words="", **changed):
+        torch.save(public_checkpoint(**changed), tmp_path / "a.pth.tar")
+        arguments = [tmp_path / "a.pth.tar", tmp_path / output, "--ts-input-size=8", *options]
+        assert run_command(import_infinitygan.main, [*map(str, arguments)]) == code
+        printed = capsys.readouterr()
+        assert words in (printed.err if code else printed.out)
+        assert code == 0 or printed.err.startswith("error: ") and printed.err.count("\n") == 1
+        return sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".tar")
+
+    return run
+
+
+def test_what_it_writes(run, tmp_path):
+    words = "iteration 1,234, best FID 11.25; 8 x 8 cells draw 29 x 29 px\n"
+    assert run(words=words) == ["b-training.safetensors", "b.safetensors", "b.yaml"]
+    generator, model = load_generator(tmp_path / "b.safetensors")
+    public = public_generator()
+    for k, stage in enumerate(generator.texture.synthesis):
+        assert torch.equal(stage.up.conv.weight, public[f"{TEXTURE}convs.{2 * k}.conv.weight"][0])
+        assert torch.equal(stage.conv.noise_strength, public[f"{TEXTURE}convs.{2 * k + 1}.noise.weight"][0])
+        assert torch.equal(stage.to_rgb.bias, public[f"{TEXTURE}to_rgbs.{k}.bias"].flatten())
+    tensors, metadata = load_weights(tmp_path / "b-training.safetensors")
+    assert metadata["networks"] == "generator discriminator average" and metadata["step"] == "1234"
+    bias = "structure.layers.1.bias"
+    assert torch.equal(tensors[f"generator.{bias}"], tensors[f"average.{bias}"] + 0.5) and tensors["path_mean"] == 1.5
+    assert torch.equal(tensors["discriminator.blocks.1.skip.weight"], public_discriminator()["convs.2.skip.1.weight"])
+    config = load_config(TrainConfig, tmp_path / "b.yaml")
+    assert config.model == model and config.train.patch_cells == 8 and config.data.resize == 53
+    assert config.train.generator == config.train.discriminator == str(tmp_path / "b-training.safetensors")
+    run()  # once more
+
+
+def test_settings_that_no_tensor_tells(run, tmp_path):
+    run("--vert-sample-size=5", "--hori-occupy-ratio=0.5", "--vert-cut-pt=6")
+    assert load_generator(tmp_path / "b.safetensors")[1]["structure"] == {
+        "layers": 2, "radius": 1, "vertical_slope": 1.0, "horizontal_period": 24, "row_starts": 5
+    }  # fmt: skip
+    for options in (["--hori-occupy-ratio=nan"], ["--vert-cut-pt=1e9"], ["--vert-sample-size=0"]):
+        run(*options, code=2, words="; allowed: ")
+
+
+@pytest.mark.parametrize("missing", ["d", "g"])
+def test_without_training_weights(run, tmp_path, missing):
+    assert run(**{missing: None}, words="b-training.safetensors: the checkpoint has no") == ["b.safetensors", "b.yaml"]
+    settings = load_config(TrainConfig, tmp_path / "b.yaml").train
+    assert settings.generator == str(tmp_path / "b.safetensors") and settings.discriminator is None
+    run()
+    run(**{missing: None}, code=2, words="b-training.safetensors: of another import")
+
+
+WRONG = {
+    "missing": (STRUCTURE + "activate.bias", lambda x: None, "activate.bias is missing"),
+    "rank": (STRUCTURE + "conv.weight", lambda x: x[0], "has too few axes"),
+    "shape": (TEXTURE + "convs.1.conv.modulation.weight", lambda x: x[:, :3], "has (6, 3), not (6, 5)"),
+    "nothing": (STRUCTURE + "conv.weight", lambda x: x[:, :0], "model.local_dim: 0 given"),
+    "infinite": (TEXTURE + "mapping.1.bias", lambda x: x.double() * 1e300, "not finite"),
+    "sparse": (TEXTURE + "mapping.1.weight", lambda x: x.to_sparse(), "not a plain tensor"),
+    "unfolds": (TEXTURE + "mapping.1.bias", lambda x: torch.ones(1).expand(2**40), "not a plain tensor"),
+    "nested": ("module", lambda x: {"a": {}}, "'module' is not a plain tensor"),
+    "kernel": (TEXTURE + "to_rgbs.1.upsample.kernel", lambda x: x * 1.1, "is another blur"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_state_that_does_not_fit_is_one_line(run, kind):
+    (name, change, words), state = WRONG[kind], public_generator()
+    state[name] = change(state.get(name))
+    assert run(g_ema={k: value for k, value in state.items() if value is not None}, code=2, words=words) == []
+
+
+class Command:
+    """A pickle that makes a file named `ran` in the working folder of whoever unpickles it."""
+
+    def __reduce__(self):
+        return os.system, ("touch ran",)
 
 
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"d": None}, "the checkpoint has no discriminator (d)"),
-        ({"g": None}, "the checkpoint has no generator (g)"),
-        ({"g": None, "d": None, "best_fid": None}, "the checkpoint has no generator (g) and no discriminator (d)"),
+        ({"g_ema": None}, "not an InfinityGAN checkpoint"),
+        ({"g_ema": [1]}, "g_ema: a list, not a dict of tensors"),
+        ({"g": public_discriminator()}, "a.pth.tar: g: "),
+        ({"note": Command()}, "refused"),
+        ({"iter": -1}, "iter: allowed: a number from 0 on"),
+        ({"mean_path_lengths": nan}, "mean_path_lengths: allowed"),
+        ({"output": "out"}, "must be a file with the suffix .safetensors"),
+        ({"output": "a.pth.tar/b.safetensors"}, "cannot write"),
     ],
 )
-def test_without_the_training_weights(tmp_path, capsys, changed, words):
-    torch.save(public_checkpoint(**changed), tmp_path / "a.pth.tar")
-    assert run(tmp_path / "a.pth.tar", tmp_path / "b.safetensors") == 0
-    assert names(tmp_path) == ["a.pth.tar", "b.safetensors", "b.yaml"]
-    assert f"no {tmp_path / 'b-training.safetensors'}: {words}\n" in capsys.readouterr().out
-    settings = load_config(tmp_path / "b.yaml").train
-    assert settings.generator == str(tmp_path / "b.safetensors") and settings.discriminator is None
-
-
-def test_training_weights_of_another_import_are_not_left_beside_a_generator(checkpoint, tmp_path, capsys):
-    assert run(checkpoint, tmp_path / "b.safetensors") == 0
-    before = {path: path.read_bytes() for path in tmp_path.glob("b*")}
-    torch.save(public_checkpoint(d=None), tmp_path / "a.pth.tar")
-    assert run(tmp_path / "a.pth.tar", tmp_path / "b.safetensors") == 2
-    assert "b-training.safetensors: of another import" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in tmp_path.glob("b*")} == before
-
-
-def test_options(checkpoint, tmp_path):
-    options = ["--vert-sample-size", "5", "--hori-occupy-ratio", "0.5", "--vert-cut-pt", "6"]
-    assert run(checkpoint, tmp_path / "a.safetensors", *options) == 0
-    model = load_config(tmp_path / "a.yaml").model
-    assert model.structure == {
-        "layers": 2, "radius": 1, "vertical_slope": 1.0, "horizontal_period": 24, "row_starts": 5
-    }  # fmt: skip
-    assert load_generator(tmp_path / "a.safetensors")[1] == model
-
-
-def damaged(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def renamed(name):
-    return lambda path: path.rename(path.with_name(name))
-
-
-@pytest.mark.parametrize(
-    ("prepare", "output", "words"),
-    [
-        (None, "out", "{tmp}/out: the output must be a file with the suffix .safetensors"),
-        (None, ".safetensors", "{tmp}/.safetensors: the output must be a file with the suffix"),
-        (None, "folder.safetensors", "{tmp}/folder.safetensors: is a folder"),
-        (None, "/proc/a.safetensors", "cannot write /proc/a"),
-        (None, "best_fid.pth.tar/a.safetensors", "cannot write {tmp}/best_fid.pth.tar/a"),
-        (renamed("a.safetensors"), "a.safetensors", "is the checkpoint itself"),
-        (renamed("a-training.safetensors"), "a.safetensors", "is the checkpoint itself"),
-        (lambda path: path.unlink(), "a.safetensors", "{tmp}/best_fid.pth.tar: No such file or directory"),
-        (lambda path: path.write_text("text"), "a.safetensors", "best_fid.pth.tar: refused: not a file of weights"),
-        (damaged, "a.safetensors", "{tmp}/best_fid.pth.tar: damaged: not a whole archive"),
-        (lambda path: torch.save(public_checkpoint(g_ema=None), path), "a.safetensors", "no generator under 'g_ema'"),
-        (lambda path: torch.save(public_checkpoint(d=[1]), path), "a.safetensors", "d: a list, not a dict of tensors"),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_one_line_and_leaves_nothing(checkpoint, tmp_path, capsys, prepare, output, words):
-    (tmp_path / "folder.safetensors").mkdir()
-    source = checkpoint
-    if prepare:
-        prepare(source)
-        source = next((path for path in tmp_path.glob("a*.safetensors")), source)
-    before = names(tmp_path)
-    assert run(source, tmp_path / output) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and words.replace("{tmp}", str(tmp_path)) in line
-    assert names(tmp_path) == before
-
-
-@pytest.mark.parametrize("option", ["--ts-input-size=4", "--hori-occupy-ratio=nan", "--vert-cut-pt=1e9"])
-def test_an_option_of_no_use_is_one_line(checkpoint, tmp_path, capsys, option):
-    arguments = [str(checkpoint), str(tmp_path / "a.safetensors"), option]
-    assert run_command(import_infinitygan.main, arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {option[2:].split('=')[0].replace('-', '_')}: ") and "allowed: " in line
-
-
-@pytest.mark.parametrize("last", [1, 2, 3])
-def test_all_files_appear_or_none(checkpoint, tmp_path, capsys, monkeypatch, last):
-    """Whichever file the disk is full at."""
-    calls, sync = [], files._sync
-
-    def full(path):
-        calls.append(path)
-        if len(calls) == last:
-            raise OSError(28, "No space left on device")
-        sync(path)
-
-    monkeypatch.setattr(files, "_sync", full)
-    assert run(checkpoint, tmp_path / "a.safetensors") == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: cannot write {tmp_path / 'a'}") and "No space left on device" in line
-    assert ".tmp-" not in line and names(tmp_path) == ["best_fid.pth.tar"]
-
-
-def test_the_published_widths(tmp_path, capsys):
-    """A generator of 36 million values, from the public layout to an image."""
-    public = public_generator(**PUBLISHED)
-    unused = ("kernel", "noises.")
-    learned = {name: value for name, value in public.items() if not any(word in name for word in unused)}
-    assert (len(public), sum(value.numel() for value in learned.values())) == (105, 36_358_944)
-    torch.save({"iter": 1, "g_ema": public}, tmp_path / "a.pth.tar")
-    del public, learned
-    output = tmp_path / "a.safetensors"
-    assert run_command(import_infinitygan.main, [str(tmp_path / "a.pth.tar"), str(output)]) == 0
-    assert "11 x 11 latent cells draw 101 x 101 px; one cell more draws 16 px more" in capsys.readouterr().out
-    options = ["generate.height=101", "generate.width=101", "infer.device=cpu"]
-    assert generate.main(["--checkpoint", str(output), "--output", str(tmp_path / "images"), *options]) == 0
-    image = cv2.imread(str(tmp_path / "images" / "seed-0.png"))
-    assert image.shape == (101, 101, 3) and image.std() > 1
-
-
-def test_the_published_discriminator():
-    public = public_discriminator(PUBLISHED_DISCRIMINATOR, edge=3)
-    learned = {name: value for name, value in public.items() if "kernel" not in name}
-    assert (len(public), sum(value.numel() for value in learned.values())) == (47, 28_915_460)
-    with torch.device("meta"):
-        network = build_discriminator(load_config().model, 101)
-    network.load_state_dict(discriminator_state(public, 101), assign=True)
+def test_a_mistake_is_one_line_and_leaves_nothing(run, changed, words):
+    assert run(**changed, code=2, words=words) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from losses.adversarial import (
     coordinate,
@@ -24,8 +24,18 @@ from training.optimization import EMA, NetworkOptimizer
 from training.stage import Window
 
 
+class RunningMean(nn.Module):
+    """A number that is saved with a run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.zeros(()))
+
+
 class GeneratorStage:
     """Both networks, their optimizers, and one training step; a `training.stage.Stage`."""
+
+    exported = ("generator.safetensors", "discriminator.safetensors")
 
     def __init__(self, config: dict, context: TrainContext) -> None:
         self.settings, self.losses, self.model, self.context = config.train, config.losses, config.model, context
@@ -37,7 +47,7 @@ class GeneratorStage:
         self.window = Window(patch_pixels(self.generator, self.cells).size, before=0, after=0)
         self.discriminator = context.place(build_discriminator(config.model, self.window.patch))
         self.average = EMA(self.generator, context.place(build_generator(config.model)), config.train.ema_images)
-        self.path_mean = torch.zeros((), device=context.device)
+        self.path_mean = RunningMean().to(context.device)
 
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
         lazy = {"generator": self.losses.path_length_every, "discriminator": self.losses.r1_every}
@@ -46,10 +56,9 @@ class GeneratorStage:
             for name, network in self.networks.items()
         }
 
-    @property
-    def conditions(self) -> dict:
-        """What a saved state must have been made with."""
-        return {"train.patch_cells": self.cells}
+        self.conditions = {"train.patch_cells": self.cells}
+        self.state = self.networks | {"average": self.average, "path_mean": self.path_mean}
+        self.state |= {f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}
 
     def load_files(self) -> None:
         """Load the weights that the run goes on from, if any are named. UserError for a file that is of no use.
@@ -63,7 +72,7 @@ class GeneratorStage:
             averaged = weights.has("average")
             weights.fill("average" if averaged else "generator", self.average.copy)
             self.average.ramps_up = not averaged
-            self.path_mean = weights.value("path_mean", 0.0).to(self.context.device)
+            self.path_mean.value.copy_(weights.value("path_mean", 0.0))
         if self.settings.discriminator is not None:
             fill(self.settings.discriminator, {"discriminator": self.discriminator})
 
@@ -138,11 +147,11 @@ class GeneratorStage:
         lengths = path_lengths(images, styles, direction)
         mean = lengths.detach().mean()
         self.context.world.average([mean])
-        penalty, path_mean = path_penalty(lengths, self.path_mean, mean)
+        penalty, path_mean = path_penalty(lengths, self.path_mean.value, mean)
         scalars = {"generator/path_length": mean, "generator/path_penalty": penalty.detach()}
         weight = self.losses.generator.path_length * self.losses.path_length_every
         self.optimizers["generator"].update(weight * penalty, scalars)
-        self.path_mean = path_mean
+        self.path_mean.value.copy_(path_mean)  # where the penalty was finite
         return scalars
 
     @torch.no_grad()
@@ -159,24 +168,7 @@ class GeneratorStage:
 
     def export(self, folder: Path, step: int) -> list[Path]:
         """Write the averaged generator and the discriminator; their paths."""
-        paths = [folder / "generator.safetensors", folder / "discriminator.safetensors"]
+        paths = [folder / name for name in self.exported]
         export(paths[0], self.model, {"generator": self.average.copy}, step)
         export(paths[1], self.model, {"discriminator": self.discriminator}, step)
         return paths
-
-    def state_dict(self) -> dict:
-        """Everything that a resumed run needs."""
-        return {
-            "networks": {name: network.state_dict() for name, network in self.networks.items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "average": self.average.copy.state_dict(),
-            "path_mean": self.path_mean,
-        }
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict`."""
-        for name, network in self.networks.items():
-            network.load_state_dict(state["networks"][name])
-            self.optimizers[name].load_state_dict(state["optimizers"][name])
-        self.average.copy.load_state_dict(state["average"])
-        self.path_mean = state["path_mean"].to(self.context.device)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import losses
-from datasets.image import area_matrix
+from images.thumbnail import area_matrix
 from losses.adversarial import discriminator_logistic
 from models import build_discriminator, build_encoders, build_generator, patch_pixels
 from models.generator import Generator
@@ -27,7 +27,7 @@ from models.weights import export, fill, read_weights
 from training.context import TrainContext
 from training.draws import Latents, Stream, draw_latents
 from training.optimization import EMA, NetworkOptimizer
-from training.stage import Window
+from training.stage import Stateful, Window
 from utils.checkpoint import fingerprint
 from utils.errors import UserError
 
@@ -48,6 +48,8 @@ class TrainedNetworks(nn.Module):
 
 class InverterStage:
     """The generator, the networks that learn, the losses, and one training step; a `training.stage.Stage`."""
+
+    exported = ("inverter.safetensors",)
 
     def __init__(self, config: dict, context: TrainContext) -> None:
         self.settings, self.model, self.context = config.train, config.model, context
@@ -132,6 +134,14 @@ class InverterStage:
             "discriminator (losses.inverter: adversarial, feature_matching)": judged,
             "fingerprint of train.generator": fingerprint(self.generator.state_dict()),
         }
+
+    @property
+    def state(self) -> dict[str, Stateful]:
+        """What a checkpoint holds, by name."""
+        state = {"trained": self.trained, "optimizer": self.optimizer, "average": self.average}
+        if self.discriminator:
+            state |= {"discriminator": self.discriminator, "discriminator_optimizer": self.discriminator_optimizer}
+        return state
 
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of the encoders on real windows; returns the scalars to log."""
@@ -241,27 +251,11 @@ class InverterStage:
 
     def export(self, folder: Path, step: int) -> list[Path]:
         """Write the generator and the averaged encoders into one file; its path."""
-        path, mean = folder / "inverter.safetensors", self.average.copy
+        path, mean = folder / self.exported[0], self.average.copy
         generator = Generator(self.generator.structure, mean.texture or self.generator.texture)
         networks = {"generator": generator, "encoder": mean.encoder, "global_encoder": mean.global_encoder}
         export(path, self.model, networks, step)
         return [path]
-
-    def state_dict(self) -> dict:
-        """Everything that a resumed run needs."""
-        return {name: part.state_dict() for name, part in self._parts().items()}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict`."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-
-    def _parts(self) -> dict[str, nn.Module | NetworkOptimizer]:
-        """What has a state, by name."""
-        parts = {"trained": self.trained, "optimizer": self.optimizer, "average": self.average.copy}
-        if self.discriminator:
-            parts |= {"discriminator": self.discriminator, "discriminator_optimizer": self.discriminator_optimizer}
-        return parts
 
 
 def shrink(image: Tensor, size: int) -> Tensor:

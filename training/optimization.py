@@ -103,3 +103,11 @@ class EMA:
         keep = 0.5 ** (images / half_life)
         for mean, value in zip(self.copy.parameters(), self.module.parameters(), strict=True):
             mean.lerp_(value, 1.0 - keep)
+
+    def state_dict(self) -> dict:
+        """The average."""
+        return self.copy.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from `state_dict`."""
+        self.copy.load_state_dict(state)

@@ -15,6 +15,7 @@ from utils.checkpoint import load_latest, save_checkpoint
 from utils.config import save_config
 from utils.errors import UserError
 
+CONFIG = "config.yaml"  # in the folder of a run
 RESULTS_ONLY = ("seed", "batch", "dtype", "torch", "threads", "device")  # conditions that a run may change
 
 
@@ -41,20 +42,26 @@ def resume(folder: Path, config: dict, context: TrainContext, stage: Stage) -> d
     loaded = load_latest(folder / "checkpoints")
     if loaded is not None:
         state, path, skipped = loaded
-        notes = _compare(folder, state["conditions"], now)
-        stage.load_state_dict(state.pop("stage"))
+        notes = _compare(folder, state.get("conditions", {}), now)
+        try:
+            saved = state.pop("stage")
+            for name, part in stage.state.items():
+                part.load_state_dict(saved[name])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path}: does not hold the state of this run ({str(error).splitlines()[0]})") from error
         for line in [*skipped, *notes, f"resuming from {path}"]:
             log.info(line, context.world.main)
     context.world.wait()
     if context.world.main:
-        save_config(config, folder / "config.yaml")
+        save_config(config, folder / CONFIG)
     return state | {"conditions": now}
 
 
 def save(folder: Path, state: dict, stage: Stage, context: TrainContext, keep: int) -> None:
     """Write a checkpoint, once, while the other processes wait."""
     if context.world.main:
-        save_checkpoint(folder / "checkpoints", state["step"], state | {"stage": stage.state_dict()}, keep)
+        parts = {name: part.state_dict() for name, part in stage.state.items()}
+        save_checkpoint(folder / "checkpoints", state["step"], state | {"stage": parts}, keep)
     context.world.wait()
 
 

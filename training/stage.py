@@ -21,6 +21,16 @@ class Window(NamedTuple):
         return self.before + self.patch + self.after
 
 
+class Stateful(Protocol):
+    """What goes on from where it was saved."""
+
+    def state_dict(self) -> dict:
+        """Nested dicts and lists of tensors and plain values."""
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from `state_dict`."""
+
+
 @runtime_checkable
 class Stage(Protocol):
     """Networks that learn, and how.
@@ -34,6 +44,7 @@ class Stage(Protocol):
     """
 
     window: Window
+    exported: tuple[str, ...]  # names of the files that `export` writes
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -42,6 +53,10 @@ class Stage(Protocol):
     @property
     def conditions(self) -> dict:
         """What a saved state must have been made with, beside the `model` section: plain values by name."""
+
+    @property
+    def state(self) -> dict[str, Stateful]:
+        """What a checkpoint holds, by name: networks, optimizers, averages."""
 
     def load_files(self) -> None:
         """Load the weights that the run starts from. UserError for a file that is of no use."""
@@ -60,9 +75,3 @@ class Stage(Protocol):
 
     def export(self, folder: Path, step: int) -> list[Path]:
         """Write the weights that are used after training into the run's folder; their paths."""
-
-    def state_dict(self) -> dict:
-        """Everything that a resumed run needs: nested dicts and lists of tensors and plain values."""
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict`."""

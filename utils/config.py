@@ -13,6 +13,7 @@ import reprlib
 import textwrap
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +322,8 @@ def _unknown(command: type[Section], key: str, is_section: bool) -> str:
     """What is wrong with a key that the command does not know, and the valid one that was most likely meant."""
     section = _find(command, key)[0]
     if _find(Config, key)[1] is not None:
-        return f"{key!r} is not read here; allowed: {', '.join(section.model_fields)}"
+        unread = next(name for name in accumulate(key.split("."), "{}.{}".format) if _find(command, name)[1] is None)
+        return f"{unread!r} is not read here; allowed: {', '.join(section.model_fields)}"
 
     def likeness(valid: str) -> float:
         pairs = (key[-80:], valid), (key[-80:].rpartition(".")[2], valid.rpartition(".")[2])
@@ -367,4 +369,4 @@ def _plain(value: Any) -> Any:
 
 if __name__ == "__main__":
     for path, text in generated_files().items():
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,7 +1,7 @@
 """Every key of a config: its type, range, default, unit and meaning; and which sections each command reads.
 
 configs/default.yaml and configs/schema.json are written from here by `python -m utils.config`. A new key is a line in
-its section; a new command or verb of edit.py is a line at the end, its section one of Config, too.
+its section. A new command, or verb of edit.py, is a class for its own section and a line at the end of this file.
 """
 
 import os
@@ -47,16 +47,10 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"] | Annotated[str, Field(title="cuda:N", pattern=r"^cuda:\d{1,3}$")]
 Path = Annotated[str, Field(title="a path (text, not empty)", pattern=r"\S"), AfterValidator(expand_path)]
 File = Path | None
-StyleSource = Annotated[
-    Seed | Path,
-    Field(title=f"a seed (a whole number from 0 to {2**32 - 1}), the path of an image or latent file, or own"),
-]
-FOUR_EDGES = "top, left, bottom, right (bottom and right excluded): four whole numbers from 0 on"
-Rectangle = Annotated[
-    list[Whole],
-    Field(title=FOUR_EDGES, min_length=4, max_length=4),
-    WrapValidator(read_rectangle),
-]
+SOURCES = f"a seed (a whole number from 0 to {2**32 - 1}), the path of an image or latent file, or own"
+StyleSource = Annotated[Seed | Path, Field(title=SOURCES)]
+EDGES = "top, left, bottom, right (bottom and right excluded): four whole numbers from 0 on"
+Rectangle = Annotated[list[Whole], Field(title=EDGES, min_length=4, max_length=4), WrapValidator(read_rectangle)]
 
 
 def key(default: Any, meaning: str, **limits: float) -> Any:
@@ -312,14 +306,19 @@ class Evaluate(Section):
     optimization_steps: Count = key(3000, "steps of that optimisation")
 
 
-class Generate(Section):
-    """Generated images (generate.py)."""
+class Generated(Section):
+    """Generated images that are edited."""
 
     height: Edge = key(512, "pixels")
     width: Edge = key(512, "pixels")
     count: Count = key(1, "images; image k uses seed + k")
     seed: Seed = key(0, "of the first image")
     noise: Noise = key("field", "the texture noise that the generator was trained with")
+
+
+class Generate(Generated):
+    """Generated images (generate.py)."""
+
     panorama: bool = key(False, "close the image horizontally; the width is then a multiple of a latent cell")
     save_latents: bool = key(False, "also write latents/seed-N.safetensors, for infer.py and edit.py")
 
@@ -391,14 +390,14 @@ def command(own: str, **sections: type[Section] | tuple) -> type[Section]:
 
 TrainConfig = command("train", seed=SEED, model=Model, data=Data, train=Train, losses=Losses)
 InferConfig = command("infer", infer=Infer)
-EvaluateConfig = command("evaluate", seed=SEED, evaluate=Evaluate, infer=Edited, losses=PretrainedLosses)
+EvaluateConfig = command("evaluate", seed=SEED, evaluate=Evaluate, infer=Inversion, losses=PretrainedLosses)
 GenerateConfig = command("generate", generate=Generate, infer=Pictures)
-FuseConfig = command("fuse", fuse=Fuse, generate=Generate, infer=Edited)
+FuseConfig = command("fuse", fuse=Fuse, generate=Generated, infer=Edited)
 OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer=Edited)
 InbetweenConfig = command("inbetween", inbetween=Inbetween, complete=Complete, infer=Edited)
-ResampleConfig = command("resample", resample=Resample, generate=Generate, complete=Complete, infer=Edited)
+ResampleConfig = command("resample", resample=Resample, generate=Generated, complete=Complete, infer=Edited)
 
-# All sections, as configs/default.yaml shows them.
+# All sections that there are, as configs/default.yaml shows them.
 Config = command(
     "", seed=SEED, model=Model, data=Data, train=Train, losses=Losses, infer=Infer, evaluate=Evaluate,
     generate=Generate, fuse=Fuse, complete=Complete, outpaint=Outpaint, inbetween=Inbetween, resample=Resample,

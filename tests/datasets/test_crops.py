@@ -1,5 +1,6 @@
 """Crops: addressed by position, whatever the workers do; damage; the loader's failures."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -10,18 +11,19 @@ import torch
 from easydict import EasyDict
 
 import datasets
-from datasets import CropDataset, StepSampler, build, loader
-from datasets.image import thumbnail
+from datasets import CropDataset, StepSampler, build, loader, loading_failures
 from datasets.sources import FolderSource
+from images.thumbnail import thumbnail
 from utils.errors import UserError
 
 PATCH, BEFORE, AFTER, THUMBNAIL = 8, 3, 5, 4
+SIZE = BEFORE + PATCH + AFTER
+SIZES = {"patch": PATCH, "before": BEFORE, "after": AFTER, "thumbnail": THUMBNAIL, "seed": 0}
 
 
 def crops(folder, **options):
     source = FolderSource(folder)
-    sizes = {"patch": PATCH, "before": BEFORE, "after": AFTER, "thumbnail": THUMBNAIL, "seed": 0}
-    return CropDataset(source, list(range(len(source))), **{**sizes, **options})
+    return CropDataset(source, list(range(len(source))), **SIZES | options)
 
 
 def config(**changes):
@@ -38,9 +40,8 @@ def equal(left, right):
 
 def test_items(make_folder):
     item = crops(make_folder("photos", 5))[2, 0]
-    size = BEFORE + PATCH + AFTER
     assert {key: (tuple(value.shape), value.dtype) for key, value in item.items()} == {
-        "window": ((3, size, size), torch.float32),
+        "window": ((3, SIZE, SIZE), torch.float32),
         "thumbnail": ((3, THUMBNAIL, THUMBNAIL), torch.float32),
         "row": ((), torch.float32),
         "id": ((), torch.int64),
@@ -48,49 +49,30 @@ def test_items(make_folder):
     assert item["window"].min() >= -1 and item["window"].max() <= 1 and item["window"].is_contiguous()
 
 
+def windows(image, top, mirrored):
+    """All windows [3, S, S] of patches whose first row is `top`, cut out of the whole reflected image."""
+    pixels = image.window_float(0, 0, image.height, image.width)
+    shown = pixels[:, ::-1] if mirrored else pixels
+    plane = np.pad(shown, ((BEFORE, AFTER), (BEFORE, AFTER), (0, 0)), mode="reflect").transpose(2, 0, 1)
+    return [plane[:, top : top + SIZE, left : left + SIZE] for left in range(image.width - PATCH + 1)]
+
+
 def test_a_window_is_a_patch_of_the_image_in_its_reflected_context(make_folder):
-    dataset = crops(make_folder("photos", 3))
-    rows = set()
+    """Mirrored or not, as the thumbnail is; over the whole range of rows."""
+    dataset = crops(make_folder("photos", 3), flip=True)
+    rows, flips = set(), set()
     for step in range(60):
         item = dataset[step, 0]
         image = dataset.source.open(int(item["id"]), 10**6)
-        pixels = image.window_float(0, 0, image.height, image.width)
-        plane = np.pad(pixels, ((BEFORE, AFTER), (BEFORE, AFTER), (0, 0)), mode="reflect").transpose(2, 0, 1)
+        small = thumbnail(image, THUMBNAIL).transpose(2, 0, 1)
+        mirrored = not np.array_equal(small, item["thumbnail"])
+        np.testing.assert_array_equal(small[..., ::-1] if mirrored else small, item["thumbnail"])
         room = image.height - PATCH
         top = round((float(item["row"]) + 1) / 2 * room)
-        size = BEFORE + PATCH + AFTER
-        band = plane[:, top : top + size]
-        assert any(
-            np.array_equal(band[:, :, left : left + size], item["window"]) for left in range(image.width - PATCH + 1)
-        )
-        np.testing.assert_array_equal(item["thumbnail"], thumbnail(image, THUMBNAIL).transpose(2, 0, 1))
+        assert any(np.array_equal(window, item["window"]) for window in windows(image, top, mirrored))
         rows.add(top)
-    assert min(rows) == 0 and max(rows) == room  # the whole range is drawn
-
-
-def test_flips_mirror_window_and_thumbnail(make_folder):
-    folder = make_folder("photos", 2)
-    plain, flipped = crops(folder), crops(folder, flip=True)
-    seen = {False: 0, True: 0}
-    for step in range(40):
-        left, right = plain[step, 0], flipped[step, 0]
-        is_mirrored = not torch.equal(left["thumbnail"], right["thumbnail"])
-        seen[is_mirrored] += 1
-        if is_mirrored:
-            np.testing.assert_allclose(left["thumbnail"].flip(2), right["thumbnail"], atol=1e-6)
-            # The same draw in the mirrored image: cut there, with its larger margin on the other side.
-            image = plain.source.open(int(left["id"]), 10**6)
-            shown = image.window_float(0, 0, image.height, image.width)[:, ::-1]
-            plane = np.pad(shown, ((BEFORE, AFTER), (BEFORE, AFTER), (0, 0)), mode="reflect").transpose(2, 0, 1)
-            size = BEFORE + PATCH + AFTER
-            assert any(
-                np.array_equal(plane[:, top : top + size, start : start + size], right["window"])
-                for top in range(image.height - PATCH + 1)
-                for start in range(image.width - PATCH + 1)
-            )
-        else:
-            assert equal(left, right)
-    assert min(seen.values()) > 8
+        flips.add(mirrored)
+    assert min(rows) == 0 and max(rows) == room and flips == {False, True}
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 50), (8, 8), (50, 2)])
@@ -100,12 +82,6 @@ def test_images_smaller_than_the_patch_are_reflected(make_folder, shape, encoded
         item = dataset[step, 0]
         assert item["window"].shape == (3, 16, 16) and torch.isfinite(item["window"]).all()
         assert shape[0] > PATCH or item["row"] == 0
-
-
-def test_resize_changes_the_shorter_side(make_folder, encoded):
-    dataset = crops(make_folder("photos", {"a.png": encoded(0, 40, 80)}), resize=PATCH)
-    assert dataset[0, 0]["row"] == 0  # 8 rows are left, and the patch takes them all
-    assert dataset.validation_items(1)[0]["row"] == 0
 
 
 def test_every_epoch_shows_every_image_once_in_its_own_order(make_folder):
@@ -173,7 +149,10 @@ def test_damage_is_named_once_and_replaced_by_the_next(make_folder, caplog):
     assert [int(late[1, index]["id"]) for index in range(20)] == identities[20:]
 
 
-def test_an_image_that_resizing_makes_too_large_counts_as_damaged(make_folder, encoded, caplog):
+def test_resizing(make_folder, encoded, caplog):
+    """Changes the shorter side; an image that it makes too large counts as damaged."""
+    dataset = crops(make_folder("wide", {"a.png": encoded(0, 40, 80)}), resize=PATCH)
+    assert dataset[0, 0]["row"] == 0  # 8 rows are left, and the patch takes them all
     folder = make_folder("photos", 9)
     (folder / "strip.png").write_bytes(encoded(0, 1, 5000))
     dataset = crops(folder, max_bad_fraction=0.1, resize=20, max_pixels=10**5).with_batch(10)
@@ -182,9 +161,8 @@ def test_an_image_that_resizing_makes_too_large_counts_as_damaged(make_folder, e
 
 
 def test_a_side_that_is_too_long_for_any_image_is_refused_at_once(make_folder):
-    sizes = {"patch": 8, "before": 3, "after": 5, "thumbnail": 4, "seed": 0}
     with pytest.raises(UserError, match=r"data\.resize=99999: .*max_pixels"):
-        build(config(train=str(make_folder("photos", 3)), resize=99999), **sizes)
+        build(config(train=str(make_folder("photos", 3)), resize=99999), **SIZES)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -219,26 +197,13 @@ def test_a_lost_worker_is_an_error_that_names_the_image(make_folder, monkeypatch
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("where", ["being_read", "_stop"])
-def test_a_lost_worker_may_be_reported_twice(make_folder, monkeypatch, where):
-    """PyTorch raises from its signal handler, too, which may interrupt the handling of the first error."""
-    owner = CropDataset if where == "being_read" else datasets
-    original, calls = getattr(owner, where), []
-
-    def interrupted(*arguments):
-        calls.append(None)
-        if len(calls) == 1:
-            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
-        return original(*arguments)
-
-    def fatal(self, index, max_pixels):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    monkeypatch.setattr(FolderSource, "open", fatal)
-    monkeypatch.setattr(owner, where, interrupted)
-    with pytest.raises(UserError, match=r"\.png"):
-        list(loader(crops(make_folder("photos", 6)), 0, 10, 4, workers=1))
-    assert len(calls) == 2
+def test_a_worker_that_is_lost_during_a_step_is_one_line(make_folder):
+    """PyTorch raises from its signal handler, too."""
+    dataset = crops(make_folder("photos", 6))
+    with pytest.raises(UserError, match=r"loading failed \(being read: .*killed by signal"), loading_failures(dataset):
+        for _ in loader(dataset, 0, 50, 4, workers=1):
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            time.sleep(10)  # in which the handler raises
 
 
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError("reset by peer")])
@@ -263,7 +228,7 @@ def test_other_errors_of_workers_keep_their_kind(make_folder, monkeypatch):
 def test_build_splits_one_source_without_leaks(make_folder, encoded):
     files = {f"{number}.png": encoded(number % 10) for number in range(30)}  # each image three times
     train, val = build(
-        config(train=str(make_folder("photos", files))), patch=8, before=3, after=5, thumbnail=4, seed=0
+        config(train=str(make_folder("photos", files))), **SIZES
     )
     assert (len(train), len(val)) == (24, 6)
     pictures = [{data.source.label(record)[-5] for record in data.records} for data in (train, val)]
@@ -273,14 +238,13 @@ def test_build_splits_one_source_without_leaks(make_folder, encoded):
 
 def test_build_with_two_sources(make_folder, encoded):
     train_folder = make_folder("train", 6)
-    sizes = {"patch": 8, "before": 3, "after": 5, "thumbnail": 4, "seed": 0}
     val_folder = make_folder("val", {"a.png": encoded(100)})
-    train, val = build(config(train=str(train_folder), val=str(val_folder)), **sizes)
+    train, val = build(config(train=str(train_folder), val=str(val_folder)), **SIZES)
     assert (len(train), len(val)) == (6, 1)
     (val_folder / "b.png").write_bytes(encoded(2))
     with pytest.raises(UserError, match=r"b\.png is .*002\.png"):
-        build(config(train=str(train_folder), val=str(val_folder)), **sizes)
+        build(config(train=str(train_folder), val=str(val_folder)), **SIZES)
     with pytest.raises(UserError, match=r"data\.train"):
-        build(config(), **sizes)
+        build(config(), **SIZES)
     with pytest.raises(UserError, match="cannot be split"):
-        build(config(train=str(make_folder("one", 1))), **sizes)
+        build(config(train=str(make_folder("one", 1))), **SIZES)

@@ -1,45 +1,37 @@
-"""MS-SSIM beside pytorch-msssim, PSNR and SSIM beside scikit-image, LPIPS as the loss has it."""
+"""MS-SSIM beside pytorch-msssim, PSNR and SSIM beside scikit-image."""
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from pytorch_msssim import ms_ssim
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from datasets.image import Image
-from evaluation import fidelity
 from evaluation.fidelity import perceived, pixelwise
 
 CPU = torch.device("cpu")
 
 
-def pair(height, width, deviation=20, seed=0):
+def pair(height, width, deviation=20):
     """A smooth picture and a noisy copy, uint8 [H, W, 3]."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width]
     smooth = 128 + 90 * np.sin(x[..., None] / 17 + random.uniform(0, 6, 3)) * np.cos(y[..., None] / 23)
     noisy = smooth + random.normal(0, deviation, smooth.shape)
     return tuple(np.clip(each, 0, 255).astype(np.uint8) for each in (smooth, noisy))
 
 
-def images(*pixels):
-    return [Image(PIL.Image.fromarray(each)) for each in pixels]
-
-
-@pytest.mark.parametrize(("size", "deviation"), [((176, 192), 5), ((192, 256), 20), ((256, 176), 60)])
+@pytest.mark.parametrize(("size", "deviation"), [((176, 192), 5), ((256, 176), 60)])
 def test_ms_ssim_agrees_with_another_implementation(size, deviation):
     pictures = pair(*size, deviation)
     tensors = [torch.from_numpy(each).permute(2, 0, 1)[None].float() for each in pictures]
-    found = perceived(*images(*pictures), None, CPU)
+    found = perceived(*pictures, None, CPU)
     assert abs(found["ms_ssim"] - ms_ssim(*tensors, data_range=255).item()) < 1e-3
     assert 0.1 < found["ms_ssim"] < 0.999 and found["lpips"] is None
 
 
-@pytest.mark.parametrize("size", [(40, 61), (150, 150)])
-def test_psnr_and_ssim_agree_with_scikit_image(size):
-    pictures = pair(*size)
-    found = pixelwise(*images(*pictures))
+def test_psnr_and_ssim_agree_with_scikit_image():
+    pictures = pair(40, 61)
+    found = pixelwise(*pictures)
     assert abs(found["psnr"] - peak_signal_noise_ratio(*pictures, data_range=255)) < 1e-3
     expected = structural_similarity(
         *pictures, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=2
@@ -47,25 +39,8 @@ def test_psnr_and_ssim_agree_with_scikit_image(size):
     assert abs(found["ssim"] - expected) < 1e-3
 
 
-def test_equal_images():
-    picture, _ = pair(30, 40)
-    assert perceived(*images(picture, picture), None, CPU)["ms_ssim"] == pytest.approx(1)
-
-
-def test_small_and_large_images_have_none(monkeypatch):
-    assert perceived(*images(*pair(10, 300)), None, CPU)["ms_ssim"] is None
-    assert perceived(*images(*pair(11, 300)), None, CPU)["ms_ssim"] is not None
-    monkeypatch.setattr(fidelity, "LARGEST", 899)
-    assert perceived(*images(*pair(30, 30)), None, CPU) == {"ms_ssim": None, "lpips": None}
-
-
-def test_lpips_is_that_of_one_scale():
-    class Scales:
-        def distance(self, reconstruction, target):
-            assert reconstruction.shape == target.shape == (1, 3, 12, 40)
-            assert reconstruction.min() >= -1 and target.max() <= 1
-            return (reconstruction - target).abs().mean()
-
-    pictures = pair(12, 40)
-    found = perceived(*images(*pictures), Scales(), CPU)["lpips"]
-    assert found == pytest.approx(np.abs(np.subtract(*pictures, dtype=float)).mean() / 127.5, rel=1e-4)
+def test_small_and_large_images_have_none():
+    assert perceived(*pair(10, 300), None, CPU)["ms_ssim"] is None
+    assert perceived(*pair(11, 300), None, CPU)["ms_ssim"] is not None
+    large = np.zeros((2**11 + 1, 2**11, 3), np.uint8)
+    assert perceived(large, large, None, CPU) == {"ms_ssim": None, "lpips": None}

@@ -1,169 +1,187 @@
 """The parts of a checkpoint's evaluation whose result is known; all of it together is tested with evaluate.py."""
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 
 from evaluation import run
-from evaluation.inversions import Inversions
+from evaluation.fidelity import pixelwise
+from evaluation.latents import relative_error, window
 from evaluation.measures import MEASURES, mean, ratio
-from evaluation.optimization import Point
-from evaluation.run import Judges, Subject
-from inversion.canvas import error_times_four
-from inversion.outputs import Record, write_figures
-from tests.evaluation.tiny import tiny_tool
-from utils.config import load_config
+from evaluation.photographs import REFINEMENTS, PhotographMeasures, measure_edits, spread
+from tests.evaluation.tiny import noise, opened, tiny_evaluated
 
-SIZES = {"a": (40, 50), "b": (60, 30), "c": (33, 47)}
+SIZES = {"a": (48, 60), "b": (60, 49), "c": (33, 47)}
+PIXELS = {name: noise(*size, seed) for seed, (name, size) in enumerate(SIZES.items())}
 
 
 @pytest.fixture
-def subject(checkpoint, tmp_path):
-    """Makes a subject, of whose photographs each reconstruction is brighter by 10; `overrides`: single options."""
-    random, records = np.random.default_rng(0), []
-    photographs = {name: tmp_path / f"{name}.png" for name in SIZES}
-    (tmp_path / "reconstruction").mkdir(exist_ok=True)
-    for index, (name, size) in enumerate(SIZES.items()):
-        pixels = random.integers(0, 200, (*size, 3), np.uint8)
-        PIL.Image.fromarray(pixels).save(photographs[name])
-        PIL.Image.fromarray(pixels + 10).save(tmp_path / "reconstruction" / f"{name}.png")
-        records.append(Record(name, *size, 20.0 + index, 0.5, 2.0, 1.0, 100.0 + index))
-    write_figures(tmp_path, records, {}, {})
+def measured(checkpoint):
+    """Makes an evaluated model, and what it measured of three photographs; `overrides`: single options."""
 
-    def make(*overrides, **judges):
-        options = load_config(None, overrides).evaluate
-        parts = Inversions(tmp_path), photographs, None, options, 7, Judges(**judges)
-        return Subject("tiny", tiny_tool(checkpoint), *parts)
+    def make(*overrides, **metrics):
+        evaluated = tiny_evaluated(checkpoint, *overrides, **metrics)
+        measures = PhotographMeasures(evaluated, list(SIZES))
+        for name, pixels in PIXELS.items():
+            measures.add(name, opened(pixels))
+        return evaluated, measures
 
     return make
 
 
-def opened(path):
-    return np.asarray(PIL.Image.open(path))
+class Brightness:
+    """Stands for a discriminator, and for LPIPS."""
+
+    def __call__(self, images, seed):
+        return mean(image.mean() for image in images) if seed == 0 else None
+
+    def distance(self, reconstruction, target):
+        assert reconstruction.shape == target.shape and target.min() >= -1 and target.max() <= 1
+        return (reconstruction - target).abs().mean()
 
 
-def test_figures_of_images_and_their_summary(subject):
-    images = run.measure_images(subject())
-    assert [(image["name"], image["height"], image["width"]) for image in images] == [(k, *v) for k, v in SIZES.items()]
-    assert [image["psnr"] for image in images] == [20.0, 21.0, 22.0]
-    assert all(0.5 < image["ms_ssim"] < 1 and image["lpips"] is None for image in images)
-    summary = run.summarize(images)
-    assert summary["psnr"] == 21 and summary["lpips"] is None and summary["peak_memory_mib"] == 102
-    assert summary["seconds_per_megapixel"] == pytest.approx(6e6 / sum(h * w for h, w in SIZES.values()))
-    assert set(summary) <= set(MEASURES)
+def test_figures_of_images_and_their_means(measured):
+    evaluated, measures = measured("details=0", lpips=Brightness())
+    assert [(row["name"], row["height"], row["width"]) for row in measures.rows] == [(k, *v) for k, v in SIZES.items()]
+    for row in measures.rows:
+        result = evaluated.model.draw(evaluated.model.invert(PIXELS[row["name"]]))
+        assert {key: row[key] for key in ("psnr", "ssim")} == pixelwise(PIXELS[row["name"]], result)
+        difference = np.abs(np.subtract(result, PIXELS[row["name"]], dtype=float))
+        assert row["lpips"] == pytest.approx(difference.mean() / 127.5)
+        assert 0 < row["ms_ssim"] < 1 and row["seconds"] > 0 and row["peak_memory_mib"] >= 0
+    means = measures.means()
+    assert means["psnr"] == pytest.approx(np.mean([row["psnr"] for row in measures.rows]))
+    assert set(means) <= set(MEASURES)
+    megapixels = sum(h * w for h, w in SIZES.values()) / 1e6
+    assert means["seconds_per_megapixel"] == pytest.approx(sum(row["seconds"] for row in measures.rows) / megapixels)
+    assert means["peak_memory_mib"] == max(row["peak_memory_mib"] for row in measures.rows)
+    assert measures.kept == {} and measures.series() == {"cycles": [], "curves": {}}
+    assert means["seam_score"] is None and set(PhotographMeasures(evaluated, []).means().values()) == {None}
 
 
-def test_the_summary_of_nothing():
-    assert set(run.summarize([]).values()) == {None}
+@pytest.mark.parametrize("overrides", [(), ("refine=2",), ("infer.noise=field", "infer.seed=3", "refine_style=2")])
+def test_inversions_are_those_that_the_options_ask_for(measured, overrides):
+    evaluated, measures = measured("details=1", *overrides)
+    (kept,) = measures.kept.values()
+    options = evaluated.infer
+    expected = evaluated.model.invert(
+        PIXELS["a"], refine=options.refine, style_steps=options.refine_style, noise=kept.latents.noise
+    )
+    assert (kept.latents.noise is not None) == (options.noise == "field")
+    assert np.array_equal(kept.result, evaluated.model.draw(expected))
 
 
-def test_rows_of_pictures(subject, tmp_path):
-    made = subject()
-    (first, second) = run.inversion_rows(made, ["c", "a"])
-    assert [first[0], second[0]] == ["c", "a"]
-    photograph = opened(tmp_path / "c.png")
-    for found, expected in zip(first[1:], (photograph, photograph + 10, None), strict=True):
-        assert expected is None or (found == expected).all()
-    assert (first[3] == error_times_four(photograph, photograph + 10)).all()
+def test_cycles_invert_the_result_of_the_one_before(measured):
+    evaluated, measures = measured("details=3", "cycles=3")
+    model, expected = evaluated.model, []
+    for pixels in PIXELS.values():
+        results = [pixels]
+        for _ in range(3):
+            results.append(model.draw(model.invert(results[-1])))
+        expected.append([pixelwise(pixels, result)["psnr"] for result in results[1:]])
+    found = measures.series()["cycles"]
+    assert [point["cycle"] for point in found] == [1, 2, 3]
+    assert [point["psnr"] for point in found] == pytest.approx(np.mean(expected, axis=0))
 
 
-def test_rows_of_edits_show_whose_style_they_have(subject, tmp_path):
-    edits = {name: tmp_path / "reconstruction" / f"{name}.png" for name in SIZES}
-    rows = run.edit_rows(subject(), edits)
-    assert [row[0] for row in rows] == ["a", "b", "c"]
-    for row, name, style in zip(rows, "abc", "bca", strict=True):
-        expected = tmp_path / f"{name}.png", tmp_path / f"{style}.png", edits[name]
-        assert all((found == opened(path)).all() for found, path in zip(row[1:], expected, strict=True))
+@pytest.mark.parametrize(("block", "refine"), [(32, 0), (32, 2), (31, 0)])
+def test_seams_are_those_of_blocks_of_their_size(measured, capsys, block, refine):
+    """Of an encoder that equals the whole they are none, whether latents are refined or not."""
+    _, measures = measured("details=2", "cycles=1", f"seam_block={block}", f"refine={refine}")
+    score = measures.means()["seam_score"]
+    assert score == (pytest.approx(1, abs=1e-3) if block == 32 else None)
+    assert ("evaluate.seam_block: 31 px, but 32 are needed" in capsys.readouterr().out) == (block == 31)
 
 
-def test_pictures_are_of_the_size_that_is_shown(subject, monkeypatch):
-    monkeypatch.setattr(run, "EDGE", 20)
-    assert [each.shape for each in run.inversion_rows(subject(), ["b"])[0][1:]] == [(20, 10, 3)] * 3
-    monkeypatch.setattr(run, "LARGEST", 1799)
-    assert [row[0] for row in run.inversion_rows(subject(), ["a", "b", "c"])] == ["c"]
+def test_edits_are_in_the_style_of_the_next_image(measured):
+    evaluated, measures = measured("details=3", "cycles=1", "pictures=3", discriminator=Brightness())
+    model, kept = evaluated.model, measures.kept
+    means, pictures = measure_edits(evaluated, kept)
+    edits, pairs = {}, []
+    for name, other in ("ab", "bc", "ca"):
+        latents = kept[name].latents
+        edits[name] = model.draw(latents.with_style(kept[other].latents.style))
+        pairs.append((window(model, model.invert(edits[name])), window(model, latents)))
+        assert list(pictures[name]) == [name, f"style of {other}", "tiny: edit"]
+        assert all(map(np.array_equal, pictures[name].values(), (PIXELS[name], PIXELS[other], edits[name])))
+    assert means["edit_consistency"] == pytest.approx(1 - relative_error(pairs))
+    assert means["edit_score"] == pytest.approx(np.mean([edit.mean() for edit in edits.values()]))
+    assert means["real_score"] == pytest.approx(np.mean([pixels.mean() for pixels in PIXELS.values()]))
+    assert means["reconstruction_score"] != means["real_score"]
 
 
-def test_curves_are_means_over_the_images(subject, tmp_path, monkeypatch):
-    seen = []
-
-    def optimize(tool, image, steps, seed, perceptual):
-        seen.append((image.shape[:2], steps, seed, perceptual))
-        yield from (Point(step, step * len(seen), 10.0 + len(seen)) for step in (0, 2))
-
-    def invert(inputs, output, options):
-        steps = int(options[0].removeprefix("infer.refine="))
-        names = sorted(path.stem for path in inputs.iterdir())
-        records = [Record(name, 9, 9, 20.0 + steps + k, 0.5, 1.0 + k, 1.0, 1.0) for k, name in enumerate(names)]
-        output.mkdir()
-        write_figures(output, records, {}, {})
-
-    monkeypatch.setattr(run, "optimize", optimize)
-    made = replace(subject("evaluate.optimized=2", "evaluate.optimization_steps=9"), invert=invert)
-    curves = run.optimization_curves(made, tmp_path / "refined")
-    assert curves["random latents"] == [{"seconds": 0, "psnr": 11.5}, {"seconds": 3, "psnr": 11.5}]
-    assert curves["refinement"] == [{"seconds": 1.5, "psnr": 20.5 + steps} for steps in run.REFINEMENTS]
-    assert seen == [(SIZES["a"], 9, 7, None), (SIZES["c"], 9, 7, None)]
-    assert run.optimization_curves(subject(), tmp_path / "none") == {}
+def test_pictures(measured):
+    _, measures = measured("details=0", "pictures=2")
+    assert list(measures.pictures) == ["a", "c"]
+    photograph, (label, result), (_, error) = measures.pictures["a"]["a"], *list(measures.pictures["a"].items())[1:]
+    assert np.array_equal(photograph, PIXELS["a"]) and label == f"tiny, {measures.rows[0]['psnr']:.2f} dB"
+    assert np.array_equal(error, np.minimum(abs(photograph.astype(int) - result) * 4, 255))
 
 
-def test_scores_are_of_the_details(subject, tmp_path):
-    class Brightness:
-        def score(self, images, seed):
-            assert seed == 7
-            return mean(image.window(0, 0, image.height, image.width).mean() for image in images)
-
-    made = subject("evaluate.details=2", critic=Brightness())
-    scores = run.measure_scores(made, {name: tmp_path / f"{name}.png" for name in ("a", "c")})
-    assert scores["edit_score"] == scores["real_score"] == pytest.approx(scores["reconstruction_score"] - 10)
-    assert run.measure_scores(subject(), {}) == {}
+def test_curves_are_means_over_the_images(measured):
+    _, measures = measured("details=0", "optimized=2", "optimization_steps=2")
+    curves = measures.series()["curves"]
+    assert len(curves["refinement"]) == len(REFINEMENTS) and len(curves["random latents"]) == 3
+    first, last = curves["refinement"][0], curves["refinement"][-1]
+    assert first["psnr"] == pytest.approx(np.mean([measures.rows[k]["psnr"] for k in (0, 2)]), abs=0.01)
+    assert last["psnr"] > first["psnr"] and last["seconds"] > first["seconds"] > 0
 
 
-def test_seams_of_too_small_blocks_are_not_measured(subject, capsys):
-    assert run.measure_seams(subject("evaluate.seam_block=31"), {}, Path("none")) is None
-    assert "evaluate.seam_block: 31 px, but 32 are needed" in capsys.readouterr().out
+@pytest.mark.parametrize("sizes", [(3, 3), (5, 2), (2, 0), (0, 0)])
+def test_distances_and_floors_are_of_as_many_images(checkpoint, sizes):
+    evaluated = tiny_evaluated(checkpoint, "generated=4", "generated_size=40")
+    patches = np.stack([noise(40, 40, seed) for seed in range(8)])
+    real = patches[: sizes[0]], patches[8 - sizes[1] :]
+    means, series = run.measure_generated(evaluated, [], real)
+    count = {3: 3, 5: 2, 2: 2, 0: None}[sizes[0]]
+    assert means.get("distance_images") == count and means["reciprocal_error"] > 0 and "fid" not in means
+    assert [level["size"] for level in series["pyramid"]] == ([40, 20] if count else [])
+    if count:
+        generated = run.generated_set(evaluated.model, 40, range(count))
+        assert means["swd"] == mean(x["distance"] for x in run.pyramid_distances(generated, real[0][:count], 0))
+    if sizes[1]:
+        floor = run.pyramid_distances(real[1][:count], real[0][:count], 0)
+        assert means["swd_floor"] == mean(level["distance"] for level in floor)
+    else:
+        assert means.get("swd_floor") is None
 
 
-def test_generated_images_are_measured_as_far_as_there_are(subject):
-    options = ["evaluate.generated=3", "evaluate.generated_size=40"]
-    real = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8)
-    scalars, series = run.measure_generated(subject(*options), real)
-    assert scalars["swd"] > 0 and scalars["swd_floor"] > 0 and scalars["reciprocal_error"] > 0 and "fid" not in scalars
-    assert [level["size"] for level in series["pyramid"]] == [40, 20] and series["scale_invariant_fid"] == []
-    scalars, series = run.measure_generated(subject(*options), real[:0])
-    assert list(scalars) == ["reciprocal_error"] and series["pyramid"] == []
-    scalars, _ = run.measure_generated(subject("evaluate.generated=0", options[1]), real)
-    assert scalars == {"reciprocal_error": None}
+def test_fid_is_that_of_the_generated_images(checkpoint):
+    """With the mean colours as features, in place of Inception's."""
+
+    def colours(images):
+        return images.mean((1, 2))
+
+    evaluated = tiny_evaluated(checkpoint, "generated=4", "generated_size=40", "scales=[1,3]", inception=colours)
+    real = tuple(np.stack([noise(40, 40, 9 * side + k) for k in range(3)]) for side in range(2))
+    means, series = run.measure_generated(evaluated, [], real)
+
+    def fid(first, second):
+        return run.frechet_distance(*(run.gaussian_of(colours(images)) for images in (first, second)))
+
+    assert means["fid"] == pytest.approx(fid(run.generated_set(evaluated.model, 40, range(3)), real[0]))
+    assert means["fid_floor"] == pytest.approx(fid(*real))
+    large = run.generated_set(evaluated.model, 40, range(3), scale=3)
+    assert [row["scale"] for row in series["scale_invariant_fid"]] == [1, 3]
+    assert [row["fid"] for row in series["scale_invariant_fid"]] == pytest.approx([means["fid"], fid(large, real[0])])
 
 
-def test_fid_is_that_of_the_generated_images(subject, monkeypatch):
-    monkeypatch.setattr(run, "fid", lambda inception, first, second: float(len(first) + 10 * len(second)))
-    monkeypatch.setattr(run, "scale_invariant_fid", lambda *arguments: [arguments[3:]])
-    made = subject("evaluate.generated=3", "evaluate.generated_size=40", "evaluate.scales=[1,3]", inception=object())
-    scalars, series = run.measure_generated(made, np.zeros((2, 40, 40, 3), np.uint8))
-    assert scalars["fid"] == 23 and series["scale_invariant_fid"] == [(range(7, 10), [1, 3])]
-
-
-def test_the_machine_and_the_networks(subject):
+def test_the_machine_and_the_networks(checkpoint):
+    evaluated = tiny_evaluated(checkpoint)
+    count = sum(p.numel() for p in evaluated.model.generator.parameters())
     assert run.machine(torch.device("cpu"))["torch"] == torch.__version__
-    made = subject()
-    networks = made.tool.encoder.networks
-    count = sum(p.numel() for network in (networks.encoder, networks.global_encoder) for p in network.parameters())
-    generator = sum(p.numel() for p in made.tool.generator.parameters())
-    assert run.parameters(made.tool) == {"generator": generator, "encoders": count}
+    assert run.parameters(evaluated)["generator"] == count > 100 < run.parameters(evaluated)["encoders"]
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"), [([1, None, 3], 2), ([float("inf"), 5.0], 5), ([], None), ([None], None)]
+    ("total", "count", "expected"), [(9, 3, [0, 4, 8]), (4, 9, [0, 1, 2, 3]), (3, 0, []), (0, 5, [])]
 )
-def test_means_leave_out_what_is_no_number(values, expected):
-    assert mean(values) == expected
+def test_details_are_spread_evenly(total, count, expected):
+    assert spread([str(k) for k in range(total)], count) == [str(k) for k in expected]
 
 
-def test_every_measure_is_described():
+def test_means_leave_out_what_is_no_number():
+    cases = [([1, None, 3], 2), ([float("inf"), 5.0], 5), ([], None), ([None], None)]
+    assert [mean(values) for values, _ in cases] == [expected for _, expected in cases]
     assert ratio(1, 0) is None and ratio(1, 2) == 0.5
-    for measure in MEASURES.values():
-        assert measure.better in ("higher", "lower", "one", "none") and measure.title and measure.note.endswith(".")
+    assert all(each.note.endswith(".") for each in MEASURES.values())

@@ -10,15 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from datasets.image import Image
-from inversion import refinement
 from inversion.blocks import blocks
-from inversion.cost import refine_cost
 from inversion.generation import GeneratedStructure, LocalField
 from inversion.passes import Decoder, Encoder
+
+from images.reading import Image
+from inversion import refinement
+from inversion.cost import refine_cost
 from inversion.refinement import MOMENTUM, Prior, Refiner, curvature_window, fit_style, largest_eigenvalue
-from models import winograd
+from models import layers, winograd
 from models.generator import Generator
 from models.geometry import Interval, Region
 from models.noise import NoiseField
@@ -33,7 +33,7 @@ edges = st.integers(1, 90)
 def picture(height, width, seed=0):
     random = np.random.default_rng(seed)
     small = random.integers(0, 256, (4, 4, 3), np.uint8)
-    return Image(PIL.Image.fromarray(small).resize((width, height), PIL.Image.Resampling.BICUBIC))
+    return Image(np.asarray(PIL.Image.fromarray(small).resize((width, height), PIL.Image.Resampling.BICUBIC)))
 
 
 def target(image):
@@ -369,7 +369,7 @@ def test_wide_networks_are_differentiated_as_they_are_unfolded(inverters):
     cells = decoder.cells(33, 30)
     z_s = normal(6, *cells.shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, "bake", None)  # its gradients take more time and memory
+        patch.setattr(layers, "WinogradConv2d", None)  # its gradients take more time and memory
         patch.setattr(Prior, "of", lambda *_: Prior(torch.zeros(6, 1, 1), torch.ones(6, 1, 1), 0.0))
         patch.setattr(refinement, "WINDOW_CELLS", 1)
         refiner = Refiner(decoder, image, STYLE, NoiseField(1), reader(z_s, cells), 0.0)

@@ -7,18 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from losses.adversarial import (
-    Adversarial,
-    FeatureMatching,
-    angular_distance,
-    coordinate,
-    discriminator_logistic,
-    diversity,
-    generator_logistic,
-    path_lengths,
-    path_penalty,
-    r1_penalty,
-)
+from losses import adversarial
+from losses.adversarial import Adversarial, FeatureMatching, angular_distance, diversity, path_lengths, path_penalty
 
 
 def normal(*shape, seed=0):
@@ -27,17 +17,18 @@ def normal(*shape, seed=0):
 
 def test_logistic_losses_at_indifference_and_at_certainty():
     zero, sure = torch.zeros(4), torch.full((4,), 100.0)
-    assert math.isclose(generator_logistic(zero), math.log(2), rel_tol=1e-6)
-    assert math.isclose(discriminator_logistic(zero, zero), 2 * math.log(2), rel_tol=1e-6)
-    assert discriminator_logistic(sure, -sure) < 1e-6 < 199 < discriminator_logistic(-sure, sure)
-    assert generator_logistic(sure) < 1e-6 and Adversarial()(-sure) == 100
+    assert math.isclose(adversarial.generator_logistic(zero), math.log(2), rel_tol=1e-6)
+    assert math.isclose(adversarial.discriminator_logistic(zero, zero), 2 * math.log(2), rel_tol=1e-6)
+    assert adversarial.discriminator_logistic(sure, -sure) < 1e-6
+    assert adversarial.discriminator_logistic(-sure, sure) > 199
+    assert adversarial.generator_logistic(sure) < 1e-6 and Adversarial()(-sure) == 100
 
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6), st.floats(0.01, 100))
 def test_r1_of_a_linear_function_is_its_squared_slope(batch, height, width, scale):
     slope = scale * normal(3, height, width)
     images = normal(batch, 3, height, width, seed=1).requires_grad_()
-    penalty = r1_penalty((images * slope).sum(dim=(1, 2, 3)) + 5, images)
+    penalty = adversarial.r1_penalty((images * slope).sum(dim=(1, 2, 3)) + 5, images)
     assert torch.isclose(penalty, slope.square().sum(), rtol=1e-4)
 
 
@@ -68,24 +59,11 @@ def test_path_penalty_follows_a_running_mean(lengths, mean, batch_mean):
     expected_mean = 0.99 * mean + 0.01 * towards
     expected = sum((length - expected_mean) ** 2 for length in lengths) / len(lengths)
     given_mean = None if batch_mean is None else torch.tensor(batch_mean)
-    penalty, new_mean = path_penalty(torch.tensor(lengths), torch.tensor(mean), given_mean)
-    assert penalty.shape == new_mean.shape == ()
+    lengths = torch.tensor(lengths, requires_grad=True)
+    penalty, new_mean = path_penalty(lengths, torch.tensor(mean), given_mean)
+    assert penalty.shape == new_mean.shape == () and not new_mean.requires_grad
     assert math.isclose(new_mean, expected_mean, rel_tol=1e-5, abs_tol=1e-6)
-    assert math.isclose(penalty, expected, rel_tol=1e-4, abs_tol=1e-5)
-
-
-def test_path_penalty_pulls_lengths_but_not_their_mean():
-    lengths = torch.tensor([1.0, 3.0, 8.0], requires_grad=True)
-    penalty, mean = path_penalty(lengths, torch.tensor(2.0))
-    penalty.backward()
-    assert not mean.requires_grad and torch.allclose(lengths.grad, 2 / 3 * (lengths.detach() - mean))
-
-
-def test_path_penalty_settles_on_constant_lengths():
-    mean = torch.tensor(0.0)
-    for _ in range(1000):
-        penalty, mean = path_penalty(torch.full((4,), 3.0), mean)
-    assert math.isclose(mean, 3, rel_tol=1e-3) and penalty < 1e-4
+    assert math.isclose(penalty.detach(), expected, rel_tol=1e-4, abs_tol=1e-5)
 
 
 @given(st.floats(0.1, 3.0), st.floats(0.1, 50))
@@ -104,15 +82,6 @@ def test_diversity_rewards_different_structures(pairs, small, factor):
     assert diversity(z_l, far) < diversity(z_l, near)
 
 
-def test_diversity_descends_towards_different_structures():
-    z_l, z_s = normal(4, 8, 5, 5), normal(2, 6, 3, 3, seed=1).repeat_interleave(2, 0) + 0.1 * normal(4, 6, 3, 3, seed=2)
-    z_s.requires_grad_()
-    before = torch.cosine_similarity(z_s[::2].flatten(1), z_s[1::2].flatten(1))
-    diversity(z_l, z_s).backward()
-    after = z_s.detach() - 0.01 * z_s.grad
-    assert (torch.cosine_similarity(after[::2].flatten(1), after[1::2].flatten(1)) < before).all()
-
-
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0])
 def test_diversity_of_equal_structures_has_a_finite_gradient(scale):
     z_l, z_s = normal(4, 8, 5, 5), scale * normal(2, 6, 3, 3, seed=1).repeat_interleave(2, 0)
@@ -123,14 +92,9 @@ def test_diversity_of_equal_structures_has_a_finite_gradient(scale):
         assert loss.isfinite() and structure.grad.isfinite().all()
 
 
-def test_diversity_does_not_depend_on_scale():
-    z_l, z_s = normal(4, 8, 5, 5), normal(4, 6, 3, 3, seed=1)
-    assert torch.isclose(diversity(z_l, z_s), diversity(3 * z_l, 7 * z_s))
-
-
 def test_coordinate_takes_the_vertical_component():
     guess = torch.tensor([[0.5, 9.0, 9.0], [-1.0, 9.0, 9.0]])
-    assert coordinate(guess, torch.tensor([0.0, 1.0])) == 1.25
+    assert adversarial.coordinate(guess, torch.tensor([0.0, 1.0])) == 1.25
 
 
 def test_feature_matching():

@@ -1,9 +1,4 @@
-"""A tiny run: a few images, a tiny config, a trained generator, and `train.py` in this process or as a command."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""A tiny run: a few images, a tiny config, a trained generator, and `train.py` in this process."""
 
 import cv2
 import numpy as np
@@ -11,10 +6,8 @@ import pytest
 import torch
 
 import train
-from utils.checkpoint import load_latest
+from utils.checkpoint import load_latest, load_weights
 from utils.errors import run_command
-
-ROOT = Path(train.__file__).parent
 
 TINY = """
 model:
@@ -85,28 +78,6 @@ def run(tiny):
         torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def launch(tiny):
-    """Starts train.py with overrides as a command, after `prefix` in place of the interpreter alone."""
-    started = []
-
-    def launch(*arguments, prefix=(sys.executable,)):
-        command = [*prefix, str(ROOT / "train.py"), "--config", str(tiny), *map(str, arguments)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        started.append(process)
-        return process
-
-    yield launch
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        process.stdout.close()
-
-
 @pytest.fixture(scope="session")
 def generator_run(tiny, tmp_path_factory):
     """The folder of a finished generator run."""
@@ -125,22 +96,39 @@ def stage_arguments(generator_run):
     }
 
 
-def final_state(folder):
-    """The leaves of the newest checkpoint's stage, by path."""
-    state, _, skipped = load_latest(folder / "checkpoints")
-    assert not skipped
-    return dict(_leaves(state["stage"]))
+@pytest.fixture
+def final_state():
+    """The leaves of the newest checkpoint's stage in the folder of a run, by path."""
+
+    def final_state(folder):
+        state, _, skipped = load_latest(folder / "checkpoints")
+        assert not skipped
+        return dict(leaves(state["stage"]))
+
+    return final_state
 
 
-def _leaves(value, path=""):
+def leaves(value, path=""):
     if isinstance(value, (dict, list, tuple)):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(item, f"{path}/{key}")
+            yield from leaves(item, f"{path}/{key}")
     else:
         yield path, value
 
 
-@pytest.fixture(name="final_state")
-def final_state_fixture():
-    """`final_state`, for tests that cannot import this file."""
-    return final_state
+@pytest.fixture
+def same_state(final_state):
+    """Asserts that two runs ended with the same values to the last bit, in checkpoints and exported weights."""
+
+    def same_state(one, other):
+        names = sorted(path.name for path in one.glob("*.safetensors"))
+        assert names and names == sorted(path.name for path in other.glob("*.safetensors"))
+        weights = [{name: load_weights(folder / name)[0] for name in names} for folder in (one, other)]
+        states = [final_state(folder) | dict(leaves(held)) for folder, held in zip((one, other), weights, strict=True)]
+        assert states[0].keys() == states[1].keys()
+        for key, value in states[0].items():
+            same = torch.equal(value, states[1][key]) if isinstance(value, torch.Tensor) else value == states[1][key]
+            assert same, key
+        return states[0]
+
+    return same_state

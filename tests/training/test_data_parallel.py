@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,23 +12,38 @@ import torch
 
 from utils.checkpoint import load_latest
 
+ROOT = Path(__file__).parents[2]
 TOLERANCE = 5e-4  # 1e-4 has been seen; gradients of one process alone differ by far more
 
 
-def torchrun():
-    """A prefix that starts two processes on a free port."""
+@pytest.fixture
+def launch(tiny):
+    """Starts train.py with overrides in two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    where = ["--master-addr=127.0.0.1", f"--master-port={port}"]
-    return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *where]
+
+    started = []
+
+    def launch(*arguments):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+        command += [f"--master-port={port}", str(ROOT / "train.py"), "--config", str(tiny), *map(str, arguments)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
+        return started[0]
+
+    yield launch
+    for process in started:
+        with process:
+            process.kill()
 
 
 @pytest.mark.parametrize("stage", ["generator", "inverter"])
 def test_two_processes_are_one_with_the_doubled_batch(run, launch, stage_arguments, tmp_path, stage, final_state):
     """Within float error, which a few steps amplify: sums are taken in another order."""
     arguments = [*stage_arguments[stage], "train.steps=5", "train.log_every=2"]
-    process = launch(*arguments, f"train.output={tmp_path / 'two'}", "train.batch=4", prefix=torchrun())
+    process = launch(*arguments, f"train.output={tmp_path / 'two'}", "train.batch=4")
     assert run(*arguments, f"train.output={tmp_path / 'one'}", "train.batch=8") == 0
     printed = process.communicate(timeout=120)[0]
     assert process.returncode == 0, printed
@@ -41,7 +57,7 @@ def test_two_processes_are_one_with_the_doubled_batch(run, launch, stage_argumen
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
 def test_a_signal_to_one_process_stops_all(launch, tmp_path):
-    process = launch(f"train.output={tmp_path}", "train.log_every=1", prefix=torchrun())
+    process = launch(f"train.output={tmp_path}", "train.log_every=1")
     while not process.stdout.readline().startswith("step 2 "):
         assert process.poll() is None
     workers = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())

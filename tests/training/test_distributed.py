@@ -1,10 +1,15 @@
-"""Joining the processes of a launcher: mistakes are one line."""
+"""Processes that tell each other things; mistakes in joining them are one line."""
+
+import json
+import multiprocessing
+import os
+import socket
 
 import pytest
 import torch
 
 from utils import distributed
-from utils.distributed import LostWorker, ProcessGroup
+from utils.distributed import SINGLE, LostWorker
 from utils.errors import UserError
 
 LAUNCHER = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
@@ -13,7 +18,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @pytest.fixture
 def launcher(monkeypatch):
-    """Sets the variables of torchrun, but for some."""
+    """Sets the variables of torchrun, but for those that are None."""
 
     def launcher(**changes):
         for name, value in (LAUNCHER | changes).items():
@@ -27,7 +32,9 @@ def launcher(monkeypatch):
 
 def test_without_a_launcher_this_process_is_alone(launcher):
     launcher(WORLD_SIZE=None)
-    assert distributed.start(CPU, 1) == (ProcessGroup(), CPU)
+    group, device = distributed.start(CPU, 1)
+    assert (group, device) == (SINGLE, CPU)
+    assert group.any(False, True) == (False, True) and group.any_rank(True) and not group.any_rank()
 
 
 @pytest.mark.parametrize("name", sorted(LAUNCHER.keys() - {"WORLD_SIZE"}))
@@ -51,60 +58,37 @@ def test_processes_that_cannot_meet(launcher):
     assert len(str(error.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("device", "gloo", "backend", "given"),
-    [(CPU, False, "gloo", None), (CUDA, False, "nccl", torch.device("cuda:0")), (CUDA, True, "gloo", None)],
-)
-def test_only_nccl_is_given_a_gpu(launcher, monkeypatch, device, gloo, backend, given):
-    launcher()
-    joined = {}
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(distributed.dist, "init_process_group", lambda name, **more: joined.update(more, name=name))
-    monkeypatch.setattr(distributed.dist, "get_rank", lambda: 0)
-    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 1)
-    assert distributed.start(device, 1, gloo)[1] == (CPU if device == CPU else torch.device("cuda:0"))
-    assert (joined["name"], joined["device_id"]) == (backend, given)
+def talk(rank, port, path):
+    """One of two processes; the second ends before the first is done."""
+    os.environ |= LAUNCHER | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": str(port)}
+    group, _ = distributed.start(CPU, 1)
+    values = torch.full((2, 3), float(rank)), torch.tensor(10.0 * rank)
+    group.average([*values, None])
+    group.wait()
+    found = {
+        "average": [value.mean().item() for value in values],
+        "any": [group.any(False, rank == 1), group.any_rank(rank == 0), group.any_rank()],
+        "gather": group.gather(torch.tensor([rank])).tolist(),
+        "main": group.main,
+    }
+    if rank == 0:
+        with pytest.raises(LostWorker, match="^another worker was lost; start again to go on$") as error:
+            group.any_rank()
+        found["code"] = error.value.exit_code
+    path.write_text(json.dumps(found))
+    os._exit(0)
 
 
-def test_one_reduction_serves_all_flags(monkeypatch):
-    reductions = []
-    monkeypatch.setattr(distributed.dist, "get_backend", lambda: "gloo")
-    monkeypatch.setattr(distributed.dist, "all_reduce", lambda values, op: reductions.append(values.clone()))
-    assert ProcessGroup(0, 2).any(True, False) == (True, False)
-    assert len(reductions) == 1
-    assert ProcessGroup().any(False, True) == (False, True)
-
-
-def test_shares_are_all_there_is():
-    shares = [list(ProcessGroup(rank, 3).share(iter(range(8)))) for rank in range(3)]
-    assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]] and list(ProcessGroup().share("ab")) == ["a", "b"]
-
-
-class Going:
-    """A reduction that is not done when it is first looked at."""
-
-    def __init__(self, error=None):
-        self.looks, self.error = 0, error
-
-    def is_completed(self):
-        self.looks += 1
-        return self.looks > 2
-
-    def wait(self):
-        if self.error:
-            raise self.error
-
-
-def test_agreeing(monkeypatch):
-    work = Going()
-    monkeypatch.setattr(distributed.dist, "all_reduce", lambda value, op, async_op: value.fill_(1) is None or work)
-    assert ProcessGroup(0, 2).any_rank(False) is True and work.looks == 3
-    assert ProcessGroup().any_rank(True) is True and ProcessGroup().any_rank() is False
-
-
-def test_a_process_that_has_gone(monkeypatch):
-    monkeypatch.setattr(distributed.dist, "all_reduce", lambda *_, **__: Going(RuntimeError("Connection closed")))
-    with pytest.raises(LostWorker, match="^another worker was lost; start again to go on$") as error:
-        ProcessGroup(0, 2).any_rank()
-    assert error.value.exit_code == 1
+def test_two_processes(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=talk, args=(rank, port, tmp_path / str(rank))) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    found = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(2)]
+    both = {"average": [0.5, 5.0], "any": [[False, True], True, False], "gather": [0, 1]}
+    assert found == [both | {"main": True, "code": 1}, both | {"main": False}]

@@ -1,47 +1,47 @@
-"""Training that goes on from weights: an imported public model, or files that an earlier run exported."""
+"""Training that goes on from weights: files that an earlier run exported, or with averages, as imported models have."""
 
 import pytest
 import torch
 
-import import_infinitygan
 import training
-from models.infinitygan import discriminator_state, generator_state
-from models.weights import load_generator, read_weights
-from tests.models.public_infinitygan import SMALL, public_checkpoint, public_discriminator, public_generator
+from models import build_discriminator, build_generator
+from models.weights import export, load_generator, read_weights
 from training.context import TrainContext
-from utils.checkpoint import load_weights, save_weights
+from training.stage import Stage
 from utils.config import load_config
-from utils.distributed import ProcessGroup
+from utils.distributed import SINGLE
 from utils.errors import UserError
+from utils.schema import TrainConfig
 
-PUBLIC_KEEPS = 0.5 ** (4 / 5000)  # share that the average keeps in a step of four images
-
-
-@pytest.fixture(scope="session")
-def imported(tmp_path_factory):
-    """A folder with public.safetensors, public-training.safetensors and public.yaml."""
-    folder = tmp_path_factory.mktemp("imported")
-    torch.save(public_checkpoint(), folder / "best_fid.pth.tar")
-    arguments = [str(folder / "best_fid.pth.tar"), str(folder / "public.safetensors"), "--ts-input-size=8"]
-    assert import_infinitygan.main(arguments) == 0
-    return folder
+KEPT = 0.5 ** (4 / 50)  # share that an average keeps in a step of four images, where its half-life is 50
 
 
-@pytest.fixture
-def arguments(imported, images):
-    """Arguments of train.py after the imported config, for a run of seconds."""
-    small = ["model.discriminator.minibatch_group=2", "model.global_encoder={thumbnail: 16, widths: [4, 6]}"]
-    small += ["model.encoder.widths=[4,4,6]", "train.batch=4", "losses.path_length_every=2", "losses.r1_every=2"]
-    machine = [f"data.train={images}", "data.workers=0", "data.val_fraction=0.2", "train.device=cpu"]
-    return [f"--config={imported / 'public.yaml'}", *small, *machine, "train.dtype=float32"]
+def random_state(build, name):
+    with torch.random.fork_rng():
+        torch.manual_seed(len(name))
+        return build().state_dict()
 
 
-def built(config):
-    """The stage of a config, before it has loaded any file."""
+@pytest.fixture(scope="module")
+def imported(tiny, tmp_path_factory):
+    """A file of a generator, its average, and the mean of path lengths; the states that are in it."""
+    model = load_config(TrainConfig, tiny).model
+    states = {name: random_state(lambda: build_generator(model), name) for name in ("generator", "average")}
+    states["discriminator"] = random_state(lambda: build_discriminator(model, 29), "discriminator")
+    path = tmp_path_factory.mktemp("imported") / "imported.safetensors"
+    export(path, model, states, 0, {"path_mean": torch.tensor(1.5)})
+    return path, states
+
+
+def loaded(tiny, *overrides):
+    """The stage of a config, with the files that it names."""
+    config = load_config(TrainConfig, tiny, overrides)
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        context = TrainContext(0, config.train.batch, torch.device("cpu"), torch.float32, ProcessGroup(0, 1))
-        return training.build(config, context)
+        stage = training.build(config, TrainContext(0, config.train.batch, torch.device("cpu"), torch.float32, SINGLE))
+    stage.load_files()
+    assert isinstance(stage, Stage)
+    return stage
 
 
 def same(network, state):
@@ -49,97 +49,41 @@ def same(network, state):
     return own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in own)
 
 
-def test_a_public_model_starts_with_its_weights(imported, arguments):
-    stage = built(load_config(imported / "public.yaml", arguments[1:]))
-    stage.load_files()
-    assert same(stage.generator, generator_state(public_generator(**SMALL, seed=1)))
-    assert same(stage.average.copy, generator_state(public_generator(**SMALL, seed=2)))
-    assert same(stage.discriminator, discriminator_state(public_discriminator()))
-    assert stage.path_mean.shape == () and stage.path_mean == 1.5
+def test_a_model_with_averages_starts_with_all_of_them(tiny, imported):
+    path, states = imported
+    stage = loaded(tiny, f"train.generator={path}", f"train.discriminator={path}")
+    assert same(stage.generator, states["generator"]) and same(stage.average.copy, states["average"])
+    assert same(stage.discriminator, states["discriminator"])
+    assert stage.path_mean.value.shape == () and stage.path_mean.value == 1.5
     assert stage.generator.training and not any(value.requires_grad for value in stage.average.copy.parameters())
 
 
-def test_the_average_goes_on_too(imported, arguments, run, tmp_path):
-    """It is an average already: it does not start anew from the first weights."""
-    assert run(*arguments, f"train.output={tmp_path}", "train.steps=1") == 0
-    name, state = "texture.synthesis.0.to_rgb.bias", torch.load(tmp_path / "checkpoints/step-00000001.pt", weights_only=True)
-    before = read_weights(imported / "public-training.safetensors").tensors[f"average.{name}"]
-    now = state["stage"]["networks"]["generator"][name]
-    assert torch.allclose(state["stage"]["average"][name], PUBLIC_KEEPS * before + (1 - PUBLIC_KEEPS) * now)
+def test_the_average_goes_on_and_resumes(imported, run, tmp_path, final_state, same_state):
+    """It does not start anew from the first weights; and a checkpoint of the run wins over the file."""
+    path, states = imported
+    arguments = [f"train.generator={path}", "train.save_every=1"]
+    assert run(*arguments, f"train.output={tmp_path / 'twice'}", "train.steps=1") == 0
+    now = final_state(tmp_path / "twice")
+    for name, before in states["average"].items():
+        expected = KEPT * before + (1 - KEPT) * now[f"/generator/{name}"]
+        assert torch.allclose(now[f"/average/{name}"], expected, atol=1e-6), name
+    assert run(*arguments, f"train.output={tmp_path / 'twice'}", "train.steps=3") == 0
+    assert run(*arguments, f"train.output={tmp_path / 'straight'}", "train.steps=3") == 0
+    assert len(same_state(tmp_path / "straight", tmp_path / "twice")) > 50
 
 
-def test_it_trains_and_resumes(arguments, run, tmp_path, capsys, final_state):
-    """A checkpoint of the run wins over the weights that the run went on from."""
-    assert run(*arguments, f"train.output={tmp_path / 'straight'}", "train.steps=5") == 0
-    for steps in (2, 5):
-        assert run(*arguments, f"train.output={tmp_path / 'twice'}", f"train.steps={steps}") == 0
-    assert "resuming from" in capsys.readouterr().out
-    one, other = final_state(tmp_path / "straight"), final_state(tmp_path / "twice")
-    assert one.keys() == other.keys() and len(one) > 50
-    for key, value in one.items():
-        assert torch.equal(value, other[key]) if isinstance(value, torch.Tensor) else value == other[key], key
-    assert load_generator(tmp_path / "twice" / "generator.safetensors")[1].stages == 3
-
-
-def test_an_imported_generator_is_inverted(imported, arguments, run, tmp_path):
-    losses = ["losses.inverter.lpips=0", "losses.inverter.identity=0"]
-    inverter = ["train.stage=inverter", f"train.generator={imported / 'public.safetensors'}", *losses]
-    assert run(*arguments, *inverter, f"train.output={tmp_path}", "train.steps=1") == 0
-    inverted, _ = load_generator(tmp_path / "inverter.safetensors")
-    assert same(inverted, load_generator(imported / "public.safetensors")[0].state_dict())
-
-
-def test_an_exported_run_starts_another(tiny, generator_run, run, tmp_path):
+def test_an_exported_run_starts_another(tiny, generator_run):
     files = [f"train.{name}={generator_run / f'{name}.safetensors'}" for name in ("generator", "discriminator")]
-    stage = built(load_config(tiny, files))
-    stage.load_files()
+    stage = loaded(tiny, *files)
     generator = load_generator(generator_run / "generator.safetensors")[0].state_dict()
-    assert same(stage.generator, generator) and same(stage.average.copy, generator) and stage.path_mean == 0
-    held = load_weights(generator_run / "discriminator.safetensors")[0]
+    assert same(stage.generator, generator) and same(stage.average.copy, generator) and stage.path_mean.value == 0
+    held = read_weights(generator_run / "discriminator.safetensors").tensors
     assert same(stage.discriminator, {key.removeprefix("discriminator."): value for key, value in held.items()})
-    assert run(*files, f"train.output={tmp_path}", "train.steps=2") == 0
-
-
-def test_without_a_file_it_starts_anew(tiny):
-    stage = built(load_config(tiny))
-    before = {key: value.clone() for key, value in stage.generator.state_dict().items()}
-    stage.load_files()
-    assert same(stage.generator, before) and same(stage.average.copy, before)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["train.generator={tmp}/missing"], "{tmp}/missing"),
-        (["train.generator={tmp}/file"], "{tmp}/file"),
-        (["train.generator={run}/discriminator.safetensors"], "holds no generator, only discriminator"),
-        (["train.generator={public}/public.safetensors"], "model.structure: "),
-        (["train.discriminator={run}/generator.safetensors"], "holds no discriminator, only generator"),
-        (["train.discriminator={public}/best_fid.pth.tar"], "not a safetensors file"),
-        (
-            ["train.discriminator={run}/discriminator.safetensors", "model.discriminator.widths=[4,5,6]"],
-            "another architecture: discriminator.",
-        ),
-        (["train.generator={run}/generator.safetensors", "model.structure.row_starts=5"], "'row_starts': 5"),
-    ],
-)
-def test_a_file_of_no_use_is_one_line(run, generator_run, imported, tmp_path, capsys, overrides, words):
-    (tmp_path / "file").write_text("no weights")
-    names = {"{tmp}": tmp_path, "{run}": generator_run, "{public}": imported}
-    for name, value in names.items():
-        overrides, words = [text.replace(name, str(value)) for text in overrides], words.replace(name, str(value))
-    assert run(f"train.output={tmp_path / 'run'}", "train.steps=1", *overrides) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and words in line
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("value", [torch.ones(2), torch.tensor(float("nan"))])
-def test_a_path_mean_of_no_use_is_named(imported, arguments, tmp_path, value):
-    tensors, metadata = load_weights(imported / "public-training.safetensors")
-    metadata.pop("fingerprint")
+def test_a_path_mean_of_no_use_is_named(tiny, imported, tmp_path, value):
     path = tmp_path / "a.safetensors"
-    save_weights(path, tensors | {"path_mean": value}, metadata)
-    stage = built(load_config(imported / "public.yaml", [*arguments[1:], f"train.generator={path}"]))
+    export(path, load_config(TrainConfig, tiny).model, imported[1], 0, {"path_mean": value})
     with pytest.raises(UserError, match="path_mean is not a single finite number"):
-        stage.load_files()
+        loaded(tiny, f"train.generator={path}")

@@ -2,13 +2,22 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from utils import device as module
-from utils.device import peak_memory_mib, reset_peak_memory, select_device, select_dtype
+from utils.device import (
+    peak_memory_mib,
+    release_freed_memory,
+    reset_peak_memory,
+    select_device,
+    select_dtype,
+    tune_allocator,
+)
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -80,10 +89,22 @@ def test_the_peak_of_this_process():
     assert peak_memory_mib(CPU) > held.nbytes / 2**20
 
 
-def test_without_proc_the_peak_is_still_known(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("memory", "peak"), [({"rss": 3 * 2**20, "peak_wset": 5 * 2**20}, 5), ({"rss": 3 * 2**20}, 3)])
+def test_without_proc_the_system_is_asked(tmp_path, monkeypatch, memory, peak):
+    """Windows has a peak, macOS what is held now."""
     monkeypatch.setattr(module, "STATUS", tmp_path / "none")
     monkeypatch.setattr(module, "CLEAR_REFS", tmp_path / "none" / "none")
-    assert peak_memory_mib(CPU) > 10 and reset_peak_memory(CPU) is False
+    monkeypatch.setattr(psutil.Process, "memory_info", lambda process: SimpleNamespace(**memory))
+    assert peak_memory_mib(CPU) == peak and reset_peak_memory(CPU) is False
+
+
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
+def test_other_systems_have_no_allocator_to_tune(monkeypatch, platform):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(module.ctypes, "CDLL", None)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    tune_allocator()
+    release_freed_memory()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are reset on Linux only")

@@ -1,15 +1,31 @@
-"""Files appear whole or not at all; the user is told why when they cannot."""
+"""Files appear whole or not at all, one run writes to a folder, no input is overwritten; the user is told why."""
 
 import os
+import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from utils import files, log
 from utils.errors import UserError
-from utils.files import atomic_folder, atomic_path, free_space, remove_all_stale, remove_stale, scratch_folder
+from utils.files import (
+    atomic_folder,
+    atomic_path,
+    free_space,
+    lock_folder,
+    refuse_overwriting,
+    remove_all_stale,
+    remove_stale,
+    scratch_folder,
+)
+
+ROOT = Path(files.__file__).parents[1]
+ERRORS = pytest.mark.parametrize("error", [KeyboardInterrupt(), UserError("x"), OSError(28, "No space left")])
 
 
 def test_success_replaces_and_keeps_the_suffix(tmp_path):
@@ -21,7 +37,7 @@ def test_success_replaces_and_keeps_the_suffix(tmp_path):
     assert target.read_bytes() == b"1" and list(target.parent.iterdir()) == [target]
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), UserError("x"), OSError(28, "No space left")])
+@ERRORS
 def test_failure_keeps_the_old_file(tmp_path, error):
     target = tmp_path / "a.txt"
     target.write_text("old")
@@ -32,29 +48,32 @@ def test_failure_keeps_the_old_file(tmp_path, error):
     assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
 
 
-@pytest.mark.parametrize("phase", ["_sync", "_sync_folder"])
+@pytest.mark.parametrize("phase", ["fsync", "replace"])
 def test_failure_of_each_later_phase(tmp_path, monkeypatch, phase):
-    def fail(path):
+    def fail(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(files, phase, fail)
+    monkeypatch.setattr(os, phase, fail)
     message = r"cannot write .*a\.txt: Input/output error \(\d+ MiB free\)"
     with pytest.raises(UserError, match=message), atomic_path(tmp_path / "a.txt") as temporary:
         temporary.write_text("x")
-    assert not list(tmp_path.glob(".tmp*"))
+    assert not list(tmp_path.iterdir())
 
 
-def test_failure_of_the_rename(tmp_path, monkeypatch):
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(UserError, match="cannot write"), atomic_path(tmp_path / "taken") as temporary:
+def test_without_sync_no_disk_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", None)
+    with atomic_path(tmp_path / "a", sync=False) as temporary:
         temporary.write_text("x")
-    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+    assert (tmp_path / "a").read_text() == "x"
 
 
-def test_a_file_in_place_of_the_folder(tmp_path):
+def test_a_file_in_place_of_the_folder_and_a_folder_in_place_of_the_file(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="cannot write"), atomic_path(tmp_path / "file" / "a.txt"):
-        pass
+    (tmp_path / "taken").mkdir()
+    for path in (tmp_path / "file" / "a.txt", tmp_path / "taken"):
+        with pytest.raises(UserError, match="cannot write"), atomic_path(path) as temporary:
+            temporary.write_text("x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "taken"]
 
 
 def test_only_abandoned_temporaries_are_removed(tmp_path):
@@ -65,6 +84,7 @@ def test_only_abandoned_temporaries_are_removed(tmp_path):
         "own": f".tmp-{os.getpid()}-0123abcd",
         "living": f".tmp-{os.getppid()}-0123abcd.png",
         "ancient": f".tmp-{os.getppid()}-0123abce.png",
+        "impossible": f".tmp-{10**30}-0123abcd",
         "foreign": ".tmp-notes.txt",
         "plain": "step-00000001.pt",
     }
@@ -72,7 +92,7 @@ def test_only_abandoned_temporaries_are_removed(tmp_path):
         (tmp_path / name).write_text("x")
     os.utime(tmp_path / names["ancient"], (0, 0))
     removed = {path.name for path in remove_stale(tmp_path)}
-    assert removed == {names["dead"], names["own"], names["ancient"]}
+    assert removed == {names[kind] for kind in ("dead", "own", "ancient", "impossible")}
     assert remove_stale(tmp_path) == [] == remove_stale(tmp_path / "missing")
 
 
@@ -98,7 +118,7 @@ def test_a_folder_takes_the_place_of_what_was_there(tmp_path, old):
     assert list(target.iterdir()) == [target / "file"] and list(target.parent.iterdir()) == [target]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), UserError("x"), OSError(28, "No space left")])
+@ERRORS
 def test_a_folder_that_fails_leaves_the_old_one(tmp_path, error):
     target = tmp_path / "a"
     target.mkdir()
@@ -118,18 +138,92 @@ def test_a_scratch_folder_goes_whatever_happens(tmp_path, error):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_sync_no_disk_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_sync", None)
-    with atomic_path(tmp_path / "a", sync=False) as temporary:
-        temporary.write_text("x")
-    assert (tmp_path / "a").read_text() == "x"
+def lock_in_another_process(folder):
+    """A process that holds the lock of a folder until its stdin closes, and a child of it that lives on."""
+    code = """
+import os, sys, time
+from utils.files import lock_folder
+with lock_folder(sys.argv[1]):
+    if os.fork() == 0:
+        time.sleep(2)
+        os._exit(0)
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+@pytest.mark.parametrize("end", ["kill", "close"])
+def test_another_run_is_kept_out_until_it_ends_however_it_does(tmp_path, end):
+    folder = tmp_path / "new"
+    with lock_in_another_process(folder) as process:
+        with pytest.raises(UserError, match=f"^{folder}: another run is writing there"), lock_folder(folder):
+            pass
+        process.send_signal(signal.SIGKILL) if end == "kill" else process.stdin.close()
+        process.wait()
+        with lock_folder(folder):
+            (folder / "file").write_text("x")
+    assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_locked(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=f"^cannot write {tmp_path}/file"), lock_folder(tmp_path / "file"):
+        pass
+
+
+def spellings(path, links):
+    """Names of the same file: itself, from here, by way of other folders, and by links of each kind."""
+    links.mkdir()
+    (links / "folder").symlink_to(path.parent)
+    (links / "file").symlink_to(path)
+    (links / "twice").symlink_to(links / "file")
+    os.link(path, links / "hard")
+    yield from (path, str(path), os.path.relpath(path), path.parent / ".." / path.parent.name / path.name)
+    yield from (links / "folder" / path.name, links / "file", links / "twice", links / "hard")
+
+
+def test_no_spelling_of_an_input_is_written(tmp_path):
+    folder = tmp_path / "r" / "reconstruction"
+    folder.mkdir(parents=True)
+    inputs = [folder / f"{name}.png" for name in "abc"]
+    for path in inputs:
+        path.write_text(path.name)
+    refuse_overwriting(inputs, [folder / "d.png", tmp_path / "a.png", folder / "a.png.tif"])
+    for name in spellings(inputs[1], tmp_path / "links"):
+        with pytest.raises(UserError, match=r"would overwrite the input .*b\.png; choose") as error:
+            refuse_overwriting(inputs, [folder / "d.png", name])
+        assert str(name) in str(error.value) and "\n" not in str(error.value)
+        with pytest.raises(UserError, match="would overwrite the input"):
+            refuse_overwriting([name], [folder / "d.png", inputs[1]])
+
+
+parts = st.lists(st.sampled_from(["a", "b", "link"]), min_size=1, max_size=4)
+
+
+@given(st.lists(parts, min_size=1, max_size=3), st.lists(parts, min_size=1, max_size=3))
+def test_what_is_refused_is_what_would_be_lost(tmp_path_factory, inputs, outputs):
+    """Places that are one another, or one inside the other, whether they exist or not; `link` is a name of `a`."""
+    root = tmp_path_factory.mktemp("places")
+    (root / "a").mkdir()
+    (root / "link").symlink_to(root / "a")
+
+    true = [[["a" if names[0] == "link" else names[0], *names[1:]] for names in places] for places in (inputs, outputs)]
+    clash = any(all(map(str.__eq__, one, two)) for one in true[0] for two in true[1])
+    paths = [[root.joinpath(*names) for names in places] for places in (inputs, outputs)]
+    with pytest.raises(UserError, match="would overwrite") if clash else nullcontext():
+        refuse_overwriting(*paths)
 
 
 def test_free_space_of_a_place_that_does_not_exist_yet(tmp_path):
     assert free_space(tmp_path / "a" / "b") == pytest.approx(free_space(tmp_path), rel=0.1)
 
 
-def test_say_prints_at_once_on_the_main_rank_only(capsys):
+def test_info_prints_at_once_on_the_main_rank_only(capsys):
     log.info("one")
     log.info("two", main=False)
     assert capsys.readouterr().out == "one\n"

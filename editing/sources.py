@@ -1,0 +1,78 @@
+"""The images that edit.py works on: photographs, which are inverted first, saved latents, and generated images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+from inversion import runs
+from inversion.commands import load_latents, open_photograph
+from inversion.inverter import PatchInverter
+from inversion.latents import SUFFIXES, Latents, latents_suffix
+from utils.distributed import SINGLE
+from utils.files import scratch_folder
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image to edit: its latents are made when they are asked for, so what is wrong with its size is said before."""
+
+    name: str
+    size: tuple[int, int]  # height, width, pixels
+    latents: Callable[[], Latents]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is edited at a time: an image, or two; they are opened when it is their turn."""
+
+    name: str  # that the names of the results begin with
+    images: Sequence[Path | str]  # as errors name them
+    open: Callable[[], list[Source]]
+
+
+def file_jobs(
+    files: Sequence[tuple[Path, str]],  # with the names of the results
+    together: bool,  # whether all are edited at once
+    model: PatchInverter,
+    options: dict,  # the section `infer`
+    output: Path,
+) -> list[Job]:
+    """Image and latent files; the photographs' own latents go into the output folder's inversions/."""
+
+    def job(items: Sequence[tuple[Path, str]]) -> Job:
+        paths, names = zip(*items, strict=True)
+        return Job("-".join(names), paths, lambda: [open_source(model, options, *item, output) for item in items])
+
+    return [job(files)] if together else [job([item]) for item in files]
+
+
+def open_source(model: PatchInverter, options: dict, path: Path, name: str, output: Path) -> Source:
+    """Latents, or a photograph, which is inverted once, when its latents are asked for. UserError if there is none."""
+    if path.suffix in SUFFIXES:
+        latents = load_latents(model, path, options)
+        return Source(name, latents.size, lambda: latents)
+    image = open_photograph(path, options.max_pixels)
+    size = image.height, image.width
+
+    @cache
+    def invert() -> Latents:
+        target = output / "inversions" / f"{name}{latents_suffix('auto', model.structure_shape(size))}"
+        with scratch_folder(target) as folder:
+            runs.invert(model, runs.Job(path, name, output, folder, SINGLE), image, options).save(target)
+        return Latents.load(target)
+
+    return Source(name, size, invert)
+
+
+def generated_jobs(model: PatchInverter, options: dict) -> list[Job]:
+    """The generated images of the section `generate`."""
+
+    def generate(seed: int) -> list[Source]:
+        latents = model.generate(options.height, options.width, seed, noise=options.noise == "field")
+        return [Source(f"seed-{seed}", latents.size, lambda: latents)]
+
+    seeds = range(options.seed, options.seed + options.count)
+    return [Job(f"seed-{seed}", [f"seed-{seed}"], partial(generate, seed)) for seed in seeds]

@@ -1,0 +1,1 @@
+"""Reading, shrinking and writing pictures, whole or by window."""

@@ -1,0 +1,186 @@
+"""The one reader of images: files that may come from anywhere and hold anything, arrays, and images of Pillow.
+
+A file is refused before it is decoded when its header promises too many pixels, and refused as a whole when any part of
+it cannot be read. Large files are read by window: tiles of TIFF where they lie, which shows damage when a window is
+asked for, all others from a scratch file into which they are decoded once. Arrays are [H, W, 3], RGB.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import PIL.Image
+from PIL.ExifTags import Base
+
+from images.decoding import FORMATS, ImageError, check_kind, decode, errors_named, pillow
+from images.windows import NotByWindow, open_windows
+from models.geometry import reflect
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp")
+WINDOWED = 2**24  # pixels; files of more are read by window
+
+# EXIF orientation -> how the shown image comes from the stored one: (transpose, then flip rows, then flip columns).
+ORIENTATIONS = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+class Image:
+    """An image, read by window. `height` and `width` are those after the EXIF orientation is applied."""
+
+    def __init__(
+        self,
+        pixels: Any,               # array-like [H, W, 3] uint8 or uint16, as stored: `shape`, pixels[y0:y1, x0:x1]
+        name: str = "image",       # stands in messages
+        orientation: int = 1,      # EXIF, 1 to 8; anything else means 1
+        transparent: bool = False, # whether the file has an alpha channel or a transparent colour
+        held: int | None = None,   # bytes of decoded pixels in memory, at most; None: those of the array `pixels`
+        by_window: bool = False,   # whether windows come from a file when they are asked for: ImageError then, where
+    ):                             # it is damaged
+        self.name, self.transparent, self.by_window = name, transparent, by_window
+        self.held = pixels.nbytes if held is None else held
+        self._pixels = pixels
+        self._transposed, self._flip_rows, self._flip_columns = ORIENTATIONS.get(orientation, ORIENTATIONS[1])
+        self.height, self.width = pixels.shape[1::-1] if self._transposed else pixels.shape[:2]
+
+    def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """8-bit pixels [height, width, 3] uint8, a copy; what lies outside of the image is reflected at its border."""
+        values = self._window(top, left, height, width)
+        # 257 = 65535 / 255
+        return values.copy() if values.dtype == np.uint8 else ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+    def window_float(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """Pixels [height, width, 3] float32 in [-1, 1] at the precision of the file, reflected as in `window`."""
+        values = self._window(top, left, height, width)
+        half = np.float32(np.iinfo(values.dtype).max / 2)
+        values = values.astype(np.float32)
+        values /= half
+        values -= 1
+        return values
+
+    def _window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """Pixels [height, width, 3] uint8 or uint16; reads only the bounding box of what the reflection touches."""
+        rows = reflect(np.arange(top, top + height), self.height)
+        columns = reflect(np.arange(left, left + width), self.width)
+        first_row, first_column = rows.min(), columns.min()
+        block = self._read(int(first_row), int(first_column), int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1)
+        if top == first_row and left == first_column and block.shape[:2] == (height, width):
+            return block
+        return block.take(rows - first_row, axis=0).take(columns - first_column, axis=1)
+
+    def _read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """The box of the shown image, which lies inside of it."""
+        if self._flip_rows:
+            top = self.height - top - height
+        if self._flip_columns:
+            left = self.width - left - width
+        if self._transposed:
+            top, left, height, width = left, top, width, height
+        # Errors of an array are ours, and a lack of memory concerns the window.
+        with errors_named(self.name) if self.by_window else nullcontext():
+            block = self._pixels[top : top + height, left : left + width]
+        block = block.swapaxes(0, 1) if self._transposed else block
+        return block[:: -1 if self._flip_rows else 1, :: -1 if self._flip_columns else 1]
+
+
+def open_image(
+    source: str | Path | bytes | np.ndarray | PIL.Image.Image | Image,
+    max_pixels: int,
+    *,
+    name: str | None = None,
+    by_window: bool = False,
+) -> Image:
+    """Open a file, the bytes of one, an array [H, W, 3] or [H, W] of uint8 or uint16, or an image of Pillow.
+
+    A file has at most `max_pixels` pixels. With `by_window`, one of more than WINDOWED pixels is read by window: then
+    `max_pixels` only limits what has to be decoded at once (strips, tiles, all of an interlaced image), and damage of
+    a tiled TIFF file shows when a window is asked for. Animations give their first frame. `name` stands in messages.
+    ImageError for whatever is not a whole JPEG, PNG, WebP, TIFF or BMP image.
+    """
+    if isinstance(source, Image):
+        return source
+    is_path = isinstance(source, (str, os.PathLike))
+    name = name or (str(source) if is_path else "image")
+    if not is_path and not isinstance(source, (bytes, PIL.Image.Image)):
+        return Image(_check_array(source, name), name)
+    with pillow(), errors_named(name):
+        if isinstance(source, PIL.Image.Image):
+            return _whole(source, name)
+        _check_file(source, name)
+        # A file handle, not a path: Pillow maps files that it is given by path, and a file that shrinks would kill us.
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            header = PIL.Image.open(file, formats=FORMATS)
+            check_kind(header)
+            pixels = header.width * header.height
+            reason = ""
+            if by_window and is_path and pixels > WINDOWED:
+                try:
+                    return _windowed(source, header, name, max_pixels)
+                except NotByWindow as error:
+                    reason = f", and it cannot be read by window: {error}"
+            if pixels > max_pixels:
+                size = f"{header.width} x {header.height}"
+                raise ImageError(name, f"{size} is more than max_pixels ({max_pixels}) allows{reason}")
+            return _whole(header, name, file)
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """Files below a folder that are named like images, sorted; hidden files and folders are left out."""
+    found = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = [each for each in folders if not each.startswith(".")]
+        found += [Path(where, each) for each in files if each.lower().endswith(SUFFIXES) and not each.startswith(".")]
+    # A broken link stays, to be named as damaged; a pipe does not: to read it would block.
+    return sorted((path for path in found if path.is_file() or not path.exists()), key=lambda path: path.parts)
+
+
+def _whole(pixels: PIL.Image.Image, name: str, file: BinaryIO | None = None) -> Image:
+    """An image of Pillow, decoded."""
+    values = decode(pixels, file)
+    return Image(values, name, pixels.getexif().get(Base.Orientation, 1), pixels.has_transparency_data)
+
+
+def _windowed(path: str | Path, header: PIL.Image.Image, name: str, max_pixels: int) -> Image:
+    """A file that is read by window; NotByWindow where it has to be decoded whole."""
+    orientation = PIL.Image.Image.getexif(header).get(Base.Orientation, 1)  # that of PNG itself would decode all of it
+    pixels = open_windows(path, header, max_pixels)
+    return Image(pixels, name, orientation, header.has_transparency_data, pixels.held, by_window=True)
+
+
+def _check_array(source: object, name: str) -> np.ndarray:
+    """An array as [H, W, 3], grey repeated."""
+    if not isinstance(source, np.ndarray):
+        raise ImageError(name, f"is a {type(source).__name__}; allowed: a path, bytes, an array, an image of Pillow")
+    grey = source.ndim == 2
+    if source.dtype not in (np.uint8, np.uint16) or not (grey or source.shape[2:] == (3,)) or not source.size:
+        allowed = "[H, W, 3] or [H, W] of uint8 or uint16"
+        raise ImageError(name, f"an array {list(source.shape)} of {source.dtype}; allowed: {allowed}")
+    return np.broadcast_to(source[..., None], (*source.shape, 3)) if grey else source
+
+
+def _check_file(source: str | Path | bytes, name: str) -> None:
+    """Refuse what must not even be opened: a pipe would block for ever."""
+    if isinstance(source, bytes):
+        size = len(source)
+    else:
+        status = os.stat(source)
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(name, "is a folder, not an image")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(name, "is not a regular file")
+        size = status.st_size
+    if size == 0:
+        raise ImageError(name, "is empty")

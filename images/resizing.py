@@ -1,0 +1,47 @@
+"""Images of another size, and as PNG files in memory: what training data are prepared from."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from images.decoding import ImageError
+from images.reading import Image
+from utils.errors import UserError
+
+LONGEST_PNG_EDGE = 1_000_000  # pixels that libpng writes and reads
+
+
+def check_side(key: str, side: int, max_pixels: int) -> None:
+    """UserError, naming the option `key`, where a shorter side is too long for every image, whatever its shape."""
+    if side**2 > max_pixels:
+        raise UserError(f"{key}={side}: even a square has more pixels then than max_pixels={max_pixels} allows")
+
+
+def with_shorter_side(image: Image, side: int, max_pixels: int) -> Image:
+    """The image resized so that its shorter side has `side` pixels, at 8 bits; an image of that size as it is.
+
+    ImageError where it would have more than `max_pixels` pixels.
+    """
+    shorter = min(image.height, image.width)
+    if shorter == side:
+        return image
+    height, width = (max(1, round(length * side / shorter)) for length in (image.height, image.width))
+    if height * width > max_pixels:
+        raise ImageError(
+            image.name, f"resized to {height} x {width} is more than max_pixels ({max_pixels}) allows"
+        )
+    pixels = image.window(0, 0, image.height, image.width)
+    method = cv2.INTER_AREA if side < shorter else cv2.INTER_LANCZOS4
+    resized = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
+    return Image(resized, image.name)
+
+
+def encode_png(image: Image) -> bytes:
+    """The image as an 8-bit RGB PNG; ImageError where an edge is longer than PNG readers accept."""
+    if max(image.height, image.width) > LONGEST_PNG_EDGE:
+        raise ImageError(
+            image.name, f"{image.height} x {image.width} as PNG: an edge has at most {LONGEST_PNG_EDGE} pixels"
+        )
+    pixels = image.window(0, 0, image.height, image.width)
+    return cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))[1].tobytes()

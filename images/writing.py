@@ -1,0 +1,199 @@
+"""Pictures and arrays of pixels that are written strip by strip, so that no result need be whole in memory.
+
+H, W pixels of the image. `pixels` is anything of `shape` [H, W, 3] that gives arrays by `pixels[y0:y1, x0:x1]`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from images.reading import Image
+from images.resizing import LONGEST_PNG_EDGE
+from images.windows import load_vips
+from models.geometry import Region
+from utils.errors import UserError
+from utils.files import atomic_path, refusals, replace_folder, scratch_folder
+
+SUFFIXES = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp", "pyramid": ".tif", "dzi": ".dzi"}  # by kind
+LONGEST_EDGES = {"png": LONGEST_PNG_EDGE, "jpeg": 65_500, "webp": 16_383}  # pixels that their libraries write and read
+LONGEST_EDGE = 10_000_000  # of libvips, for other kinds
+MOST_PNG_PIXELS = 2**28  # beyond, readers that decode an image at once give up
+CLASSIC_TIFF = 2**31  # bytes of pixels, beyond which a TIFF gets 64-bit offsets (BigTIFF)
+STRIP = 2**20  # bytes of the rows that are at hand at a time
+PNG_LEVEL = 1  # of zlib; 3 takes a third longer and saves 2 %
+UP = 2  # filter of PNG: the difference from the row above
+
+TILED = {"tile": True, "tile_width": 256, "tile_height": 256, "compression": "deflate", "predictor": "horizontal"}
+SAVERS = {  # by kind: the operation of libvips, and its options
+    "tiff": ("tiffsave", TILED),
+    "jpeg": ("jpegsave", {"Q": 95, "subsample_mode": "off"}),
+    "webp": ("webpsave", {"lossless": True}),
+    "pyramid": ("tiffsave", TILED | {"pyramid": True}),
+    "dzi": ("dzsave", {"suffix": ".jpg[Q=95,subsample_mode=off]"}),
+}
+
+
+def picture_kind(option: str, size: tuple[int, int], by_window: bool = False) -> str:
+    """The key of SUFFIXES for the option `format` and a picture of (height, width), of an image read by window or not.
+
+    UserError if an edge is longer than the format holds.
+    """
+    if option == "auto":
+        large = size[0] * size[1] > MOST_PNG_PIXELS or max(size) > LONGEST_PNG_EDGE
+        option = "tiff" if by_window or large else "png"
+    if max(size) > longest_edge(option):
+        raise UserError(
+            f"infer.format: {option} holds edges of at most {longest_edge(option)} pixels, but the picture has"
+            f" {size[0]} x {size[1]}; allowed: tiff, auto"
+        )
+    return option
+
+
+def longest_edge(kind: str) -> int:
+    """Pixels of an edge of a picture, at most."""
+    return LONGEST_EDGES.get(kind, LONGEST_EDGE)
+
+
+def write_picture(path: Path, pixels: Any, kind: str) -> None:
+    """Write uint8 pixels as a picture of a kind that SUFFIXES names; it appears whole or not at all.
+
+    PNG, JPEG (quality 95, 4:4:4), lossless WebP, tiled TIFF (Deflate), `pyramid` (the same with smaller copies), and
+    `dzi`: Deep Zoom, NAME.dzi with tiles of JPEG in NAME_files. Only WebP is in memory as a whole. Equal pixels give
+    equal files. UserError where the system refuses to write.
+    """
+    if kind == "dzi":
+        _write_tree(path, pixels)
+        return
+    with atomic_path(path) as temporary:
+        if kind == "png":
+            with open(temporary, "wb") as file:
+                file.writelines(_png(pixels, PNG_LEVEL))
+        else:
+            _save(temporary, pixels, kind)
+
+
+def write_npy(path: Path, pixels: Any) -> None:
+    """Write float32 pixels as a .npy file [H, W, 3]; it appears whole or not at all."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (*pixels.shape[:2], 3)}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for strip in _read_strips(pixels):
+            file.write(np.ascontiguousarray(strip, "<f4").data)
+
+
+def strips(size: tuple[int, int]) -> Iterator[Region]:
+    """The rows of an image of (height, width) from top to bottom, so many at a time as `STRIP` bytes of uint8 hold."""
+    rows = max(1, STRIP // (3 * size[1]))
+    for top in range(0, size[0], rows):
+        yield Region.at(top, 0, min(rows, size[0] - top), size[1])
+
+
+def to_eight_bit(pixels: Tensor) -> Tensor:
+    """Pixels in [-1, 1] as uint8, rounded to the nearest and clipped."""
+    return ((pixels + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def error_times_four(reference: np.ndarray, result: np.ndarray) -> np.ndarray:
+    """The absolute difference of uint8 pixels x 4."""
+    return np.minimum(np.abs(reference.astype(np.int16) - result) * 4, 255).astype(np.uint8)
+
+
+class EightBit:
+    """Pixels [H, W, 3] float32 in [-1, 1], or uint8, as an array-like of uint8."""
+
+    def __init__(self, pixels: Any):
+        self.shape, self._pixels = tuple(pixels.shape), pixels
+
+    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+        values = self._pixels[window]
+        return values if values.dtype == np.uint8 else to_eight_bit(torch.from_numpy(values)).numpy()
+
+
+class Comparison:
+    """Input, result and their difference x 4 beside each other: an array-like [H, 3 W, 3] of uint8."""
+
+    def __init__(self, image: Image, result: Any):
+        self.shape, self._image, self._result = (image.height, 3 * image.width, 3), image, result
+
+    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+        rows, columns = window
+        reference = self._image.window(rows.start, 0, rows.stop - rows.start, self._image.width)
+        result = self._result[rows, 0 : self._image.width]
+        return np.concatenate([reference, result, error_times_four(reference, result)], axis=1)[:, columns]
+
+
+def _write_tree(path: Path, pixels: Any) -> None:
+    """Write NAME.dzi and NAME_files."""
+    tiles = path.with_name(f"{path.stem}_files")
+    with scratch_folder(path) as folder, refusals(path):
+        folder.mkdir(parents=True)
+        _save(folder / path.stem, pixels, "dzi")
+        (folder / tiles.name / "vips-properties.xml").unlink(missing_ok=True)  # tells when it was written
+        path.unlink(missing_ok=True)  # first: it never stands beside other tiles than its own
+        replace_folder(folder / tiles.name, tiles)
+        os.replace(folder / path.name, path)
+
+
+def _read_strips(pixels: Any) -> Iterator[np.ndarray]:
+    """The pixels from top to bottom."""
+    for strip in strips(pixels.shape[:2]):
+        yield pixels[strip.rows.first : strip.rows.last + 1, 0 : pixels.shape[1]]
+
+
+def _png(pixels: Any, level: int) -> Iterator[bytes]:
+    """The pieces of an 8-bit RGB PNG file, deflated at a level of zlib; no library of ours takes strips."""
+    height, width = pixels.shape[:2]
+    deflate, above = zlib.compressobj(level), np.zeros((1, 3 * width), np.uint8)
+    yield b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    for strip in _read_strips(pixels):
+        rows = np.concatenate([above, strip.reshape(len(strip), -1)])
+        filtered = np.full((len(strip), 3 * width + 1), UP, np.uint8)
+        np.subtract(rows[1:], rows[:-1], out=filtered[:, 1:])  # modulo 256, as the filter asks
+        above = rows[-1:]
+        yield _png_chunk(b"IDAT", deflate.compress(filtered.data))
+    yield _png_chunk(b"IDAT", deflate.flush()) + _png_chunk(b"IEND", b"")
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+
+
+def _save(path: Path, pixels: Any, kind: str) -> None:
+    """Write pixels by an operation of libvips, which reads them as a stream. OSError where it fails."""
+    vips, stream = load_vips(), Stream(_png(pixels, 0))
+    operation, options = SAVERS[kind]
+    if operation == "tiffsave":
+        options = options | {"bigtiff": 3 * pixels.shape[0] * pixels.shape[1] > CLASSIC_TIFF}
+    source = vips.SourceCustom()
+    source.on_read(stream.read)
+    try:
+        image = vips.Image.pngload_source(source, access="sequential", fail_on="error", unlimited=True)
+        getattr(image, operation)(str(path), keep="none", **options)
+    except vips.Error as error:
+        raise stream.error or OSError(" ".join(str(error).split())) from error
+
+
+class Stream:
+    """Pieces of a file, read from beginning to end; `error` is what ended them too early."""
+
+    def __init__(self, pieces: Iterator[bytes]):
+        self.error: Exception | None = None
+        self._pieces, self._piece = pieces, memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes, none at the end. It is called from C, which drops exceptions."""
+        try:
+            self._piece = self._piece or memoryview(next(self._pieces, b""))
+        except Exception as error:
+            self.error = error
+        data, self._piece = self._piece[:size], self._piece[size:]
+        return bytes(data)

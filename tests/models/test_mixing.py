@@ -1,0 +1,246 @@
+"""Styles that vary over space: each position against the ordinary layer in its style, and blocks against the whole."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.geometry import Interval, Region
+from models.layers import ModulatedConv2d
+from models.mixing import MixedConv2d, mix_structure, mix_texture
+from models.noise import NoiseField, noise_in
+from models.structure import beside
+from tests.models.small import (
+    GRID,
+    TOLERANCE,
+    close,
+    largest_block_error,
+    normal,
+    structure_synthesizer,
+    texture_synthesizer,
+)
+
+exactly = pytest.mark.parametrize("exact", [True, False])
+parts = st.lists(st.integers(0, 5), min_size=1, max_size=4).filter(sum)
+shares = parts.map(lambda parts: [part / sum(parts) for part in parts])
+
+
+def styles_of(network, count, per_layer):
+    return normal(count, network.style_count, 6) if per_layer else normal(count, 6)
+
+
+def positions(region, spacing):
+    """Pixels at which the features of a region are centred: rows [h, 1], columns [1, w]."""
+    rows, cols = (spacing * torch.arange(axis.first, axis.last + 1.0) for axis in (region.rows, region.cols))
+    return rows[:, None], cols[None]
+
+
+def soft(count, sharpness=2.0):
+    """Weights that change with every pixel, all of them above zero."""
+
+    def weights(region, spacing):
+        rows, cols = positions(region, spacing)
+        waves = [torch.sin((0.13 + 0.05 * n) * rows + (0.21 - 0.07 * n) * cols + n) for n in range(count)]
+        return torch.softmax(sharpness * torch.stack(waves), dim=0)
+
+    return weights
+
+
+def constant(shares):
+    return lambda region, spacing: torch.tensor(shares)[:, None, None].expand(-1, *region.shape)
+
+
+def split(boundary):
+    """The first style left of a column of pixels, the second from it on."""
+
+    def weights(region, spacing):
+        right = (positions(region, spacing)[1] >= boundary).float().expand(region.shape)
+        return torch.stack([1 - right, right])
+
+    return weights
+
+
+# The formulas
+
+
+def exact_literally(conv, styles, x, before, after):
+    """At each position what the ordinary convolution gives there in the style of the position."""
+    height, width = after.shape[1:]
+    own = torch.einsum("nhw,nd->hwd", after, styles)
+    columns = [conv(x, own[i, j].expand(len(x), -1))[..., i, j] for i in range(height) for j in range(width)]
+    return torch.stack(columns, dim=-1).unflatten(-1, (height, width))
+
+
+def fast_literally(conv, styles, x, before, after):
+    """InfinityGAN's approximation in float64; an up-sampling convolution is one between inserted zeros."""
+    weight = (conv.weight * conv.gain).double()
+    tent = torch.tensor([0.5, 1.0, 0.5]).double()
+
+    def scale(weights):
+        return conv.modulation(torch.einsum("nhw,nd->hwd", weights, styles)).permute(2, 0, 1).double()
+
+    def demodulation(weights):
+        energy = torch.einsum("oikl,ihw->ohw", weight.square(), scale(weights).square())
+        return (energy + 1e-8) ** -0.5 if conv.demodulate else torch.ones(()).double()
+
+    def between_zeros(x, weight, groups=1):
+        zeros = torch.zeros(*x.shape[:2], *(2 * n + 1 for n in x.shape[-2:])).double()
+        zeros[..., 1::2, 1::2] = x
+        return F.conv2d(zeros, weight.flip(2, 3), groups=groups)
+
+    x = x.double() * scale(before)
+    if not conv.upsample:
+        return (F.conv2d(x, weight) * demodulation(after)).float()
+    tents = (tent[:, None] * tent).expand(len(weight), 1, 3, 3)
+    factor = demodulation(before).expand(len(weight), *x.shape[-2:])
+    y = between_zeros(x, weight) * between_zeros(factor[None], tents, len(weight))
+    return F.conv2d(y, tents, groups=len(weight)).float()
+
+
+def texture_literally(texture, w, weights, literally, z_s, noise, origin):
+    """The layers in their order; maps are asked for at the pixels on which each layer's features are centred."""
+    w = w if w.dim() == 3 else w[:, None].expand(-1, texture.style_count, -1)
+    x, image, region, spacing = z_s, None, Region.at(*origin, *z_s.shape[-2:]), 2**texture.stages
+    for number, stage in enumerate(texture.synthesis):
+        for index, layer in enumerate((stage.up, stage.conv), start=2 * number):
+            before, region = weights(region, spacing), region.valid_output(layer.conv.rule)
+            spacing = texture.spacing(index)
+            x = literally(layer.conv, w[:, index], x, before, weights(region, spacing))
+            x = layer.finish(x, noise_in(noise, index, region))
+        style = w[:, min(2 * number + 3, 2 * texture.stages)]
+        rgb = exact_literally(stage.to_rgb.conv, style, x, None, weights(region, spacing))
+        rgb = rgb + stage.to_rgb.bias[:, None, None]
+        if image is not None:
+            size = [2 * n - 1 for n in image.shape[-2:]]
+            grown = F.interpolate(image, size=size, mode="bilinear", align_corners=True)
+            top, left = ((outer - inner) // 2 for outer, inner in zip(size, rgb.shape[-2:], strict=True))
+            rgb = rgb + grown[..., top : top + rgb.shape[-2], left : left + rgb.shape[-1]]
+        image = rgb
+    return image
+
+
+LITERALLY = {True: exact_literally, False: fast_literally}
+
+
+@pytest.mark.parametrize("demodulate", [True, False])
+@pytest.mark.parametrize(("kernel", "upsample"), [(1, False), (3, False), (3, True), (5, False)])
+@settings(max_examples=10)
+@given(count=st.integers(1, 4), batch=st.integers(1, 2), extra=st.integers(0, 3), seed=st.integers(0, 99))
+def test_a_layer_equals_its_formula(kernel, upsample, demodulate, count, batch, extra, seed):
+    torch.manual_seed(seed)
+    conv = ModulatedConv2d(4, 3, kernel, 6, demodulate, upsample).requires_grad_(False)
+    styles, region = normal(count, 6, seed=seed), Region.at(seed - 50, -seed, kernel + 1, kernel + extra)
+    x, after = normal(batch, 4, *region.shape, seed=seed + 1), region.valid_output(conv.rule)
+    maps = soft(count)(region, 2), soft(count)(after, 1 if upsample else 2)
+    for exact, literally in LITERALLY.items():
+        assert close(MixedConv2d(conv, styles, torch.float32, exact)(x, maps), literally(conv, styles, x, *maps))
+
+
+@exactly
+@pytest.mark.parametrize("upsample", [True, False])
+def test_a_style_that_is_absent_counts_for_nothing(upsample, exact):
+    conv = ModulatedConv2d(4, 3, 3, 6, upsample=upsample).requires_grad_(False)
+    region, x, styles = Region.at(0, 0, 5, 6), normal(1, 4, 5, 6), normal(4, 6)
+    few = soft(2)(region, 2), soft(2)(region.valid_output(conv.rule), 1)
+    all_four = [torch.zeros(4, *weights.shape[1:]) for weights in few]
+    for weights, own in zip(all_four, few, strict=True):
+        weights[[1, 3]] = own
+    everything = MixedConv2d(conv, styles, torch.float32, exact)(x, all_four)
+    assert close(everything, MixedConv2d(conv, styles[[1, 3]], torch.float32, exact)(x, few))
+
+
+@exactly
+@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize("origin", [(0, 0), (-3, 8)])
+def test_a_texture_equals_its_formula(exact, per_layer, origin):
+    texture, z_s, noise = texture_synthesizer(3), normal(1, 5, 5, 6), NoiseField(4)
+    w, weights = styles_of(texture, 3, per_layer), soft(3)
+    pixels = Region.at(*origin, 5, 6).valid_output(texture.rule)
+    image = mix_texture(texture, w, weights, torch.float32, exact)(z_s, noise, pixels)
+    assert close(image, texture_literally(texture, w, weights, LITERALLY[exact], z_s, noise, origin))
+    half = mix_texture(texture, w, weights, torch.bfloat16, exact)(z_s, noise, pixels)
+    assert half.dtype == torch.float32 and 0 < (image - half).abs().max() < 0.1
+
+
+@exactly
+@pytest.mark.parametrize("origin", [(0, 0), (-3, 8)])
+def test_a_structure_equals_its_formula(exact, origin):
+    structure, z_g, weights = structure_synthesizer(), normal(3, 6), soft(3, sharpness=4)
+    region = Region.at(*origin, 7, 6)
+    z_l, grid = normal(2, 5, *region.shape), GRID.of_canvas(region, region)
+    z_s, x = mix_structure(structure, z_g, weights, 8, exact)(z_l, grid, origin), z_l
+    for layer in structure.layers:
+        x, inside = beside(x, grid), region
+        region = region.valid_output(layer.conv.rule)
+        x = LITERALLY[exact](layer.conv, z_g, x, weights(inside, 8), weights(region, 8)) + layer.bias[:, None, None]
+        x = torch.where(x > 0, x, 0.2 * x) * math.sqrt(2)
+    assert close(z_s, x)
+
+
+# The ordinary networks
+
+
+@exactly
+@settings(max_examples=15)
+@given(stages=st.integers(3, 5), shares=shares, per_layer=st.booleans(), top=st.integers(-30, 30))
+def test_weights_that_are_constant_give_the_ordinary_image(exact, stages, shares, per_layer, top):
+    texture, noise, z_s = texture_synthesizer(stages), NoiseField(1), normal(2, 5, 6, 7)
+    w, pixels = styles_of(texture, len(shares), per_layer), Region.at(top, 3, 6, 7).valid_output(texture.rule)
+    image = mix_texture(texture, w, constant(shares), torch.float32, exact)(z_s, noise, pixels)
+    mean = torch.einsum("n,n...->...", torch.tensor(shares), w).expand(2, *w.shape[1:])
+    assert close(image, texture(z_s, mean, noise, (top, 3)))
+
+
+@exactly
+@settings(max_examples=15)
+@given(stages=st.integers(3, 4), boundary=st.integers(-40, 120), left=st.integers(-3, 3), per_layer=st.booleans())
+def test_pixels_that_read_one_style_are_those_of_the_ordinary_image(exact, stages, boundary, left, per_layer):
+    texture, noise, z_s = texture_synthesizer(stages), NoiseField(2), normal(1, 5, 6, 14)
+    w, pixels = styles_of(texture, 2, per_layer), Region.at(0, left, 6, 14).valid_output(texture.rule)
+    mixed = mix_texture(texture, w, split(boundary), torch.float32, exact)(z_s, noise, pixels)
+    columns = range(pixels.cols.first, pixels.cols.last + 1)
+    read, cell = [texture.rule.receptive_field(Interval(col, col)) for col in columns], 2**stages
+    sides = [cell * reach.last < boundary for reach in read], [cell * reach.first >= boundary for reach in read]
+    for style, side in zip(w, map(torch.tensor, sides), strict=True):
+        ordinary = texture(z_s, style[None], noise, (0, left))
+        assert close(mixed[..., side], ordinary[..., side])
+        if any(sides[0]) and any(sides[1]):
+            assert not close(mixed[..., ~side], ordinary[..., ~side])
+
+
+@exactly
+@pytest.mark.parametrize("stages", [3, 5])
+@settings(max_examples=8)
+@given(data=st.data())
+def test_blocks_of_a_texture_equal_the_whole(stages, exact, data):
+    texture, top, left = texture_synthesizer(stages), *data.draw(st.tuples(*[st.integers(-30, 30)] * 2))
+    held = Region.at(top, left, *data.draw(st.tuples(*[st.integers(5, 8)] * 2)))
+    drawn, z_s = held.valid_output(texture.rule), normal(1, 5, *held.shape)
+    w = styles_of(texture, 3, data.draw(st.booleans(), "per layer"))
+    weights = data.draw(st.sampled_from([soft(3), soft(3, sharpness=500.0)]))
+    synthesize = mix_texture(texture, w, weights, torch.float32, exact)
+
+    def pixels(region):
+        return synthesize(z_s[(..., *region.receptive_field(texture.rule).slices_in(held))], NoiseField(9), region)
+
+    edges = [data.draw(st.integers(1 + size // 3, size + 1), "edge") for size in drawn.shape]
+    assert largest_block_error(drawn, *edges, pixels) <= TOLERANCE
+
+
+@exactly
+@settings(max_examples=15)
+@given(layers=st.integers(1, 3), radius=st.integers(0, 2), edge=st.integers(1, 5))
+def test_blocks_of_a_structure_equal_the_whole(exact, layers, radius, edge):
+    structure, cells = structure_synthesizer(layers, radius), Region.at(-2, 3, 4, 5)
+    canvas = cells.receptive_field(structure.rule)
+    synthesize, z_l = mix_structure(structure, normal(3, 6), soft(3), 8, exact), normal(1, 5, *canvas.shape)
+
+    def structure_at(region):
+        around = region.receptive_field(structure.rule)
+        part, grid = z_l[(..., *around.slices_in(canvas))], GRID.of_canvas(around, canvas)
+        return synthesize(part, grid, (around.rows.first, around.cols.first))
+
+    assert largest_block_error(cells, edge, edge, structure_at) <= TOLERANCE

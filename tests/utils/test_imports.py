@@ -1,0 +1,70 @@
+"""An import changes nothing but the list of modules, and needs nothing that only Unix has."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FILES = [
+    path.relative_to(ROOT)
+    for path in sorted(ROOT.rglob("*.py"))
+    if not any(part.startswith(".") or part in ("tests", "runs", "results") for part in path.relative_to(ROOT).parts)
+]
+MODULES = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in FILES]
+UNIX_ONLY = ("fcntl", "resource")
+
+# Imports what others wrote, looks, imports what is ours, looks again.
+CODE = """
+import importlib, json, os, signal, sys
+theirs, ours, unix_only = json.loads(sys.argv[1])
+for name in theirs:
+    importlib.import_module(name)
+import PIL.Image, torch
+
+def state():
+    return {
+        "threads": [torch.get_num_threads(), torch.get_num_interop_threads()],
+        "tf32": [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32],
+        "deterministic": [torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark],
+        "pixels": PIL.Image.MAX_IMAGE_PIXELS,
+        "signals": [str(signal.getsignal(number)) for number in signal.valid_signals()],
+        "environment": dict(os.environ),
+        "dtype": str(torch.get_default_dtype()),
+        "seed": torch.initial_seed(),
+    }
+
+before, failed = state(), {}
+sys.modules |= dict.fromkeys(unix_only)
+for name in ours:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        failed[name] = str(error)
+after = state()
+print(json.dumps([failed, {name: [value, after[name]] for name, value in before.items() if value != after[name]}]))
+"""
+
+
+def imported(path):
+    """Names of the modules that a file imports when it is imported."""
+    for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+def test_importing_everything_changes_nothing():
+    ours = {name.partition(".")[0] for name in MODULES}
+    theirs = {name for path in FILES for name in imported(path) if name.partition(".")[0] not in ours}
+    names = json.dumps([sorted(theirs - set(UNIX_ONLY)), MODULES, UNIX_ONLY])
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, names], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    failed, changed = json.loads(done.stdout.splitlines()[-1])
+    assert failed == {} and changed == {}
