@@ -20,11 +20,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from images.writing import SUFFIXES as PICTURES
-from images.writing import picture_kind
-
 from editing.sources import Job, file_jobs, generated_jobs
 from editing.verbs import VERBS, Verb
+from images.writing import SUFFIXES as PICTURES
+from images.writing import picture_kind
 from inversion import commands
 from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents, latents_suffix

@@ -97,14 +97,15 @@ def evaluate(
     options, entries, inversions, edits = config.evaluate, [], {}, {}
     real = real_sets(list(files), options.generated_size, options.generated, config.seed, config.infer.max_pixels)
     for name, path in checkpoints.items():
-        evaluated = EvaluatedModel(name, load_model(path, config.infer), config, metrics)
+        model = load_model(path, config.infer)
+        evaluated = EvaluatedModel(name, model, options, config.infer, config.seed, metrics)
         entry, *pictures = evaluate_checkpoint(evaluated, files, real)
         entries.append(entry)
         for shown, found in zip((inversions, edits), pictures, strict=True):
             for image, captions in found.items():
                 shown.setdefault(image, {}).update(captions)
     settings = {"images": len(files), "seed": config.seed, "infer": dict(config.infer), "evaluate": dict(options)}
-    settings["machine"] = machine(evaluated.model.device)
+    settings["machine"] = machine(model.device)
     return {"settings": settings, "checkpoints": entries}, inversions, edits
 
 

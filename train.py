@@ -37,6 +37,7 @@ from utils.config import dump_config, load_config
 from utils.device import select_device, select_dtype, tune_allocator
 from utils.errors import UserError, run_command
 from utils.files import lock_folder, refuse_overwriting
+from utils.schema import TrainConfig
 from utils.signals import StopSignal, ignore_signals
 
 VALIDATION_BATCHES = 8
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print config, parameter counts and geometry, and end")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single keys of the config")
     arguments = parser.parse_intermixed_args(argv)
-    config = load_config(arguments.config, arguments.overrides)
+    config = load_config(TrainConfig, arguments.config, arguments.overrides)
 
     torch.manual_seed(config.seed)
     if config.train.deterministic:

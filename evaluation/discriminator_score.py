@@ -33,9 +33,10 @@ class DiscriminatorScore:
     def load(path: str | Path, device: torch.device) -> DiscriminatorScore:
         """The discriminator of a generator run. UserError if the file holds none."""
         weights = read_weights(path)
-        if not weights.has("discriminator"):
+        head = weights.tensors.get("discriminator.score.0.weight")
+        if head is None:
             raise UserError(f"{path}: holds no discriminator; generator runs write one, discriminator.safetensors")
-        patch = patch_of(weights.tensors["discriminator.score.0.weight"].shape[1], weights.model)
+        patch = patch_of(head.shape[1], weights.model)
         network = weights.fill("discriminator", build_discriminator(weights.model, patch)).to(device)
         return DiscriminatorScore(network, patch, weights.model["discriminator"]["minibatch_group"], device)
 

@@ -55,7 +55,7 @@ MEASURES = {
     "distance_images": Measure("Images of a side", "", "none", 0, "As many generated, and as many real patches, are "
                                "compared by SWD, FID, and their floors."),
     "seconds_per_megapixel": Measure("Time", "s / megapixel", "lower", 2, "Of inverting and drawing a megapixel."),
-    "peak_memory_mib": Measure("Memory", "MiB", "lower", 0, "Peak of inverting and drawing, beyond what was held before."),
+    "peak_memory_mib": Measure("Memory", "MiB", "lower", 0, "Peak of inverting and drawing, beyond what was held."),
 }  # fmt: skip
 
 # Measures of each image, by column.

@@ -23,10 +23,10 @@ from torch import Tensor
 from evaluation.fidelity import as_tensor, pixelwise
 from images.writing import to_eight_bit
 from inversion import PatchInverter
-from inversion.synthesis import GLOBAL_CHANNEL, LocalField, style_of_seed
+from inversion.synthesis import LocalField, style_of_seed
 from models.generator import Generator
 from models.geometry import Region
-from models.noise import NoiseField, gaussian_field
+from models.noise import NoiseField
 
 LR_STRUCTURE = 0.01  # of local and global latents
 LR_TEXTURE = 0.1  # of styles and noise
@@ -140,10 +140,9 @@ class NoiseMaps:
 
 def mean_style(generator: Generator, seed: int, device: torch.device) -> Tensor:
     """The mean of the styles of many global latents, for every layer: [L + 1, D]."""
-    channels, dim = range(GLOBAL_CHANNEL, GLOBAL_CHANNEL + 1), generator.structure.global_dim
-    draws = gaussian_field(torch.tensor([seed], device=device), channels, 0, 0, STYLES, dim)[0, 0]
+    draws = torch.randn(STYLES, generator.structure.global_dim, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        style = generator.texture.mapping(draws).mean(0)
+        style = generator.texture.mapping(draws.to(device)).mean(0)
     return style.repeat(generator.texture.style_count, 1)
 
 

@@ -47,21 +47,21 @@ class EvaluatedModel:
 
     name: str
     model: PatchInverter
-    config: dict  # sections `evaluate` and `infer`, and `seed`
+    options: dict  # the `evaluate` section
+    infer: dict  # the `infer` section
+    seed: int
     metrics: PretrainedMetrics
 
     def invert(self, image: Image | np.ndarray, refined: bool = True) -> Latents:
         """The latents of an image, as the `infer` options say; `refined`: False leaves the structure as encoded."""
-        options = self.config.infer
-        return self.model.invert(
-            image, refine=options.refine if refined else 0, prior=options.refine_prior,
-            style_steps=options.refine_style, noise=noise_of(options),
-        )  # fmt: skip
+        options, steps = self.infer, self.infer.refine if refined else 0
+        prior, style_steps, noise = options.refine_prior, options.refine_style, noise_of(options)
+        return self.model.invert(image, refine=steps, prior=prior, style_steps=style_steps, noise=noise)
 
     @property
     def in_blocks(self) -> EvaluatedModel:
         """The same networks, with images cut into small blocks."""
-        tiling = replace(self.model.tiling, block=self.config.evaluate.seam_block)
+        tiling = replace(self.model.tiling, block=self.options.seam_block)
         return replace(self, model=replace(self.model, tiling=tiling))
 
 
@@ -79,7 +79,7 @@ class PhotographMeasures:
 
     def __init__(self, evaluated: EvaluatedModel, names: Sequence[str]) -> None:
         """`names`: of all photographs that are to come, even if some of them fail."""
-        self.evaluated, self.model, options = evaluated, evaluated.model, evaluated.config.evaluate
+        self.evaluated, self.model, options = evaluated, evaluated.model, evaluated.options
         self.details = spread(names, options.details)
         self.pictured = spread(self.details or names, options.pictures)
         self.optimized = spread(self.details or names, options.optimized)
@@ -102,7 +102,7 @@ class PhotographMeasures:
         figures = pixelwise(photograph, inversion.result)
         figures |= perceived(photograph, inversion.result, self.evaluated.metrics.lpips, self.model.device)
         self.rows.append({"name": name, "height": image.height, "width": image.width, **figures, **taken})
-        key = self.evaluated.config.seed, len(self.vectors)
+        key = self.evaluated.seed, len(self.vectors)
         self.vectors.append(sample(window(self.model, inversion.latents), self._count, key))
         if name in self.details:
             self.kept[name] = inversion
@@ -110,10 +110,10 @@ class PhotographMeasures:
             if self._has_seams:
                 self._add_seams(image, inversion)
         if name in self.optimized:
-            options, lpips = self.evaluated.config, self.evaluated.metrics.lpips
-            steps, perceptual = options.evaluate.optimization_steps, lpips and lpips.distance
+            steps, lpips = self.evaluated.options.optimization_steps, self.evaluated.metrics.lpips
             self._refined.append(list(self._refine(image, photograph)))
-            self._random.append(list(optimize(self.model, photograph, steps, options.seed, perceptual)))
+            points = optimize(self.model, photograph, steps, self.evaluated.seed, lpips and lpips.distance)
+            self._random.append(list(points))
         if name in self.pictured and image.height * image.width <= LARGEST:
             self.pictures[name] = self._pictures_of(name, inversion, figures["psnr"])
 
@@ -149,7 +149,7 @@ class PhotographMeasures:
     def _add_seams(self, image: Image, inversion: Inversion) -> None:
         # as encoded: refined latents have blocks of their own, whatever the others are
         whole, other = inversion.result, self.evaluated.in_blocks
-        if self.evaluated.config.infer.refine:
+        if self.evaluated.infer.refine:
             whole = self.model.draw(self.evaluated.invert(image, refined=False))
         in_blocks = other.model.draw(other.invert(image, refined=False))
         self._seams.add(whole, in_blocks, self.model.cells(whole.shape[:2]))
@@ -158,13 +158,13 @@ class PhotographMeasures:
         """Points of a series: inversions, each of the result before, against the photograph."""
         result = inversion.result
         yield pixelwise(inversion.photograph, result)
-        for _ in range(self.evaluated.config.evaluate.cycles - 1):
+        for _ in range(self.evaluated.options.cycles - 1):
             result = self.model.draw(self.evaluated.invert(result))
             yield pixelwise(inversion.photograph, result)
 
     def _refine(self, image: Image, photograph: np.ndarray) -> Iterator[dict[str, float]]:
         """Points of a series: `seconds` of encoding, so many steps of refinement, and drawing, and `psnr`."""
-        options, start = self.evaluated.config.infer, time.perf_counter()
+        options, start = self.evaluated.infer, time.perf_counter()
         encoded = self.model.encode(image, style_steps=options.refine_style, noise=noise_of(options), refined=True)
         before = time.perf_counter() - start
         self.model.refine(encoded, image, 1)  # what a process does once does not count
@@ -184,7 +184,7 @@ class PhotographMeasures:
 def measure_edits(evaluated: EvaluatedModel, kept: dict[str, Inversion]) -> tuple[dict[str, float | None], Pictures]:
     """Measures of images that are each drawn in the style of the next one, and pictures of some of them."""
     model, names, pairs, edits, pictures = evaluated.model, list(kept), [], [], {}
-    pictured = spread(names, evaluated.config.evaluate.pictures)
+    pictured = spread(names, evaluated.options.pictures)
     for name, other in zip(names, names[1:] + names[:1], strict=True):
         own, source = kept[name], kept[other]
         edits.append(model.draw(own.latents.with_style(source.latents.style)))
@@ -197,7 +197,7 @@ def measure_edits(evaluated: EvaluatedModel, kept: dict[str, Inversion]) -> tupl
     if score:
         reconstructions, photographs = zip(*((each.result, each.photograph) for each in kept.values()), strict=True)
         sets = {"edit_score": edits, "reconstruction_score": reconstructions, "real_score": photographs}
-        measures |= {key: score(images, evaluated.config.seed) for key, images in sets.items()}
+        measures |= {key: score(images, evaluated.seed) for key, images in sets.items()}
     return measures, pictures
 
 

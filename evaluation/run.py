@@ -32,7 +32,7 @@ def evaluate_checkpoint(
     measures = PhotographMeasures(evaluated, list(photographs.values()))
     for path in progress(photographs, evaluated.name, "image"):
         with failures(path, failed):
-            measures.add(photographs[path], open_image(path, evaluated.config.infer.max_pixels))
+            measures.add(photographs[path], open_image(path, evaluated.infer.max_pixels))
     edited, edits = measure_edits(evaluated, measures.kept) if measures.kept else ({}, {})
     generated, distances = measure_generated(evaluated, measures.vectors, real)
     series, means = measures.series() | distances, measures.means() | edited | generated
@@ -55,7 +55,7 @@ def measure_generated(
     evaluated: EvaluatedModel, encoded: Sequence[Tensor], real: RealSets
 ) -> tuple[dict[str, float | None], dict[str, list]]:
     """Measures of generated images, beside latents of photographs and real patches, and those that are series."""
-    model, options, seed = evaluated.model, evaluated.config.evaluate, evaluated.config.seed
+    model, options, seed = evaluated.model, evaluated.options, evaluated.seed
     size, seeds = options.generated_size, range(seed, seed + options.generated)
     images, latents = generated_set(model, size, seeds), (model.generate(size, size, each) for each in seeds)
     drawn = [sample(window(model, each), len(seeds), (seed, index)) for index, each in enumerate(latents)]
@@ -94,13 +94,13 @@ def frechet_distances(
 
     The last is ScaleInv FID (Lin et al., ICLR 2022, section 4.1).
     """
-    config, inception = evaluated.config, evaluated.metrics.inception
-    wanted, seeds = gaussian_of(inception(real)), range(config.seed, config.seed + len(images))
+    inception, seeds = evaluated.metrics.inception, range(evaluated.seed, evaluated.seed + len(images))
+    wanted = gaussian_of(inception(real))
 
     def distance(images: np.ndarray) -> float:
         return frechet_distance(gaussian_of(inception(images)), wanted)
 
-    size, scales = real.shape[1], config.evaluate.scales
+    size, scales = real.shape[1], evaluated.options.scales
     scaled = [{"scale": each, "fid": distance(generated_set(evaluated.model, size, seeds, each))} for each in scales]
     return {"fid": distance(images), "fid_floor": distance(other) if len(other) else None}, scaled
 

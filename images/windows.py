@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
+from weakref import finalize
 
 import numpy as np
 import PIL.Image
@@ -21,7 +23,10 @@ from utils.files import free_space
 
 THREADS = 4  # of libvips, each of which takes memory
 DTYPES = {"uchar": np.dtype(np.uint8), "ushort": np.dtype(np.uint16)}
-STRIP_HEIGHT, TILE_WIDTH, TILE_HEIGHT, TILE_PLACES, TILE_SIZES = 278, 322, 323, 324, 325  # tags of TIFF
+# Tags of TIFF.
+BITS, COMPRESSION, STRIP_HEIGHT, PLANAR = 258, 259, 278, 284
+TILE_WIDTH, TILE_HEIGHT, TILE_PLACES, TILE_SIZES = 322, 323, 324, 325
+COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946, 50001)  # none, of fax, LZW, JPEG, deflate, PackBits, deflate, WebP
 
 
 class NotByWindow(Exception):
@@ -41,27 +46,15 @@ def open_windows(path: str | Path, header: PIL.Image.Image, max_pixels: int) -> 
     """The pixels of a file, as stored, whose header Pillow has read. NotByWindow where libvips does not hold them.
 
     No strip or tile may have more than `max_pixels`, nor an image that is interlaced, progressive or WebP: its decoder
-    holds all of it for once. Other errors of libvips are damage.
+    holds all of it for once. Other errors are damage.
     """
-    if header.format == "BMP":
-        raise NotByWindow("BMP")
-    vips = load_vips()
     tags = getattr(header, "tag_v2", {})
-    height, width = _at_once(header, tags)
-    if height * width > max_pixels:
-        raise NotByWindow(f"{width} x {height} pixels of it are decoded at once")
+    _check_layout(header, tags, max_pixels)
     colours = 4 if header.has_transparency_data or header.mode == "CMYK" else 3
-    try:
-        if TILE_PLACES not in tags:
-            return Scratch(vips, path, colours, is_tiff=bool(tags))
-        _check_places(path, tags[TILE_PLACES], tags[TILE_SIZES])
-        tiles = Tiles(vips, path, colours)
-        tiles[0:1, 0:1]  # what cannot be decoded at all shows here and not later
-        return tiles
-    except (vips.Error, OSError, ValueError) as error:
-        if isinstance(error, vips.Error) and not tags:
-            raise
-        raise NotByWindow(error) from error
+    if TILE_PLACES not in tags:
+        return Scratch(path, colours, is_tiff=bool(tags))
+    _check_places(path, tags[TILE_PLACES], tags[TILE_SIZES])
+    return Tiles(path, colours)
 
 
 class Stored:
@@ -86,32 +79,43 @@ class Stored:
 
 
 class Tiles(Stored):
-    """Tiles of a TIFF file, decoded where they lie; libvips keeps two rows of them."""
+    """Tiles of a TIFF file, decoded where they lie; libvips keeps two rows of them. Threads may share it."""
 
-    def __init__(self, vips: ModuleType, path: str | Path, colours: int):
+    def __init__(self, path: str | Path, colours: int):
+        self._vips = load_vips()
         # Tiles that it cannot decode are black unless warnings are failures.
-        self._image = vips.Image.tiffload(str(path), access="random", fail_on="warning")
+        self._image = self._vips.Image.tiffload(str(path), access="random", fail_on="warning")
         super().__init__(self._image, colours)
-        self._vips, self._of_thread = vips, threading.local()
+        self._lock, self._of_thread, self._failure = threading.Lock(), threading.local(), None
         width, height = self._image.get("tile-width"), self._image.get("tile-height")
         self.held = 2 * (self._image.width // width + 1) * width * height * self._bands * self.dtype.itemsize
+        self[0:1, 0:1]  # what cannot be decoded at all shows here and not later
 
     def fetch(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        # A region belongs to a thread. A new one for each window would scatter memory until gigabytes are lost.
-        if not hasattr(self._of_thread, "region"):
-            self._of_thread.region = self._vips.Region.new(self._image)
-        data = self._of_thread.region.fetch(left, top, width, height)
+        with self._lock:
+            # A tile that failed is black from then on.
+            if self._failure:
+                raise self._failure
+            # A region belongs to a thread. A new one for each window would scatter memory until gigabytes are lost.
+            if not hasattr(self._of_thread, "region"):
+                self._of_thread.region = self._vips.Region.new(self._image)
+            try:
+                data = self._of_thread.region.fetch(left, top, width, height)
+            except self._vips.Error as error:
+                self._failure = error
+                raise
         return np.frombuffer(data, self.dtype).reshape(height, width, self._bands)
 
 
 class Scratch(Stored):
     """Decoded pixels in a file without a name, which ends with the process. Threads may share it."""
 
-    def __init__(self, vips: ModuleType, path: str | Path, colours: int, is_tiff: bool):
+    def __init__(self, path: str | Path, colours: int, is_tiff: bool):
+        vips = load_vips()
         with open(path, "rb", buffering=0) as file:
             source = vips.SourceCustom()  # by itself, libvips maps files, and their pages count as our memory
             source.on_read(file.read)
-            source.on_seek(file.seek)
+            source.on_seek(partial(_seek, file))
             # Strips that it cannot decode are black unless warnings are failures. Photographs with harmless warnings
             # of libjpeg are common.
             fail_on = "warning" if is_tiff else "error"
@@ -120,8 +124,9 @@ class Scratch(Stored):
             self._pixel, folder = self._bands * self.dtype.itemsize, _scratch_place()
             size = image.height * image.width * self._pixel
             if size > free_space(folder):
-                raise OSError(f"decoded, it takes {size / 2**20:.0f} MiB in {folder} (TMPDIR), more than is free")
-            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (closed with this object)
+                raise NotByWindow(f"decoded, it takes {size / 2**20:.0f} MiB in {folder} (TMPDIR), more than is free")
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+            finalize(self, self._file.close)
             image.rawsave_target(vips.Target.new_to_descriptor(self._file.fileno()))
         self._lock = threading.Lock()
 
@@ -136,18 +141,34 @@ class Scratch(Stored):
         return values
 
 
+def _seek(file: BinaryIO, offset: int, whence: int) -> int:
+    """As `file.seek`, but -1 for a place that a damaged file names: it is called from C, which drops exceptions."""
+    try:
+        return file.seek(offset, whence)
+    except (OSError, OverflowError):
+        return -1
+
+
 def _scratch_place() -> Path:
     """Where a run's large files may lie: TMPDIR, or /var/tmp, as /tmp is often in memory."""
     return Path(os.environ.get("TMPDIR") or ("/var/tmp" if os.path.isdir("/var/tmp") else tempfile.gettempdir()))
 
 
-def _at_once(header: PIL.Image.Image, tags: dict) -> tuple[int, int]:
-    """(height, width) of what is decoded in one go: a strip, a tile, a row, or all of it."""
+def _check_layout(header: PIL.Image.Image, tags: dict, max_pixels: int) -> None:
+    """NotByWindow for what libvips does not read, or only by decoding more than `max_pixels` pixels in one go."""
+    if header.format == "BMP":
+        raise NotByWindow("BMP")
+    height, width = 1, header.width
     if tags:
-        height, width = tags.get(TILE_HEIGHT, tags.get(STRIP_HEIGHT, header.height)), tags.get(TILE_WIDTH, header.width)
-        return (height, width) if TILE_WIDTH in tags else (min(height, header.height), header.width)
-    whole = header.format == "WEBP" or any(header.info.get(key) for key in ("progressive", "interlace"))
-    return (header.height if whole else 1), header.width
+        compression, bits, tiled = tags.get(COMPRESSION, 1), max(tags.get(BITS, (1,))), TILE_WIDTH in tags
+        if compression not in COMPRESSIONS or bits not in (1, 8, 16) or (tiled and tags.get(PLANAR) == 2):
+            raise NotByWindow(f"compression {compression}, {bits} bits{', tiles of single colours' * tiled}")
+        height = tags[TILE_HEIGHT] if tiled else min(tags.get(STRIP_HEIGHT, header.height), header.height)
+        width = tags[TILE_WIDTH] if tiled else width
+    elif header.format == "WEBP" or any(header.info.get(key) for key in ("progressive", "interlace")):
+        height = header.height
+    if height * width > max_pixels:
+        raise NotByWindow(f"{width} x {height} pixels of it are decoded at once")
 
 
 def _check_places(path: str | Path, places: tuple[int, ...], sizes: tuple[int, ...]) -> None:

@@ -137,6 +137,7 @@ def _write_tree(path: Path, pixels: Any) -> None:
     with scratch_folder(path) as folder, refusals(path):
         folder.mkdir(parents=True)
         _save(folder / path.stem, pixels, "dzi")
+        (folder / tiles.name / "vips-properties.xml").unlink(missing_ok=True)  # tells when it was written
         path.unlink(missing_ok=True)  # first: it never stands beside other tiles than its own
         replace_folder(folder / tiles.name, tiles)
         os.replace(folder / path.name, path)

@@ -207,8 +207,10 @@ class PatchInverter:
     ) -> Latents:
         """The latents of a generated image, computed when they are read: drawing costs no more than its blocks.
 
-        UserError for a panorama of another width.
+        UserError for an image without pixels, or a panorama of another width.
         """
+        if min(height, width) < 1:
+            raise UserError(f"an image of {height} x {width} pixels; at least 1 x 1")
         if panorama and width % self.cell:
             raise UserError(f"width: {width}; a panorama takes a multiple of {self.cell} pixels, a latent cell")
         style = self.style(seed) if style is None else style
@@ -236,6 +238,10 @@ class PatchInverter:
             raise UserError(
                 f"{name}: encoded by the weights {latents.model}, but the checkpoint has {self.fingerprint}"
             )
+        style, dim = latents.style, self.generator.structure.global_dim
+        length = (style.global_latents if isinstance(style, StyleMap) else style.global_latent).shape[-1]
+        if length != dim:
+            raise UserError(f"{name}: a style of {length} values, but the checkpoint has {dim}")
         if tuple(latents.structure.shape) != self.structure_shape(latents.size):
             raise UserError(f"{name}: the latents do not cover an image of {latents.size[0]} x {latents.size[1]}")
 

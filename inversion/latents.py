@@ -19,23 +19,29 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import PIL.Image
 import safetensors
 import torch
 import zarr
+from pydantic import TypeAdapter
 from torch import Tensor
 from zarr.codecs import Crc32cCodec
 
-from inversion.noise import NoiseSpec, parse_noise
-from inversion.weight_maps import WeightMap, parse_map
+from inversion.noise import NoiseSpec
+from inversion.weight_maps import WeightMap
 from utils.errors import UserError
 from utils.files import atomic_folder, atomic_path
 
+NOISE, MAP = TypeAdapter(NoiseSpec | None), TypeAdapter(WeightMap | None)
 FORMAT = "patch-inverter-latents-2"
 FILE, FOLDER = ".safetensors", ".zarr"
 SUFFIXES = (FILE, FOLDER)
 LARGEST_FILE = 2**30  # bytes of structure that are stored in one file by default
 STRIP = 2**24  # bytes of structure that are copied at a time
-WRONG = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError, safetensors.SafetensorError)
+WRONG = (
+    ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError,
+    safetensors.SafetensorError, PIL.Image.DecompressionBombError,
+)  # fmt: skip
 
 
 class ArrayLike(Protocol):
@@ -56,11 +62,11 @@ class Style:
 
     def mixed(self, other: Style | StyleMap, share: float) -> Style | StyleMap:
         """On the way to another style: 0 is this one, 1 the other one, and beyond 1 further on in its direction."""
-        if share == 1:
-            return other
+        if share in (0, 1):
+            return other if share else self
         if isinstance(other, StyleMap):
             return replace(other, styles=[self.mixed(style, share) for style in other.styles])
-        return self if share == 0 else Style(torch.lerp(self.global_latent, other.global_latent, float(share)))
+        return Style(torch.lerp(self.global_latent, other.global_latent, float(share)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +76,10 @@ class StyleMap:
     styles: Sequence[Style]
     weights: WeightMap
     exact: bool = True  # False: InfinityGAN's approximation, one convolution for any number of styles
+
+    def __post_init__(self) -> None:
+        if len(self.styles) != self.weights.count:
+            raise ValueError(f"{len(self.styles)} styles, and weights of {self.weights.count}")
 
     def mixed(self, other: Style | StyleMap, share: float) -> Style | StyleMap:
         """As `Style.mixed`, at each position. ValueError on the way between two maps."""
@@ -137,12 +147,13 @@ class Latents:
 
     def metadata(self) -> dict[str, str]:
         """What a latent file says besides its tensors."""
-        style = {"map": self.style.weights.describe(), "exact": self.style.exact} if _varies(self.style) else None
+        weights, exact = (self.style.weights, self.style.exact) if _varies(self.style) else (None, True)
         return {
             "format": FORMAT,
             "image_size": f"{self.size[0]} {self.size[1]}",
-            "noise": json.dumps(self.noise and self.noise.describe()),
-            "style": json.dumps(style),
+            "noise": NOISE.dump_json(self.noise).decode(),
+            "style_map": MAP.dump_json(weights).decode(),
+            "style_modulation": "exact" if exact else "fast",
             "weights_fingerprint": self.model,
         }
 
@@ -221,13 +232,14 @@ def _parse(structure: ArrayLike, values: np.ndarray, metadata: dict[str, str]) -
     height, width = map(int, metadata["image_size"].split())
     if min(height, width, *structure.shape) < 1:
         raise ValueError("an empty image")
-    values, layout = torch.from_numpy(np.array(values, np.float32)), json.loads(metadata["style"])
-    if values.dim() != (1 if layout is None else 2):
+    values, weights = torch.from_numpy(np.array(values, np.float32)), MAP.validate_json(metadata["style_map"])
+    if values.dim() != (1 if weights is None else 2):
         raise ValueError("styles of another shape")
-    style = Style(values) if layout is None else None
-    if style is None:
-        style = StyleMap([Style(value) for value in values], parse_map(layout["map"]), bool(layout["exact"]))
-    noise = parse_noise(json.loads(metadata["noise"]))
+    if weights is None:
+        style = Style(values)
+    else:
+        style = StyleMap([Style(value) for value in values], weights, metadata["style_modulation"] == "exact")
+    noise = NOISE.validate_json(metadata["noise"])
     return Latents(structure, style, (height, width), noise, metadata["weights_fingerprint"])
 
 
@@ -245,7 +257,7 @@ def _open_file(path: Path) -> Latents:
 def _open_folder(path: Path) -> Latents:
     group = zarr.open_group(str(path), mode="r")
     array, style = group["structure"], group["global"]
-    if array.nchunks_initialized != array.nchunks:
+    if any(each.nchunks_initialized != each.nchunks for each in (array, style)):
         raise ValueError("chunks are missing")
     structure = StoredArray(path, "structure", array.shape, np.dtype(array.dtype))
     return _parse(structure, style[...], dict(group.attrs))
@@ -253,8 +265,9 @@ def _open_folder(path: Path) -> Latents:
 
 def describe_folder(folder: Path, latents: Latents) -> None:
     """Make a folder a group of latents, into which the array `structure` is, or will be, written."""
-    group = zarr.create_group(str(folder), attributes=latents.metadata())
-    group.create_array("global", data=_global_values(latents.style))
+    zarr.create_group(str(folder), attributes=latents.metadata())
+    values = _global_values(latents.style)
+    create_zarr(folder / "global", values.shape, values.shape)[...] = values
 
 
 def _write_folder(folder: Path, latents: Latents) -> None:

@@ -60,9 +60,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.from_rgb = EqualizedConv2d(3, widths[0], 1)
         self.blocks = nn.ModuleList(ResidualBlock(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
-        edge = patch
-        for _ in self.blocks:
-            edge //= 2  # blurred to edge + 1, then 3x3 of stride 2
+        edge = patch // 2 ** len(self.blocks)  # each blurs to edge + 1, then 3x3 of stride 2
         if edge < 1:
             raise ValueError(f"a patch of {patch} px cannot be halved {len(self.blocks)} times")
         self.minibatch_group = minibatch_group
@@ -82,6 +80,5 @@ class Discriminator(nn.Module):
         for block in self.blocks:
             x = block(x)
             features.append(x)
-        x = self.final_conv(minibatch_deviation(x, min(self.minibatch_group, len(x))))
-        x = x.flatten(1)
+        x = self.final_conv(minibatch_deviation(x, min(self.minibatch_group, len(x)))).flatten(1)
         return self.score(x).float()[:, 0], self.coordinates(x).float(), features

@@ -197,10 +197,8 @@ class Region:
 
     def common(self, other: Region) -> Region | None:
         """What two regions share; None if that is nothing."""
-        rows, cols = (
-            Interval(max(a.first, b.first), min(a.last, b.last))
-            for a, b in ((self.rows, other.rows), (self.cols, other.cols))
-        )
+        axes = (self.rows, other.rows), (self.cols, other.cols)
+        rows, cols = (Interval(max(a.first, b.first), min(a.last, b.last)) for a, b in axes)
         return Region(rows, cols) if rows.size > 0 and cols.size > 0 else None
 
     def grown(self, margin: int) -> Region:

@@ -70,10 +70,8 @@ class EqualizedLinear(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.bias * self.lr_multiplier
-        if self.activation:
-            return activate(F.linear(x, self.weight * self.gain), bias)
-        return F.linear(x, self.weight * self.gain, bias)
+        weight, bias = self.weight * self.gain, self.bias * self.lr_multiplier
+        return activate(F.linear(x, weight), bias) if self.activation else F.linear(x, weight, bias)
 
 
 class EqualizedConv2d(nn.Module):

@@ -11,7 +11,7 @@ block equals the same part of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,7 +23,6 @@ from models.geometry import Region, StageRegions, Upsample, regions_from, region
 from models.layers import (
     GAIN,
     SLOPE,
-    BakedModulatedConv2d,
     EqualizedLinear,
     ModulatedConv2d,
     Restyled,
@@ -33,7 +32,6 @@ from models.layers import (
     upsample_bilinear,
 )
 from models.noise import Noise, noise_in
-from models.winograd import WinogradConv2d
 
 
 class Mapping(nn.Module):
@@ -41,9 +39,8 @@ class Mapping(nn.Module):
 
     def __init__(self, dim: int, layers: int, lr_multiplier: float) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            *(EqualizedLinear(dim, dim, lr_multiplier=lr_multiplier, activation=True) for _ in range(layers))
-        )
+        linear = (EqualizedLinear(dim, dim, lr_multiplier=lr_multiplier, activation=True) for _ in range(layers))
+        self.layers = nn.Sequential(*linear)
 
     def forward(self, z_g: Tensor) -> Tensor:
         return self.layers(pixel_norm(z_g))
@@ -78,7 +75,7 @@ class TextureLayer(nn.Module):
 class BakedTextureLayer:
     """A `TextureLayer` in a fixed style: the gain sqrt 2 has moved through the leaky ReLU into weights, bias, noise."""
 
-    conv: BakedModulatedConv2d | WinogradConv2d  # and the bias
+    conv: Callable[[Tensor], Tensor]  # and the bias
     noise_strength: Tensor
 
     def __call__(self, x: Tensor, style: None, noise: Tensor | None) -> Tensor:

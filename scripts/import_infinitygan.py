@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models import build_generator, count_parameters, patch_pixels
+from models import build_generator, patch_pixels
 from models.discriminator import Discriminator
 from models.weights import export
 from utils import log
@@ -120,7 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     targets = name_targets(source, output)
     constants = Constants(**arguments)
     checkpoint = read_checkpoint(source, constants)
-    describe(checkpoint, constants)
+    cells, patch = constants.ts_input_size, drawn_by(checkpoint.model, constants.ts_input_size)
+    best = "unknown" if checkpoint.best_fid is None else f"{checkpoint.best_fid:.2f}"
+    log.info(f"iteration {checkpoint.iteration:,}, best FID {best}; {cells} x {cells} cells draw {patch} x {patch} px")
     files = plan(checkpoint, constants, *targets)
     write_together(files)
     for path in files:
@@ -218,7 +220,7 @@ def model_of(
 
     stages, layers, weight = count(public, TEXTURE + "to_rgbs."), count(public, STRUCTURE), STRUCTURE + "0.conv.conv."
     radius, default = size(weight + "weight", 4) // 2, load_config(TrainConfig).model
-    widths = [widening(12 - stages, k) for k in range(stages + 2)]
+    widths = [min(WIDEST, 2 ** (12 - stages + k)) for k in range(stages + 2)]
     if judge is not None:
         blocks = range(1, count(judge, "convs."))
         widths = [size("convs.0.0.weight", 0, judge), *(size(f"convs.{k}.conv2.1.weight", 0, judge) for k in blocks)]
@@ -233,15 +235,10 @@ def model_of(
             "mapping_lr_multiplier": MAPPING_LR_MULTIPLIER,
         },
         "discriminator": {"widths": widths, "minibatch_group": MINIBATCH_GROUP},
-        "encoder": default.encoder | {"widths": [widening(11 - stages, k) for k in range(stages)]},
+        "encoder": default.encoder | {"widths": [min(WIDEST, 2 ** (11 - stages + k)) for k in range(stages)]},
         "global_encoder": default.global_encoder,
     }
     return validate_section("model", model, where)
-
-
-def widening(exponent: int, scale: int) -> int:
-    """Channels of a scale, fine to coarse, from 2^exponent on."""
-    return min(WIDEST, 2 ** (exponent + scale))
 
 
 def count(names: Iterable[str], prefix: str) -> int:
@@ -290,19 +287,6 @@ def public_name(key: str) -> str:
 
 
 # Writing
-
-
-def describe(checkpoint: Checkpoint, constants: Constants) -> None:
-    """Print what a checkpoint holds."""
-    with torch.device("meta"):
-        generator = build_generator(checkpoint.model)
-    best = "unknown" if checkpoint.best_fid is None else f"{checkpoint.best_fid:.2f}"
-    log.info(f"iteration      {checkpoint.iteration:>12,}, best FID {best}")
-    for name in ("structure", "texture"):
-        log.info(f"{name:<14} {count_parameters(getattr(generator, name)):>12,} parameters")
-    cells, patch = constants.ts_input_size, drawn_by(checkpoint.model, constants.ts_input_size)
-    more = 2 ** checkpoint.model["stages"]
-    log.info(f"geometry       {cells} x {cells} latent cells draw {patch} x {patch} px; one more draws {more} px more")
 
 
 def plan(

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import pyvips
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,23 +134,11 @@ def test_the_plain_loop_draws_the_same(checkpoint):
 
 
 def test_memory_beyond_the_budget_is_a_failure(checkpoint, capsys):
-    arguments = ["--sizes", "40", "--budgets", "1", "4096", "--checkpoint", str(checkpoint()), "device=cpu"]
+    arguments = ["--sizes", "40", "--budgets", "1", "--checkpoint", str(checkpoint()), "device=cpu"]
     assert run_command(memory.main, arguments) == 1
-    assert [line.endswith("too much") for line in capsys.readouterr().out.splitlines()[2:]] == [True, False]
-
-
-def test_photographs_for_memory(tmp_path):
-    memory.write_jpeg(tmp_path / "a.jpg", memory.TILE + 100)
-    image = pyvips.Image.new_from_file(tmp_path / "a.jpg").numpy()
-    assert image.shape == (memory.TILE + 100, memory.TILE + 100, 3)
-    assert np.abs(image[:64, :64].astype(int) - machine.photograph(memory.TILE)[:64, :64]).mean() < 8
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "x"])
-def test_sizes_are_whole_numbers(text, capsys):
-    with pytest.raises(SystemExit):
-        inversion.main(["--sizes", "16", text])
-    assert "error: " in capsys.readouterr().err
+    loaded, _, line = capsys.readouterr().out.splitlines()
+    assert 50 < float(loaded.split()[-2]) < 2000 and line.split()[:4] == ["40", "x", "40", "1"]
+    assert line.endswith("too much")
 
 
 # The way through infer.py

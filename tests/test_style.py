@@ -19,9 +19,8 @@ PRODUCT = [path for path in FILES if path.parts[0] != "tests"]
 
 LONGEST = 60  # lines of a function
 LONGEST_LOOP = 100  # of the one training loop
-EDITORS = ("fuse", "outpaint", "inbetween", "resample")
-COMMANDS = ("train", "infer", "generate", *EDITORS, "prepare_data")
-PRINTING = (*COMMANDS, "evaluate", "utils.log", "benchmarks", "scripts")
+COMMANDS = ("train", "infer", "generate", "edit", "evaluate", "prepare_data")
+PRINTING = (*COMMANDS, "utils.log", "utils.config", "benchmarks", "scripts")
 
 # From bottom to top: who stands further down may be imported. Names of one line do not know each other.
 HOUSE = (
@@ -33,12 +32,11 @@ HOUSE = (
     ("models.generator", "models.mixing"),
     ("models",),
     ("models.weights",),
-    ("losses",),
-    ("datasets",),
-    ("inversion", "training"),
+    ("losses", "images"),
+    ("datasets", "inversion"),
+    ("editing", "training"),
     ("evaluation",),
     COMMANDS,
-    ("evaluate",),
     ("benchmarks", "scripts"),
 )
 

@@ -13,6 +13,7 @@ import torch
 from utils.errors import UserError
 
 BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}  # x86 instructions without which bfloat16 is slower than float32
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 CPU_INFO = Path("/proc/cpuinfo")
@@ -21,9 +22,11 @@ LARGEST_KEPT = 2**24  # bytes
 
 
 def select_device(name: str) -> torch.device:
-    """The device for `auto | cpu | cuda | cuda:N`; auto takes CUDA where there is one. UserError where it is absent."""
+    """The device for `auto | cpu | cuda | cuda:N`; auto takes CUDA where there is one. UserError for others."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise UserError(f"device {name}: allowed: auto, cpu, cuda, cuda:N")
     device = torch.device(name)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
@@ -32,9 +35,11 @@ def select_device(name: str) -> torch.device:
 
 
 def select_dtype(name: str, device: torch.device) -> torch.dtype:
-    """float32 or bfloat16; `auto` takes bfloat16 where the device has instructions for it."""
+    """float32 or bfloat16; `auto` takes bfloat16 where the device has instructions for it. UserError for others."""
+    if name in DTYPES:
+        return DTYPES[name]
     if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+        raise UserError(f"dtype {name}: allowed: auto, {', '.join(DTYPES)}")
     if device.type == "cuda":
         gains = torch.cuda.get_device_capability(device) >= (8, 0)
     else:

@@ -390,7 +390,7 @@ def command(own: str, **sections: type[Section] | tuple) -> type[Section]:
 
 TrainConfig = command("train", seed=SEED, model=Model, data=Data, train=Train, losses=Losses)
 InferConfig = command("infer", infer=Infer)
-EvaluateConfig = command("evaluate", seed=SEED, evaluate=Evaluate, infer=Edited, losses=PretrainedLosses)
+EvaluateConfig = command("evaluate", seed=SEED, evaluate=Evaluate, infer=Inversion, losses=PretrainedLosses)
 GenerateConfig = command("generate", generate=Generate, infer=Pictures)
 FuseConfig = command("fuse", fuse=Fuse, generate=Generated, infer=Edited)
 OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer=Edited)

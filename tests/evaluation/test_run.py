@@ -36,6 +36,7 @@ class Brightness:
         return mean(image.mean() for image in images) if seed == 0 else None
 
     def distance(self, reconstruction, target):
+        assert reconstruction.shape == target.shape and target.min() >= -1 and target.max() <= 1
         return (reconstruction - target).abs().mean()
 
 
@@ -62,7 +63,7 @@ def test_figures_of_images_and_their_means(measured):
 def test_inversions_are_those_that_the_options_ask_for(measured, overrides):
     evaluated, measures = measured("details=1", *overrides)
     (kept,) = measures.kept.values()
-    options = evaluated.config.infer
+    options = evaluated.infer
     expected = evaluated.model.invert(
         PIXELS["a"], refine=options.refine, style_steps=options.refine_style, noise=kept.latents.noise
     )

@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from evaluation.seams import SeamScore, line_gradients
+from evaluation.seams import SeamScore
 from models.geometry import Interval, Region
 
 CELL, BLOCK = 8, 32
@@ -34,15 +32,6 @@ def checked(size, width):
     """Light and dark bands, `width` pixels wide, that begin where blocks of latents do."""
     rows, cols = ((np.arange(length) + 20) // width % 2 for length in size)
     return 24.0 * (rows[:, None] ^ cols)[..., None]
-
-
-@given(st.integers(1, 40), st.integers(1, 40))
-@settings(max_examples=10)
-def test_gradients_are_those_of_numpy(height, width):
-    pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
-    down, across = line_gradients(pixels)
-    assert np.allclose(down, np.abs(np.diff(pixels.astype(float), axis=0)).mean(2).sum(1))
-    assert np.allclose(across, np.abs(np.diff(pixels.astype(float), axis=1)).mean(2).sum(0))
 
 
 def test_what_is_no_seam_scores_one():

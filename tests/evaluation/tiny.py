@@ -17,7 +17,9 @@ def tiny_model(checkpoint, block="auto", dtype="float32"):
 def tiny_evaluated(checkpoint, *overrides, **metrics):
     """The tiny model `tiny`, evaluated by the options of a command."""
     config = load_config(EvaluateConfig, None, ["infer.device=cpu", "infer.dtype=float32", *overrides])
-    return EvaluatedModel("tiny", tiny_model(checkpoint), config, PretrainedMetrics(**metrics))
+    return EvaluatedModel(
+        "tiny", tiny_model(checkpoint), config.evaluate, config.infer, config.seed, PretrainedMetrics(**metrics)
+    )
 
 
 def noise(height, width, seed=0):

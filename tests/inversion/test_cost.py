@@ -12,15 +12,15 @@ from inversion.cost import Cost, area, decode_cost, encode_cost, refine_cost
 from models.geometry import Region
 from models.noise import NoiseField
 from models.texture import TextureSynthesizer
-from tests.models.small import blocks
+from tests.models.small import blocks, patch_encoder, texture_synthesizer
 
 places = st.builds(Region.at, st.integers(-40, 40), st.integers(-40, 40), st.integers(1, 90), st.integers(1, 90))
 
 
 @pytest.mark.parametrize("stages", [3, 4, 5])
 @given(pixels=places)
-def test_multiply_adds_of_drawing_are_those_of_pytorch(inverters, stages, pixels):
-    texture = inverters(stages).generator.texture
+def test_multiply_adds_of_drawing_are_those_of_pytorch(stages, pixels):
+    texture = texture_synthesizer(stages)
     with torch.inference_mode():
         synthesize = texture.bake(torch.zeros(6), torch.float32)
         z_s = torch.zeros(1, 5, *pixels.receptive_field(texture.rule).shape)
@@ -33,8 +33,8 @@ def test_multiply_adds_of_drawing_are_those_of_pytorch(inverters, stages, pixels
 @pytest.mark.parametrize("stages", [3, 4, 5])
 @settings(max_examples=10)
 @given(pixels=places)
-def test_multiply_adds_of_refining_are_those_of_pytorch(inverters, stages, pixels):
-    texture = inverters(stages).generator.texture.requires_grad_(False)
+def test_multiply_adds_of_refining_are_those_of_pytorch(stages, pixels):
+    texture = texture_synthesizer(stages)
     synthesize = texture.bake(torch.zeros(6), torch.float32, differentiable=True)
     z_s = torch.zeros(1, 5, *pixels.receptive_field(texture.rule).shape, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
@@ -70,8 +70,8 @@ def test_refining_keeps_no_more_than_is_said(widths, dtype, pixels):
 
 @pytest.mark.parametrize("convolution", ["shifted", "valid"])
 @given(cells=st.builds(Region.at, st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 12), st.integers(1, 12)))
-def test_multiply_adds_of_encoding_are_those_of_pytorch(inverters, convolution, cells):
-    encoder = inverters(3, convolution).encoder
+def test_multiply_adds_of_encoding_are_those_of_pytorch(convolution, cells):
+    encoder = patch_encoder(convolution)
     image = torch.zeros(1, 3, *cells.receptive_field(encoder.rule).shape)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         z_s = encoder(image)
@@ -80,15 +80,15 @@ def test_multiply_adds_of_encoding_are_those_of_pytorch(inverters, convolution, 
 
 
 @given(pixels=places, edge=st.integers(8, 60))
-def test_blocks_cost_no_less_than_the_whole_and_each_less_memory(inverters, pixels, edge):
-    texture = inverters().generator.texture
+def test_blocks_cost_no_less_than_the_whole_and_each_less_memory(pixels, edge):
+    texture = texture_synthesizer(3)
     whole = decode_cost(texture, pixels, torch.float32)
     parts = Cost.of(decode_cost(texture, block, torch.float32) for block in blocks(pixels, edge, edge))
     assert parts.macs >= whole.macs and parts.bytes <= whole.bytes
 
 
-def test_half_the_bytes_of_a_value_are_half_the_memory_of_features(inverters):
-    texture, pixels = inverters().generator.texture, Region.at(0, 0, 64, 64)
+def test_half_the_bytes_of_a_value_are_half_the_memory_of_features():
+    texture, pixels = texture_synthesizer(3), Region.at(0, 0, 64, 64)
     one, half = (decode_cost(texture, pixels, dtype) for dtype in (torch.float32, torch.bfloat16))
     assert one.macs == half.macs and half.bytes < one.bytes < 2 * half.bytes
 

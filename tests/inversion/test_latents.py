@@ -1,129 +1,328 @@
-"""The latent store: safetensors files and zarr folders that are written and read by window."""
+"""Latent files: what is saved is what is loaded, by window, and what is damaged is one line."""
 
+import base64
+import json
+import re
 import shutil
+import zlib
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.numpy import load_file, save_file
 
-from inversion.blocks import blocks
-from inversion.latents import Description, LatentStore, latent_suffix
-from models.geometry import Interval, Region
+from inversion import Latents, Style, StyleMap, latents
+from inversion.latents import ChunkRows, create_zarr, latents_suffix
+from inversion.noise import FieldNoise, MixedNoise, ShiftedNoise
+from inversion.weight_maps import Boxes, Centres, HorizontalBlend, LabelImage, LabelMap
+from tests.inversion.conftest import tiny_model
 from utils.errors import UserError
 
-DESCRIPTION = Description(height=100, width=60, origin=(-2, -3), seed=7, weights="abc")
-
-
-@pytest.fixture(params=[".safetensors", ".zarr"])
-def store(request, tmp_path):
-    values = torch.arange(2 * 5 * 4, dtype=torch.float32).reshape(2, 5, 4)
-    path = tmp_path / f"a{request.param}"
-    store = LatentStore.create(path, DESCRIPTION, (2, 5, 4), torch.tensor([1.0, 2.0, 3.0]), (2, 3))
-    for region in blocks(Region.at(-2, -3, 5, 4), (2, 3)):
-        rows, cols = region.slices_in(store.cells)
-        store.write(region, values[:, rows, cols])
-    return store, values
-
-
-def test_other_programs_read_it(store):
-    store, values = store
-    if store.path.suffix == ".safetensors":
-        tensors = load_file(store.path)
-        with safe_open(store.path, "pt") as file:
-            metadata = file.metadata()
-    else:
-        group = zarr.open_group(store.path, mode="r")
-        tensors = {name: torch.from_numpy(group[name][:]) for name in ("structure", "global")}
-        metadata = dict(group.attrs)
-    assert (tensors["structure"] == values).all()
-    assert tensors["global"].tolist() == [1, 2, 3]
-    assert metadata == DESCRIPTION.metadata() and metadata["image_size"] == "100 60"
-
-
-def test_opened_again(store):
-    store, values = store
-    again = LatentStore.open(store.path)
-    assert again.description == DESCRIPTION
-    assert again.cells == Region.at(-2, -3, 5, 4)
-    assert again.z_g.tolist() == [1, 2, 3]
-    assert (again.read(Region(Interval(-1, 1), Interval(-2, -1))) == values[:, 1:4, 1:3]).all()
-    with pytest.raises(ValueError, match="not inside"):
-        again.read(Region.at(-3, -3, 2, 2))
-
-
-def write_in(path, change):
-    path.write_bytes(change(path.read_bytes()))
-
-
-DAMAGES = {
-    "missing": lambda path: shutil.rmtree(path) if path.is_dir() else path.unlink(),
-    "text": lambda path: write_in(inner(path), lambda content: b"this is no latent file"),
-    "short": lambda path: write_in(inner(path, "structure/c/0/1/1"), lambda content: content[:-5]),
-    "long": lambda path: write_in(inner(path, "structure/c/0/1/1"), lambda content: content + b"12345"),
-    "foreign": lambda path: write_in(inner(path), lambda content: content.replace(b"image_size", b"image_sign")),
-    "list": lambda path: write_in(inner(path), lambda content: b"[]"),
+SIZE = 60, 100
+SUFFIXES = ".safetensors", ".zarr"
+suffixes = pytest.mark.parametrize("suffix", SUFFIXES)
+MAPS = {
+    "centres": LabelMap(Centres([(1.5, 2.25), (30, 70)]), 2, SIZE, blur=3),
+    "boxes": LabelMap(Boxes([(3, 4, 30, 50)]), 2, SIZE),
+    "image": LabelMap(LabelImage(np.arange(20).reshape(4, 5) % 3 == 0, SIZE), 2, SIZE, blur=9),
+    "blend": HorizontalBlend(20, 71),
 }
-PARTS = ["zarr.json", "structure/zarr.json", "structure/c/0/0/1", "global/zarr.json", "global/c/0", "structure"]
+NOISES = {
+    "none": None,
+    "field": FieldNoise(-(2**40)),
+    "panorama": FieldNoise(3, 64),
+    "shifted": ShiftedNoise(ShiftedNoise(FieldNoise(1), 8, 16), -8, 0),
+    **{name: MixedNoise([ShiftedNoise(FieldNoise(4), 8, 8), None], weights) for name, weights in MAPS.items()},
+}
+BOTH = Style(torch.zeros(6)), Style(torch.ones(6))
+STYLES = {
+    "one": Style(torch.linspace(-1, 1, 6)),
+    "fast": StyleMap(BOTH, MAPS["image"], exact=False),
+    **{name: StyleMap(BOTH, weights) for name, weights in MAPS.items()},
+}
+METADATA = Latents(np.empty((1, 1, 1)), STYLES["image"], SIZE, NOISES["centres"], "tiny").metadata()
 
 
-def inner(path, name="zarr.json"):
-    """A file of a folder; a file itself."""
-    return path / name if path.is_dir() else path
+def plain(model):
+    """Latents whose structure is an array in memory."""
+    values = np.random.default_rng(0).normal(size=model.structure_shape(SIZE)).astype(np.float32)
+    return Latents(values, STYLES["one"], SIZE, FieldNoise(7), "tiny")
 
 
-def assert_one_line(path):
-    with pytest.raises(UserError, match=str(path)) as error:
-        LatentStore.open(path)
-    assert "\n" not in str(error.value)
+def same(model, one, other):
+    """Whether latents say the same, and give the same image."""
+    return one.metadata() == other.metadata() and (model.draw(one) == model.draw(other)).all()
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_stores(store, damage):
-    DAMAGES[damage](store[0].path)
-    assert_one_line(store[0].path)
+# What is saved is what is loaded
 
 
-@pytest.mark.parametrize("store", [".zarr"], indirect=True)
-@pytest.mark.parametrize("part", PARTS)
-def test_a_folder_that_lacks_a_part(store, part):
-    path = store[0].path / part
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert_one_line(store[0].path)
+@suffixes
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("style", STYLES)
+def test_a_round_trip(model, tmp_path, suffix, noise, style):
+    saved, path = replace(plain(model), noise=NOISES[noise], style=STYLES[style]), tmp_path / "folder" / f"a{suffix}"
+    saved.save(path)
+    loaded = Latents.load(str(path))
+    assert loaded.size == SIZE and loaded.structure.dtype == np.float32
+    assert (loaded.structure[:, :, :] == saved.structure).all() and same(model, loaded, saved)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # nothing temporary
 
 
-@pytest.mark.parametrize("store", [".zarr"], indirect=True)
-def test_going_on_with_a_folder(store):
-    """Only if it is the same image, in the same blocks."""
-    store, _ = store
-    (store.path / "structure" / "c" / "0" / "1" / "0").unlink()
-    again = LatentStore.continued(store.path, DESCRIPTION, (2, 5, 4), (2, 3))
-    missing = [region for region in blocks(store.cells, (2, 3)) if not again.has(region)]
-    assert missing == [Region.at(0, -3, 2, 3)]
-    for changed in (
-        (replace(DESCRIPTION, seed=8), (2, 5, 4), (2, 3)), (DESCRIPTION, (2, 5, 5), (2, 3)),
-        (DESCRIPTION, (2, 5, 4), (3, 3)),
-    ):  # fmt: skip
-        assert LatentStore.continued(store.path, *changed) is None
-    assert LatentStore.continued(store.path.with_name("none.zarr"), DESCRIPTION, (2, 5, 4), (2, 3)) is None
+@suffixes
+@settings(max_examples=20)
+@given(data=st.data())
+def test_any_window(tmp_path_factory, suffix, data):
+    """Of any shape, written by strips of any number of rows."""
+    shape = tuple(data.draw(st.integers(1, most)) for most in (4, 30, 300))
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    path = tmp_path_factory.mktemp("windows") / f"a{suffix}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latents, "STRIP", data.draw(st.integers(1, 9000), "strip"))
+        Latents(values, Style(torch.zeros(2)), (9, 9), None, "any").save(path)
+    loaded = Latents.load(path).structure
+    bounds = [sorted(data.draw(st.tuples(st.integers(0, n - 1), st.integers(1, n)))) for n in shape[1:]]
+    window = (slice(None), *(slice(first, max(last, first + 1)) for first, last in bounds))
+    assert (loaded[window] == values[window]).all() and loaded[window].dtype == np.float32
 
 
-def test_files_and_folders(tmp_path):
-    for path in (tmp_path, tmp_path / "a.safetensors"):
-        path.mkdir(exist_ok=True)
-        assert_one_line(path)
-    (tmp_path / "a.zarr").write_text("a file")
-    assert_one_line(tmp_path / "a.zarr")
+@suffixes
+def test_generated_latents_and_those_of_a_file_are_saved_as_any(model, tmp_path, suffix):
+    """Also over the file that they are read from."""
+    world, path = model.generate(40, 64, seed=3, panorama=True), tmp_path / f"a{suffix}"
+    world.save(path)
+    assert same(model, Latents.load(path), world)
+    changed = replace(Latents.load(path), noise=None)
+    changed.save(path)
+    assert same(model, Latents.load(path), replace(world, noise=None))
+
+
+@suffixes
+def test_other_programs_read_it(model, tmp_path, suffix):
+    saved, path = plain(model), tmp_path / f"a{suffix}"
+    saved.save(path)
+    if suffix == ".zarr":
+        group = zarr.open_group(path, mode="r")
+        tensors, metadata = {name: group[name][:] for name in ("structure", "global")}, dict(group.attrs)
+    else:
+        tensors = load_file(path)
+        with safe_open(path, "np") as file:
+            metadata = file.metadata()
+    assert (tensors["structure"] == saved.structure).all() and metadata["image_size"] == "60 100"
+    assert tensors["global"].tolist() == saved.style.global_latent.tolist()
+
+
+def test_what_cannot_be_saved_is_one_line(model, tmp_path):
+    (tmp_path / "file").write_text("a file")
+    for path in ("a.png", "file/a.zarr", "file/a.safetensors"):
+        with pytest.raises(UserError, match=f"{path}"):
+            plain(model).save(tmp_path / path)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_large_latents_are_folders():
+    large, small = (256, 2**10, 2**10 + 1), (256, 2**10, 2**10)
+    assert [latents_suffix("auto", shape) for shape in (small, large)] == [".safetensors", ".zarr"]
+    assert [latents_suffix(kind, large) for kind in ("safetensors", "zarr")] == [".safetensors", ".zarr"]
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 50))
+def test_rows_of_chunks_give_what_the_array_holds(tmp_path_factory, height, chunk, strip):
+    values = np.random.default_rng(0).integers(0, 256, (height, 6, 3), np.uint8)
+    array = create_zarr(tmp_path_factory.mktemp("rows") / "a", values.shape, (chunk, 4, 3), "uint8")
+    array[:] = values
+    rows = ChunkRows(array)
+    for top in [*range(0, height, strip), 0]:
+        part = slice(top, min(top + strip, height)), slice(2, None)
+        assert (rows[part] == values[part]).all() and (rows[part[0]] == values[part[0]]).all()
+
+
+def test_styles_are_mixed_at_each_position():
+    one, other, third = (Style(torch.tensor([value])) for value in (0.0, 2.0, 6.0))
+    both = StyleMap([one, other], HorizontalBlend(0, 9))
+    for first, second in ((one, other), (both, third), (third, both), (both, both)):
+        assert first.mixed(second, 0) is first and first.mixed(second, 1) is second
+    assert one.mixed(other, 0.5).global_latent == 1 and one.mixed(other, 1.5).global_latent == 3
+    assert both.mixed(third, 0.5).global_latents.tolist() == [[3], [4]]
+    assert third.mixed(both, 0.5).global_latents.tolist() == [[3], [4]]
+    with pytest.raises(ValueError, match="two maps"):
+        both.mixed(both, 0.5)
+    with pytest.raises(ValueError, match="3 styles, and weights of 2"):
+        StyleMap([one, other, third], HorizontalBlend(0, 9))
+
+
+# What is damaged is one line
+
+
+def refused(path):
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: [^\n]*$"):
+        Latents.load(path)
+
+
+@pytest.fixture(scope="module")
+def is_refused(inverters):
+    """Whether damaged latents are refused in one line, at the latest when they are drawn; else they are drawn."""
+    model = tiny_model(inverters())
+
+    def test(path):
+        try:
+            found = Latents.load(path)
+            model.check(found, str(path))
+            model.draw(found, (0, 0, *np.minimum(found.size, 50)))
+        except UserError as error:
+            assert "\n" not in str(error)
+            return True
+        return False
+
+    return test
+
+
+def header_of(content):
+    return 8 + int.from_bytes(content[:8], "little")
+
+
+@pytest.fixture(scope="module")
+def stored(inverters, tmp_path_factory):
+    """Latents with a map of styles and mixed noise, as a file and as a folder."""
+    folder = tmp_path_factory.mktemp("stored")
+    for suffix in SUFFIXES:
+        latents = replace(plain(tiny_model(inverters())), style=STYLES["image"], noise=NOISES["centres"])
+        latents.save(folder / f"a{suffix}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def copy(stored, tmp_path_factory):
+    """A new copy of the stored latents."""
+
+    def make(suffix):
+        source, path = stored / f"a{suffix}", tmp_path_factory.mktemp("copy") / f"a{suffix}"
+        return shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
+
+    return make
+
+
+@settings(max_examples=40)
+@given(share=st.floats(0, 1, exclude_max=True), header=st.booleans())
+def test_a_file_that_ends_early_or_goes_on(copy, share, header):
+    path = copy(".safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * (header_of(content) if header else len(content)))])
+    refused(path)
+    path.write_bytes(content + content[: 1 + int(99 * share)])
+    refused(path)
+
+
+@settings(max_examples=150)
+@given(share=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_any_byte_of_a_header_may_be_another(is_refused, copy, share, byte):
+    path = copy(".safetensors")
+    content = bytearray(path.read_bytes())
+    content[int(share * header_of(content))] = byte
+    path.write_bytes(content)
+    is_refused(path)
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_any_file_of_a_folder_may_be_damaged(is_refused, copy, data):
+    path = copy(".zarr")
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    file = data.draw(st.sampled_from(files), "file")
+    content, place = file.read_bytes(), data.draw(st.floats(0, 1, exclude_max=True), "place")
+    kind, at = data.draw(st.sampled_from(["gone", "short", "long", "other"]), "damage"), int(place * len(content))
+    if kind == "gone":
+        file.unlink()
+    else:
+        other = content[:at] + bytes([content[at] ^ data.draw(st.integers(1, 255), "bits")]) + content[at + 1 :]
+        file.write_bytes({"short": content[:at], "long": content + b"12", "other": other}[kind])
+    damaged = is_refused(path)
+    assert damaged or file.name == "zarr.json"  # the values have checksums
+
+
+@pytest.fixture(scope="module")
+def changed(copy):
+    """The stored file with other tensors or metadata."""
+
+    def make(tensors=(), **metadata):
+        path = copy(".safetensors")
+        with safe_open(path, "np") as file:
+            save_file(load_file(path) | dict(tensors), path.with_name("b.safetensors"), file.metadata() | metadata)
+        return path.with_name("b.safetensors")
+
+    return make
+
+
+VALUE = re.compile(r'[-\d.]+|"[^"]*"|\[[^][]*\]|true|false|null')
+OTHERS = st.integers(-3, 3) | st.sampled_from(
+    [None, True, 2**70, -(2**70), 1e400, -1e400, 0.5, "", "x", "3", [], {}, [1, 2], {"kind": "field", "seed": 1}]
+)  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_any_value_of_the_metadata_may_be_another(is_refused, changed, data):
+    key = data.draw(st.sampled_from(["noise", "style_map"]), "key")
+    found = data.draw(st.sampled_from(list(VALUE.finditer(METADATA[key]))), "place")
+    other = json.dumps(data.draw(OTHERS, "value"))
+    is_refused(changed(**{key: METADATA[key][: found.start()] + other + METADATA[key][found.end() :]}))
+
+
+def test_labels_of_too_many_pixels(changed):
+    weights = json.loads(METADATA["style_map"])
+    image = bytearray(base64.b64decode(weights["labels"]["values"]))
+    image[16:24] = (2**15).to_bytes(4, "big") * 2
+    image[29:33] = zlib.crc32(image[12:29]).to_bytes(4, "big")
+    weights["labels"]["values"] = base64.b64encode(image).decode()
+    refused(changed(style_map=json.dumps(weights)))
 
 
 @pytest.mark.parametrize(
-    ("kind", "cells", "suffix"),
-    [
-        ("auto", 2**10, ".safetensors"), ("auto", 2**10 + 1, ".zarr"), ("zarr", 1, ".zarr"),
-        ("safetensors", 2**12, ".safetensors"), ("none", 1, ".safetensors"),
-    ],
+    "metadata",
+    [{"format": "patch-inverter-latents-9"}, {"image_size": "60"}, {"image_size": "60 101.5"}, {"image_size": "0 9"},
+     {"noise": "["}, {"style_map": "null"}, {"style_map": "[" * 10**5}],
 )  # fmt: skip
-def test_large_latents_are_folders(kind, cells, suffix):
-    assert latent_suffix(kind, (256, 2**10, cells)) == suffix
+def test_metadata_of_other_programs(copy, changed, metadata):
+    refused(changed(**metadata))
+    path = copy(".zarr")
+    zarr.open_group(path, mode="r+").attrs.update(metadata)
+    refused(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype"),
+    [("structure", (5, 9, 9), "float16"), ("structure", (5, 9), "float32"), ("structure", (5, 0, 9), "float32"),
+     ("global", (2, 6), "float64"), ("global", (6,), "float32"), ("global", (3, 6), "float32")],
+)  # fmt: skip
+def test_tensors_of_other_shapes_and_types(changed, name, shape, dtype):
+    refused(changed({name: np.zeros(shape, dtype)}))
+
+
+@suffixes
+def test_what_is_no_latent_file(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    refused(path)
+    path.write_text("this is no latent file")
+    refused(path)
+    path.unlink()
+    path.mkdir()
+    refused(path)
+    create_zarr(path, (5, 9, 9), (5, 9, 9))
+    refused(path)
+    save_file({"weights": np.zeros(3)}, tmp_path / "b.safetensors")
+    refused(tmp_path / "b.safetensors")
+
+
+@suffixes
+def test_what_is_damaged_later_is_one_line(model, copy, suffix):
+    path = copy(suffix)
+    loaded = Latents.load(path)
+    shutil.rmtree(path / "structure") if suffix == ".zarr" else path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: damaged [^\n]*$"):
+        model.draw(loaded)

@@ -195,16 +195,6 @@ def test_weights_that_are_constant_give_the_ordinary_image(exact, stages, shares
 
 
 @exactly
-@given(shares=shares, layers=st.integers(1, 3), radius=st.integers(0, 2))
-def test_weights_that_are_constant_give_the_ordinary_structure(exact, shares, layers, radius):
-    structure, z_g = structure_synthesizer(layers, radius), normal(len(shares), 6)
-    region = Region.at(-2, 5, 2 * layers * radius + 2, 2 * layers * radius + 3)
-    z_l, grid = normal(2, 5, *region.shape), GRID.of_canvas(region, region)
-    mixed = mix_structure(structure, z_g, constant(shares), 8, exact)(z_l, grid, (-2, 5))
-    assert close(mixed, structure(z_l, (torch.tensor(shares) @ z_g).expand(2, -1), grid))
-
-
-@exactly
 @settings(max_examples=15)
 @given(stages=st.integers(3, 4), boundary=st.integers(-40, 120), left=st.integers(-3, 3), per_layer=st.booleans())
 def test_pixels_that_read_one_style_are_those_of_the_ordinary_image(exact, stages, boundary, left, per_layer):

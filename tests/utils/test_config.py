@@ -94,7 +94,7 @@ def test_keys_need_no_prefix_where_it_is_clear_what_they_mean(tmp_path):
     assert load_config(InferConfig, None, ["refine=1", "infer.refine=2"]).infer.refine == 2
     assert load_config(TrainConfig, None, ["lr=1", "generator=a: b"]).train.generator == "a: b"
     config = load_config(OutpaintConfig, None, ["seed=3", "band=4"])  # outpaint.seed, not infer.seed
-    assert (config.outpaint.seed, config.infer.seed, config.complete.band) == (3, None, 4)
+    assert (config.outpaint.seed, config.infer.seed, config.complete.band) == (3, 0, 4)
     assert load_config(EvaluateConfig, None, ["seed=3"]).seed == 3
     assert "allowed: generate.seed | infer.seed" in message("seed=3", command=FuseConfig)
     assert "the nearest valid key is 'generate.width'" in message("widht=3", command=GenerateConfig)

@@ -1,0 +1,82 @@
+"""PNG and TIFF files that no library of the program has written."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+
+from images import reading
+
+COLOUR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}  # channels -> PNG
+ORIENTED = {  # EXIF orientation -> the shown array of the stored one
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: np.swapaxes(a, 0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.swapaxes(np.rot90(a, 2), 0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+def exif(orientation):
+    data = PIL.Image.Exif()
+    data[0x0112] = orientation
+    return data.tobytes()
+
+
+def png(values, orientation=1, transparent=None):
+    """A PNG of an [H, W, C] array of 8 or 16 bits, made without a library."""
+    height, width, channels = values.shape
+    rows = np.ascontiguousarray(values.astype(values.dtype.newbyteorder(">"))).view(np.uint8).reshape(height, -1)
+    body = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
+    depth = 8 * values.dtype.itemsize
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, depth, COLOUR_TYPE[channels], 0, 0, 0),
+        b"eXIf": exif(orientation).removeprefix(b"Exif\0\0"),
+        b"tRNS": struct.pack(f">{channels}H", *transparent) if transparent is not None else None,
+        b"IDAT": zlib.compress(body),
+        b"IEND": b"",
+    }
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+        if data is not None
+    )
+
+
+def saved(image, kind, orientation=1, **options):
+    """The bytes of a file that Pillow writes."""
+    buffer = io.BytesIO()
+    image = PIL.Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(buffer, kind, exif=exif(orientation), **options)
+    return buffer.getvalue()
+
+
+def tiff(values, **options):
+    """The bytes of a file that tifffile writes."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, **options)
+    return buffer.getvalue()
+
+
+def everything(image):
+    """All pixels [H, W, 3], float32 in [-1, 1]."""
+    return image.window_float(0, 0, image.height, image.width)
+
+
+@pytest.fixture
+def by_window(monkeypatch, tmp_path):
+    """Opens the bytes of a small file as a large one is opened: by window."""
+    monkeypatch.setattr(reading, "WINDOWED", 0)
+
+    def open_file(data, max_pixels=10**6, name="image"):
+        (tmp_path / name).write_bytes(data)
+        return reading.open_image(tmp_path / name, max_pixels, by_window=True)
+
+    return open_file

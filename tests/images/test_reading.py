@@ -1,0 +1,261 @@
+"""What is read: what pixels mean, whole and by window, what is refused, thumbnails and other sizes."""
+
+import io
+import warnings
+from functools import partial
+from random import Random
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from images.reading import Image, ImageError, find_images, open_image
+from images.resizing import check_side, encode_png, with_shorter_side
+from images.thumbnail import area_matrix, thumbnail
+from tests.images.conftest import ORIENTED, everything, png, saved, tiff
+from utils.errors import UserError
+
+LIMIT = 10**6
+HEIGHT, WIDTH = 7, 5
+RANDOM = np.random.default_rng(0)
+
+
+def random(channels, kind=np.uint8, most=None):
+    most = np.iinfo(kind).max if most is None else most
+    return RANDOM.integers(0, most, (HEIGHT, WIDTH, channels), dtype=kind, endpoint=True)
+
+
+def over_grey(colours, alpha):
+    return colours * alpha + 0.5 * (1 - alpha)
+
+
+def plain(orientation, channels, kind):
+    values = random(channels, kind)
+    unit = values / np.iinfo(kind).max
+    shown = np.repeat(unit[..., :1], 3, axis=2) if channels < 3 else unit[..., :3]
+    return png(values, orientation), over_grey(shown, unit[..., -1:]) if channels in (2, 4) else shown
+
+
+def palette(orientation, alphas=()):
+    table, values, alpha = random(3, most=255).reshape(-1, 3), random(1, most=3)[..., 0], np.ones(256)
+    image = PIL.Image.fromarray(values)
+    image.putpalette(table.tobytes())
+    alpha[: len(alphas)] = np.array(alphas) / 255
+    options = {"transparency": bytes(alphas)} if alphas else {}
+    return saved(image, "PNG", orientation, **options), over_grey(table[values] / 255, alpha[values][..., None])
+
+
+def cmyk(orientation, kind):
+    values = random(4)
+    values[:] = values[0, 0]  # one colour survives JPEG
+    light = 1 - values / 255
+    return saved(PIL.Image.fromarray(values, mode="CMYK"), kind, orientation), light[..., :3] * light[..., 3:]
+
+
+def lossless(orientation, kind, **options):
+    values = random(3)
+    return saved(values, kind, orientation, **options), values / 255
+
+
+def jpeg(orientation, **options):
+    rows, columns = np.mgrid[0:64, 0:48]
+    values = np.stack([rows * 3, columns * 4, rows + columns], axis=2).astype(np.uint8)
+    return saved(values, "JPEG", orientation, quality=98, subsampling=0, **options), values / 255
+
+
+def tiff_16(orientation, **options):
+    values = random(3, np.uint16)
+    return tiff(values, photometric="rgb", extratags=[(274, "H", 1, orientation, True)], **options), values / 65535
+
+
+# name: (maker of (file, shown array in [0, 1] before the orientation), tolerance in units of 1/255)
+KINDS = {
+    f"{kind} {np.dtype(depth)}": (partial(plain, channels=channels, kind=depth), 1.0 if "alpha" in kind else 1e-3)
+    for channels, kind in ((1, "grey"), (2, "grey alpha"), (3, "rgb"), (4, "alpha"))
+    for depth in (np.uint8, np.uint16)
+} | {
+    "palette": (palette, 1e-3),
+    "palette, alphas": (partial(palette, alphas=[0, 100, 255]), 1.0),
+    "cmyk tiff": (partial(cmyk, kind="TIFF"), 1.0),
+    "cmyk jpeg": (partial(cmyk, kind="JPEG"), 3.0),
+    "webp": (partial(lossless, kind="WEBP", lossless=True), 1e-3),
+    "tiff lzw": (partial(lossless, kind="TIFF", compression="tiff_lzw"), 1e-3),
+    "jpeg": (jpeg, 3.0),
+    "progressive jpeg": (partial(jpeg, progressive=True), 3.0),
+    "rgb 16 tiff, big endian": (partial(tiff_16, byteorder=">"), 1e-3),
+    "rgb 16 tiff, deflated": (partial(tiff_16, compression="zlib"), 1e-3),
+}
+
+
+@pytest.mark.parametrize("orientation", ORIENTED)
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_mean_what_they_say(kind, orientation, by_window):
+    make, tolerance = KINDS[kind]
+    data, stored = make(orientation)
+    expected = ORIENTED[orientation](stored)
+    image, windows = open_image(data, LIMIT), by_window(data)
+    assert (image.height, image.width) == expected.shape[:2] and windows.by_window
+    assert windows.transparent == image.transparent == ("alpha" in kind)
+    whole = everything(image)
+    assert whole.dtype == np.float32 and np.abs((whole + 1) / 2 - expected).max() * 255 <= tolerance
+    np.testing.assert_array_equal(everything(windows), whole)
+    eight = image.window(0, 0, image.height, image.width)
+    assert eight.dtype == np.uint8 and np.abs(eight - expected * 255).max() <= max(tolerance, 0.5) + 0.01
+    for each in (image, windows):
+        np.testing.assert_array_equal(each.window(1, 2, image.height - 3, image.width - 3), eight[1:-2, 2:-1])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_colour_becomes_grey(kind, channels, by_window):
+    values = random(channels, kind, 200) + 1
+    values[1, 2] = 0
+    data = png(values, transparent=[0] * channels)
+    expected = np.repeat(values / np.iinfo(kind).max * 2 - 1, 3 // channels, axis=2)
+    expected[1, 2] = 0
+    for image in (open_image(data, LIMIT), by_window(data)):
+        assert image.transparent
+        np.testing.assert_allclose(everything(image), expected, atol=0.004)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_arrays(kind):
+    values = random(3, kind)
+    image, unit = open_image(values, 1), values / np.float32(np.iinfo(kind).max / 2) - 1
+    grey = everything(open_image(values[..., 0], 1))
+    np.testing.assert_allclose(grey, np.repeat(unit[..., :1], 3, axis=2), atol=1e-6)
+    image.window(0, 0, 2, 2)[:] = 0  # a copy
+    np.testing.assert_allclose(everything(image), unit, atol=1e-6)
+    assert image.held == values.nbytes and open_image(image, 1) is image
+
+
+def test_images_of_pillow():
+    assert open_image(PIL.Image.fromarray(random(4)), 1).transparent
+    data, stored = jpeg(6)
+    image = open_image(PIL.Image.open(io.BytesIO(data)), 1)  # turned
+    assert np.abs(image.window(0, 0, 48, 64) - ORIENTED[6](stored) * 255).max() <= 3
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4), np.uint8), [[1, 2]], 5, None]
+)
+def test_other_sources_are_refused(wrong):
+    with pytest.raises(ImageError, match=r"^photo: .*allowed: "):
+        open_image(wrong, LIMIT, name="photo")
+
+
+REFUSED = {
+    "empty": (b"", "is empty"),
+    "gif": (b"GIF89a" + bytes(40), "not a JPEG"),
+    "cut png": (png(random(3))[:-30], "cannot be read"),
+    "cut jpeg": (jpeg(1)[0][:900], "cannot be read"),
+    "bomb": (saved(PIL.Image.new("1", (20000, 20000)), "PNG"), "20000 x 20000 is more than max_pixels"),
+    "float": (tiff(np.zeros((4, 4), np.float32)), "8 and 16-bit"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refusals_are_one_line(kind, tmp_path):
+    data, reason = REFUSED[kind]
+    (tmp_path / "some image.png").write_bytes(data)
+    for source in (tmp_path / "some image.png", data):
+        with pytest.raises(ImageError, match=rf"^some image\.png: [^\n]*{reason}[^\n]*$"):
+            open_image(source, LIMIT, name="some image.png")
+
+
+def test_paths_that_are_no_files(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere.png")
+    for name in ("folder.png", "missing.png", "dangling.png"):
+        with pytest.raises(ImageError, match=name):
+            open_image(tmp_path / name, LIMIT)
+
+
+def test_the_limit_is_exact_and_pillow_keeps_its_own(monkeypatch):
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 50)
+    data = png(np.zeros((10, 10, 3), np.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_image(data, 100).height == 10
+        for limit in (99, 50, 49, 1):
+            with pytest.raises(ImageError, match=rf"10 x 10 is more than max_pixels \({limit}\) allows"):
+                open_image(data, limit)
+            assert PIL.Image.MAX_IMAGE_PIXELS == 50
+
+
+def mutate(data, numbers):
+    place, kind = numbers.randrange(len(data)), numbers.randrange(4)
+    if kind < 2:
+        return data[:place] + kind * (numbers.randbytes(numbers.randrange(1, 40)) + data[place:])
+    data = bytearray(data)
+    for _ in range(numbers.choice((1, 4, 20))):
+        data[numbers.randrange(min(len(data), 64) if kind == 2 else len(data))] = numbers.randrange(256)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("windows", [False, True])
+@pytest.mark.filterwarnings("error")  # nothing may reach the user from below
+def test_mutated_files_give_an_image_or_an_image_error(windows, by_window):
+    numbers, refused, seeds = Random(0), 0, [make(6)[0] for make, _ in KINDS.values()]
+    for number in range(600):
+        data = mutate(seeds[number % len(seeds)], numbers)
+        try:
+            image = by_window(data, LIMIT) if windows else open_image(data, LIMIT)
+            assert image.window(-1, -1, 5, 5).shape == (5, 5, 3)
+            if image.height * image.width < LIMIT:
+                assert np.isfinite(thumbnail(image, 4)).all()
+        except ImageError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert 80 < refused < 580
+
+
+def test_find_images(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / ".cache").mkdir()
+    for name in ("b.JPG", "a/z.png", "a/y.WebP", "c.tif", "d.bmp", "e.txt", ".hidden.png", ".cache/f.png", "a.jpeg"):
+        (tmp_path / name).write_bytes(b"x")
+    names = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
+    assert names == ["a/y.WebP", "a/z.png", "a.jpeg", "b.JPG", "c.tif", "d.bmp"]
+
+
+@given(size_in=st.integers(1, 300), size_out=st.integers(1, 300))
+@settings(max_examples=100)
+def test_area_weights(size_in, size_out):
+    weights = area_matrix(size_in, size_out)
+    assert weights.shape == (size_out, size_in) and weights.min() >= 0
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-5)
+    # No light is lost: each input counts as much as any other.
+    np.testing.assert_allclose(weights.sum(axis=0), size_out / size_in, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(150, 150), (37, 200), (1, 1), (3, 300), (513, 129)])
+@pytest.mark.parametrize("strip", [1, 50, 256])
+def test_thumbnail_is_the_area_average(shape, strip):
+    values = RANDOM.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    vertical, horizontal = (area_matrix(length, 64).astype(np.float64) for length in shape)
+    expected = np.einsum("ih,hwc,jw->ijc", vertical, values / 127.5 - 1, horizontal, optimize=True)
+    np.testing.assert_allclose(thumbnail(Image(values), 64, strip), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((40, 100), (20, 50)), ((30, 10), (60, 20)), ((20, 33), (20, 33))])
+def test_shorter_side(shape, expected):
+    image = with_shorter_side(Image(np.full((*shape, 3), 77, np.uint8)), 20, 4000)
+    assert (image.height, image.width) == expected and (image.window(0, 0, *expected) == 77).all()
+
+
+def test_limits_of_sizes():
+    with pytest.raises(ImageError, match=r"a\.png: resized to 256 x 12800000 is more than max_pixels"):
+        with_shorter_side(Image(np.zeros((1, 50000, 3), np.uint8), "a.png"), 256, 2**28)
+    check_side("--size", 5, 25)
+    with pytest.raises(UserError, match=r"--size=6: .*max_pixels=25"):
+        check_side("--size", 6, 25)
+    with pytest.raises(ImageError, match=r"a\.png: 1 x 1000001"):
+        encode_png(Image(np.zeros((1, 1000001, 3), np.uint8), "a.png"))
+
+
+def test_png_of_an_image():
+    image = Image(random(3, np.uint16), orientation=6)
+    np.testing.assert_array_equal(open_image(encode_png(image), LIMIT).window(0, 0, 5, 7), image.window(0, 0, 5, 7))
