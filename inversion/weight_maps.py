@@ -162,6 +162,11 @@ class ShiftedMap:
     left: Whole
     kind: Literal["shifted"] = "shifted"
 
+    @property
+    def count(self) -> int:
+        """Of the kinds."""
+        return self.weights.count
+
     def __call__(self, region: Region, spacing: int) -> Tensor:
         """Weights [N, h, w]; see the head of this file."""
         return self.weights(region.moved(-self.top // spacing, -self.left // spacing), spacing)
