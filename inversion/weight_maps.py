@@ -160,6 +160,11 @@ class ShiftedMap:
     top: int  # pixels, multiples of a latent cell
     left: int
 
+    @property
+    def count(self) -> int:
+        """Of the kinds."""
+        return self.weights.count
+
     def __call__(self, region: Region, spacing: int) -> Tensor:
         """Weights [N, h, w]; see the head of this file."""
         return self.weights(region.moved(-self.top // spacing, -self.left // spacing), spacing)
@@ -175,7 +180,7 @@ WeightMap = LabelMap | HorizontalBlend | ShiftedMap
 def parse_map(values: dict) -> WeightMap:
     """The map that `describe` described. ValueError, KeyError, TypeError or OSError for anything else."""
     if "shift" in values:
-        return ShiftedMap(parse_map(values["map"]), *map(int, values["shift"]))
+        return ShiftedMap(parse_map(values["map"]), *map(parse_whole, values["shift"]))
     if "blend" in values:
         first, last = map(parse_whole, values["blend"])
         return HorizontalBlend(first, last)

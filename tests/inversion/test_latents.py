@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from inversion import Latents, Style, StyleMap, latents
 from inversion.latents import ChunkRows, create_zarr, latents_suffix
 from inversion.noise import FieldNoise, MixedNoise, ShiftedNoise
-from inversion.weight_maps import Boxes, Centres, HorizontalBlend, LabelImage, LabelMap
+from inversion.weight_maps import Boxes, Centres, HorizontalBlend, LabelImage, LabelMap, ShiftedMap
 from utils.errors import UserError
 
 SIZE = 60, 100
@@ -29,7 +29,7 @@ MAPS = {
     "centres": LabelMap(Centres([(1.5, 2.25), (30, 70)]), 2, SIZE, blur=3),
     "boxes": LabelMap(Boxes([(3, 4, 30, 50)]), 2, SIZE),
     "image": LabelMap(LabelImage(np.arange(20).reshape(4, 5) % 3 == 0, SIZE), 2, SIZE, blur=9),
-    "blend": HorizontalBlend(20, 71),
+    "blend": ShiftedMap(HorizontalBlend(20, 71), 8, -16),
 }
 NOISES = {
     "none": None,
