@@ -43,7 +43,7 @@ def test_local_latents_are_the_field_of_their_seed_and_inside_a_mask_of_another(
     values = LocalField(3, seed, CPU).read(region)
     assert torch.equal(values, field(seed, region))
     mask = torch.from_numpy(stripes(region))
-    mixed = LocalField(3, seed, CPU, None, stripes, other).read(region)
+    mixed = LocalField(3, seed, CPU, None, ((stripes, other),)).read(region)
     assert torch.equal(mixed, torch.where(mask, field(other, region), values))
 
 
