@@ -109,6 +109,10 @@ class LabelMap:
     blur: Annotated[int, Field(ge=0, le=2**20)] = 0  # pixels
     kind: Literal["labels"] = "labels"
 
+    def __post_init__(self) -> None:
+        if isinstance(self.labels, LabelImage) and self.labels.size != self.size:
+            raise ValueError(f"labels of {self.labels.size} pixels on a canvas of {self.size}")
+
     def __call__(self, region: Region, spacing: int) -> Tensor:
         """Weights [N, h, w]; see the head of this file."""
         rows, cols = (

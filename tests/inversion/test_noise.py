@@ -1,6 +1,5 @@
 """Texture noise as plain values: that it survives a latent file, and what each kind stands for."""
 
-
 import pytest
 import torch
 from hypothesis import given
@@ -28,10 +27,6 @@ def values(inverters):
     return get
 
 
-def by_boxes(kinds, *boxes, blur=0, size=SIZE):
-    return mix_noise(kinds, LabelMap(Boxes(boxes), len(kinds), size, blur))
-
-
 def test_a_field_is_that_of_its_seed(values):
     assert torch.equal(values(FieldNoise(7)), NoiseField(7)(*WINDOW)[0, 0])
     assert NOISE.validate_json("null") is None and mix_noise([None, None], HorizontalBlend(0, 1)) is None
@@ -54,20 +49,13 @@ def test_shifted_noise_goes_with_its_image(values, layer):
     assert torch.equal(here, values(FieldNoise(7), (layer, 0, 0, 9, 7)))
 
 
-def test_kinds_by_boxes(values):
-    drawn = values(by_boxes([FieldNoise(1), FieldNoise(2), None], (0, 0, 10, 30), (5, 10, 40, 60)), WHOLE)
-    first, second = (values(FieldNoise(seed), WHOLE) for seed in (1, 2))
-    assert torch.equal(drawn[:10, :30], second[:10, :30])
-    assert (drawn[10:, 10:] == 0).all() and (drawn[5:10, 30:] == 0).all()
-    assert torch.equal(drawn[10:, :10], first[10:, :10])
-
-
-def test_noise_within_noise(values):
-    inner = by_boxes([None, FieldNoise(4)], (0, 0, 9, 9), blur=2, size=(20, 20))
-    outer = by_boxes([FieldNoise(5), ShiftedNoise(inner, 8, 16)], (8, 16, 28, 36))
-    drawn = values(outer, WHOLE)
+def test_kinds_by_boxes_and_noise_within_noise(values):
+    inner = MixedNoise([None, FieldNoise(4)], LabelMap(Boxes([(0, 0, 9, 9)]), 2, (20, 20), blur=2))
+    kinds = FieldNoise(1), ShiftedNoise(inner, 8, 16), None
+    drawn = values(mix_noise(kinds, LabelMap(Boxes([(8, 16, 28, 36), (5, 10, 40, 60)]), 3, SIZE)), WHOLE)
     assert torch.equal(drawn[8:28, 16:36], values(inner, (5, 0, 0, 20, 20)))
-    assert torch.equal(drawn[:8], values(FieldNoise(5), WHOLE)[:8])
+    assert torch.equal(drawn[:5], values(FieldNoise(1), WHOLE)[:5])
+    assert (drawn[28:, 10:] == 0).all() and (drawn[5:8, 10:] == 0).all()
 
 
 @given(st.integers(0, 5), st.integers(0, 60), st.integers(1, 50), st.integers(-40, 40), st.integers(1, 30))

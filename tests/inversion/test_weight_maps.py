@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inversion.weight_maps import Boxes, Centres, HorizontalBlend, LabelImage, LabelMap, of_cells
+from inversion.weight_maps import Boxes, Centres, HorizontalBlend, LabelImage, LabelMap, ShiftedMap, of_cells
 from models.geometry import Region
 
 LABELS = np.random.default_rng(0).integers(0, 3, (12, 12), np.uint8)
@@ -45,7 +45,10 @@ def test_any_window_samples_the_weights_of_pixels(canvas, blur, spacing, top, le
     rows = np.clip(spacing * np.arange(top, top + height), 0, canvas[0] - 1)
     cols = np.clip(spacing * np.arange(left, left + width), 0, canvas[1] - 1)
     pixels = weights(Region.at(0, 0, *canvas), 1)
-    assert torch.equal(weights(Region.at(top, left, height, width), spacing), pixels[:, rows][:, :, cols])
+    expected = pixels[:, rows][:, :, cols]
+    assert torch.equal(weights(Region.at(top, left, height, width), spacing), expected)
+    shifted = ShiftedMap(weights, 3 * spacing, -spacing)  # the map of an image that lies further down and left
+    assert torch.equal(shifted(Region.at(top + 3, left - 1, height, width), spacing), expected)
 
 
 # Labels
