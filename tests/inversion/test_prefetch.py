@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from inversion.prefetch import BackgroundWriter, prefetch
+from inversion.blockwise import BackgroundWriter, prefetch
 
 
 def test_items_come_in_order_from_another_thread_that_runs_ahead_by_a_bounded_number():
