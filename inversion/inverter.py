@@ -189,6 +189,8 @@ class PatchInverter:
         or a region that is not inside the image.
         """
         self.check(latents)
+        if np.dtype(dtype if out is None else out.dtype) not in (np.uint8, np.float32):
+            raise UserError(f"dtype: {np.dtype(dtype)}; pixels are drawn as uint8 or float32")
         window = Region.at(0, 0, *latents.size) if region is None else _inside(region, latents.size)
         out = np.empty((*window.shape, 3), dtype) if out is None else out
         blocks = self.pixel_blocks(window) if blocks is None else blocks
