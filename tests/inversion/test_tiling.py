@@ -67,7 +67,7 @@ def test_blocks_as_asked_for(planner):
     assert whole.cells == Region.at(0, 0, 100, 70).receptive_field(planner.texture.rule).shape
     given_edge = replace(planner, block=29).plan((100, 70))
     assert (given_edge.pixels, given_edge.cells) == ((29, 29), (3, 3))
-    with pytest.raises(UserError, match="infer.block: 7 px .* at least 8"):
+    with pytest.raises(UserError, match="infer.block: 7; .* from 8 on"):
         replace(planner, block=7).plan((100, 70))
 
 
