@@ -42,10 +42,13 @@ def resume(folder: Path, config: dict, context: TrainContext, stage: Stage) -> d
     loaded = load_latest(folder / "checkpoints")
     if loaded is not None:
         state, path, skipped = loaded
-        notes = _compare(folder, state["conditions"], now)
-        saved = state.pop("stage")
-        for name, part in stage.state.items():
-            part.load_state_dict(saved[name])
+        notes = _compare(folder, state.get("conditions", {}), now)
+        try:
+            saved = state.pop("stage")
+            for name, part in stage.state.items():
+                part.load_state_dict(saved[name])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path}: does not hold the state of this run ({str(error).splitlines()[0]})") from error
         for line in [*skipped, *notes, f"resuming from {path}"]:
             log.info(line, context.world.main)
     context.world.wait()

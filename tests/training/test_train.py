@@ -19,6 +19,7 @@ from training.stage import Window
 from utils.checkpoint import load_latest, load_weights
 from utils.config import load_config
 from utils.files import lock_folder
+from utils.schema import TrainConfig
 
 STAGES = pytest.mark.parametrize("stage", ["generator", "inverter"])
 STEPS = 30
@@ -108,8 +109,8 @@ def test_what_a_run_leaves(run, stage_arguments, straight, tiny, stage, names, p
     validated = [step for step, value in shown if value.tag == "validation/psnr"]
     assert validated == ([30] if stage == "inverter" else [])
 
-    config = load_config(tiny, [*stage_arguments[stage], f"train.output={folder}", f"train.steps={STEPS}"])
-    assert load_config(folder / "config.yaml") == config
+    config = load_config(TrainConfig, tiny, [*stage_arguments[stage], f"train.output={folder}", f"train.steps={STEPS}"])
+    assert load_config(TrainConfig, folder / "config.yaml") == config
     if stage == "generator":
         assert load_generator(folder / "generator.safetensors")[1] == config.model
     else:
