@@ -18,7 +18,7 @@ from inversion.inverter import PatchInverter
 from inversion.latents import latents_suffix
 from utils.config import load_config
 from utils.errors import UserError, run_command
-from utils.files import lock_folder, refuse_overwriting, remove_all_stale
+from utils.files import lock_folder, refuse_overwriting, remove_stale
 from utils.schema import GenerateConfig
 from utils.signals import exit_on_terminate
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = filter(None, [arguments.checkpoint, arguments.config])
     refuse_overwriting(inputs, [output / f"seed-{seed}.png" for seed in seeds])
     with lock_folder(output):
-        remove_all_stale(output)
+        remove_stale(output)
         for seed in seeds:
             generate(model, config, seed, output)
     return 0
