@@ -12,7 +12,6 @@ from training.optimization import Diverged
 from training.stage import Stage
 from utils import log
 from utils.checkpoint import load_latest, save_checkpoint
-from utils.config import save_config
 from utils.errors import UserError
 
 CONFIG = "config.yaml"  # in the folder of a run
@@ -33,7 +32,7 @@ def conditions(config: dict, context: TrainContext, stage: Stage) -> dict:
 
 
 def resume(folder: Path, config: dict, context: TrainContext, stage: Stage) -> dict:
-    """Load the newest valid checkpoint of the run, if there is one, and leave the config in its folder.
+    """Load the newest valid checkpoint of the run, if there is one.
 
     Returns the run's `step`, seconds `elapsed` and `conditions`. Raises UserError where the folder cannot be written,
     or holds a run that this one cannot go on from.
@@ -52,8 +51,6 @@ def resume(folder: Path, config: dict, context: TrainContext, stage: Stage) -> d
         for line in [*skipped, *notes, f"resuming from {path}"]:
             log.info(line, context.world.main)
     context.world.wait()
-    if context.world.main:
-        save_config(config, folder / CONFIG)
     return state | {"conditions": now}
 
 

@@ -18,7 +18,14 @@ from utils.errors import UserError
 
 TEMPORARY = re.compile(r"\.tmp-(\d{1,9})-[0-9a-f]{8}(\..*)?")
 ABANDONED_AFTER = 24 * 3600.0  # seconds without a write, after which nobody is still writing a file
+NO_MISTAKE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of the user: the disk is full, or broken
 LOCK = ".lock"
+
+
+class DiskFailure(UserError):
+    """The disk, and not the command, is to blame."""
+
+    exit_code = 1
 
 
 @contextmanager
@@ -83,7 +90,8 @@ def refusals(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         free = f"{free_space(path) / 2**20:.0f} MiB free"
-        raise UserError(f"cannot write {path}: {error.strerror or error} ({free})") from error
+        kind = DiskFailure if error.errno in NO_MISTAKE else UserError
+        raise kind(f"cannot write {path}: {error.strerror or error} ({free})") from error
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def inverters():
     return get
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def model(inverters):
     """A `PatchInverter` of three stages."""
     return tiny_model(inverters())

@@ -67,7 +67,7 @@ def test_encoded_cells_are_those_that_see_generated_pixels_only(stage, kind):
     rule, pixels, margin = stage.trained.encoder.rule, stage.pixels, 64
     latents = stage.latents(0)
     with torch.no_grad():
-        image, z_s = stage.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise)
+        image, z_s = latents.generate(stage.generator)
         canvas = torch.nn.functional.pad(image, [margin] * 4, value=torch.nan)
         seen = Interval(pixels.first - margin, pixels.last + margin)
         origin = rule.valid_output(seen).first  # the first cell that the canvas gives
