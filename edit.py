@@ -30,7 +30,7 @@ from inversion.latents import SUFFIXES, Latents, latents_suffix
 from utils import log
 from utils.config import load_config
 from utils.errors import run_command
-from utils.files import lock_folder, refuse_overwriting, remove_all_stale
+from utils.files import lock_folder, refuse_overwriting, remove_stale
 from utils.signals import exit_on_terminate
 
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     exit_on_terminate()
     in_folder, failed = paths != arguments.input, {}
     with lock_folder(output):
-        remove_all_stale(output)
+        remove_stale(output)
         for job in jobs:
             with commands.failures(job.images[0], failed) if in_folder else commands.naming(*job.images):
                 run(model, job, edits, output, config.infer.format)

@@ -18,7 +18,7 @@ from inversion.inverter import PatchInverter
 from inversion.latents import latents_suffix
 from utils.config import load_config
 from utils.errors import UserError, run_command
-from utils.files import lock_folder, refuse_overwriting, remove_all_stale
+from utils.files import lock_folder, refuse_overwriting, remove_stale
 from utils.schema import GenerateConfig
 from utils.signals import exit_on_terminate
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = [path for path in [*output.glob("seed-*"), *output.glob("latents/seed-*")] if seed_of(path) in seeds]
     refuse_overwriting(filter(None, [arguments.checkpoint, arguments.config]), results)
     with lock_folder(output):
-        remove_all_stale(output)
+        remove_stale(output)
         for seed in seeds:
             generate(model, config, seed, output)
     return 0

@@ -33,11 +33,10 @@ from models.geometry import Region
 from utils import log
 from utils.distributed import LostWorker, ProcessGroup
 from utils.errors import UserError
-from utils.files import atomic_path, refusals, remove_all_stale, remove_stale, remove_tree
+from utils.files import atomic_path, refusals, remove_stale, remove_tree
 
 UNFINISHED = ".unfinished"
 ENCODED = "latents.zarr/structure"  # array of a job, in a folder that can become a latent folder
-KINDS = ("reconstruction", "comparison", "latents", "float")  # folders of results
 TILES = "_files"  # that a DeepZoom picture's folder of tiles ends with
 PARTIAL = ".partial"  # suffix of the chunks that zarr had not written whole when it was killed
 
@@ -189,7 +188,7 @@ class Job:
 
     def wait(self, failed: bool = False) -> None:
         """Return when all processes of the job are here; UserError where it has failed in one of them."""
-        if self.group.any_rank(failed) and not failed:
+        if self.group.any(failed)[0] and not failed:
             raise FailedElsewhere(f"{self.path}: failed in another process")
 
     def finalize(self, row: Row, files: Sequence[str]) -> None:
@@ -273,10 +272,10 @@ class InversionRun:
         """Begin, or go on; `identity`: what must be equal for that. The jobs of this process that are to do."""
         if self.group.main:
             self._prepare(json.loads(json.dumps(identity)))
-        self.group.any_rank()
+        self.group.wait()
         todo = [job for job in self.jobs if job.state() is None]
         begun = len(todo) < len(self.jobs) or any(job.begun for job in todo)
-        self.group.any_rank()  # from now on others may add to what is done
+        self.group.wait()  # from now on others may add to what is done
         if self.group.main and begun:
             done = len(self.jobs) - len(todo)
             log.info(f"note: going on with an unfinished run: {done} of {len(self.jobs)} images done")
@@ -286,8 +285,6 @@ class InversionRun:
         """Keep what an earlier run of this identity left, and clear away what is no use."""
         folder = self.output / UNFINISHED
         remove_stale(self.output)
-        for where in (folder, *(self.output / kind for kind in KINDS)):
-            remove_all_stale(where)
         try:
             found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -324,7 +321,7 @@ class InversionRun:
             job.wait(failed=True)
             if isinstance(error, Damaged) or (isinstance(error, ImageError) and not _passing(error.__cause__)):
                 job.discard()  # what is damaged is not gone on with; all processes have let go of it
-        job.group.any_rank()  # what one has stored, all see
+        job.group.wait()  # what one has stored, all see
         state = job.state()
         if state and state.row:
             log.info(state.row.line(), job.group.main)
@@ -341,7 +338,7 @@ class InversionRun:
 
         What is unfinished is removed, unless an image failed that can be gone on with (a full disk).
         """
-        self.group.any_rank()
+        self.group.wait()
         states = dict(self._states())
         done = sum(state.row is not None for state in states.values())
         self.write_figures()
@@ -351,7 +348,7 @@ class InversionRun:
             else:
                 remove_tree(self.output / UNFINISHED)
             log.info(f"{done} of {len(self.jobs)} images done; results in {self.output}")
-        self.group.any_rank()  # torchrun ends the others when one leaves with an error
+        self.group.wait()  # torchrun ends the others when one leaves with an error
         return int(done < len(self.jobs))
 
     def _states(self) -> Iterator[tuple[str, JobState]]:
