@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from images.reading import Image
 from inversion import Style, refinement
-from inversion.cost import refine_cost
 from inversion.refinement import MOMENTUM, Prior, Refiner, curvature_window, fit_style, largest_eigenvalue
 from inversion.synthesis import GeneratedStructure, LocalField
 from inversion.tiling import blocks
@@ -23,7 +22,7 @@ RELATIVE = 1e-5
 WHOLE = (1000, 1000)
 STYLE = torch.linspace(-1, 1, 6)
 UNMEASURED = {"WINDOW_CELLS": 1, "SAMPLES": 1, "LANCZOS_STEPS": 1}  # where what is measured does not matter
-edges = st.integers(1, 90)
+edges = st.integers(1, 70)
 
 
 def normal(*shape, seed=0):
@@ -110,7 +109,7 @@ def draw_interval(data, axis):
 
 
 @pytest.mark.parametrize("stages", [3, 4])
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_the_gradient_of_any_block_is_that_through_the_whole_image(inverters, stages, data):
     """In double precision: in single precision, a value that is nearly 0 may have another sign in a block."""
@@ -134,14 +133,6 @@ def test_gradients_and_errors_in_single_precision(inverters):
         assert error == pytest.approx(float(squares.sum()), rel=1e-4)
 
 
-@settings(max_examples=12)
-@given(height=edges, width=edges, shape=st.tuples(*[st.integers(1, 9)] * 2), prior=st.sampled_from([0, 0.3]))
-def test_steps_in_blocks_are_those_of_the_whole(inverters, height, width, shape, prior):
-    case = Case(inverters(), picture(height, width), random_latents(2), prior=prior, dtype=torch.float64)
-    whole, parts = (case.step(*case.step(case.z_s, None, each), each)[0] for each in (WHOLE, shape))
-    assert (whole - parts).abs().max() <= RELATIVE * (whole - case.z_s).abs().max()
-
-
 def test_a_step_is_nesterovs_with_the_prior(inverters):
     case = Case(inverters(), picture(40, 40), prior=0.5)
     refiner, z_s, momentum = case.refiner, case.z_s, normal(*case.z_s.shape)
@@ -154,39 +145,25 @@ def test_a_step_is_nesterovs_with_the_prior(inverters):
     assert torch.equal(case.step(z_s, None), case.step(z_s, torch.zeros_like(z_s)))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 300), (70, 2), (97, 131)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 90), (70, 2), (50, 70)])
 @pytest.mark.parametrize(("dtype", "seed"), [(torch.float32, None), (torch.bfloat16, 3)])
 def test_steps_lower_the_error_of_any_size(inverters, size, dtype, seed):
     case = Case(inverters(), picture(*size), seed=seed, dtype=dtype, measured={"WINDOW_CELLS": 1})
-    errors = [case.error(case.steps(count)) for count in (0, 1, 4, 30)]
+    errors = [case.error(case.steps(count)) for count in (0, 1, 4, 20)]
     assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 0.9 * errors[0]
-
-
-def test_latents_that_draw_the_image_stay(inverters):
-    case = Case(inverters(), picture(40, 40), random_latents(3))
-
-    class Drawn:
-        """What the latents draw, as a photograph without rounding."""
-
-        def window_float(self, top, left, height, width):
-            return case.drawn(case.z_s)[:, top : top + height, left : left + width].permute(1, 2, 0).numpy()
-
-    case.refiner.image = Drawn()
-    moved = (case.steps(5) - case.z_s).abs().max()
-    case.refiner.image = case.image
-    assert moved < 0.02 * (case.steps(5) - case.z_s).abs().max()
+    assert errors[-1] < 0.95 * errors[0]
 
 
 def test_a_strong_prior_draws_latents_to_the_generators(inverters):
-    free, drawn = (Case(inverters(), picture(40, 60), prior=prior, measured={}) for prior in (0.0, 1e4))
-    prior = drawn.refiner.prior
+    cases = [Case(inverters(), picture(24, 30), prior=prior, measured={"WINDOW_CELLS": 1}) for prior in (0.0, 1e4)]
+    prior, start = cases[1].refiner.prior, cases[1].z_s
+    free, drawn = (case.steps(20) for case in cases)
 
     def distance(z_s):
         return float(((z_s - prior.mean).square() / prior.variance).mean())
 
-    assert distance(drawn.steps(30)) < 0.1 * min(distance(drawn.z_s), distance(free.steps(30)))
-    assert free.error(free.steps(30)) < drawn.error(drawn.steps(30))
+    assert distance(drawn) < 0.1 * min(distance(start), distance(free))
+    assert cases[0].error(free) < cases[0].error(drawn)
 
 
 def test_the_prior_is_of_generated_structure(inverters):
@@ -228,15 +205,14 @@ def touching_only(pixels, cells, rule):
     return Region(*axes)
 
 
-@pytest.mark.parametrize("prior", [0.0, 0.1])
-def test_the_preconditioner_is_the_inverse_of_the_mean_curvature(inverters, prior):
-    texture, values = inverters().generator.texture, normal(5, 1, 1, seed=5)  # the same in all cells, as in any window
-    case = Case(inverters(), picture(300, 300), lambda cells: values.expand(5, *cells.shape).contiguous(), prior=prior,
-                measured={"SAMPLES": 300, "WINDOW_CELLS": 1, "DAMPING": 0.0})  # fmt: skip
+def test_the_preconditioner_is_the_inverse_of_the_mean_curvature(inverters):
+    texture, values, prior = inverters().generator.texture, normal(5, 1, 1, seed=5), 0.1
+    case = Case(inverters(), picture(40, 40), lambda cells: values.expand(5, *cells.shape).contiguous(), prior=prior,
+                measured={"SAMPLES": 150, "WINDOW_CELLS": 1, "DAMPING": 0.0})  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(refinement, "WINDOW_CELLS", 1)
         cells, pixels = curvature_window(texture, torch.float32)
-    z_s = values.expand(5, *cells.shape).contiguous()
+    z_s = values.expand(5, *cells.shape).contiguous()  # the same in all cells, as in any window
     inner = touching_only(pixels, cells, texture.rule)
     curvature, count = torch.zeros(5, 5), 0
     for cell in blocks(inner, (1, 1)):
@@ -249,18 +225,9 @@ def test_the_preconditioner_is_the_inverse_of_the_mean_curvature(inverters, prio
         curvature, count = curvature + torch.stack(columns) @ torch.stack(columns).T, count + 1
     expected = curvature / count + torch.diag(prior / case.refiner.prior.variance.flatten())
     found = torch.linalg.inv(case.refiner.preconditioner)
-    assert torch.linalg.norm(found - expected) < 0.15 * torch.linalg.norm(expected)
+    assert torch.linalg.norm(found - expected) < 0.2 * torch.linalg.norm(expected)
     assert torch.allclose(found, found.T, rtol=1e-3, atol=1e-4 * float(found.abs().max()))
     assert torch.linalg.eigvalsh(case.refiner.preconditioner).min() > 0
-
-
-@settings(max_examples=40)
-@given(size=st.integers(1, 6), rank=st.integers(1, 6), seed=st.integers(0, 10**6))
-def test_the_largest_eigenvalue_of_a_small_matrix(size, rank, seed):
-    root = normal(size, rank, seed=seed).double()
-    matrix = root @ root.T
-    found = largest_eigenvalue(lambda v: matrix @ v, normal(size, seed=seed + 1).double())
-    assert found == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-1]), rel=1e-4)
 
 
 @settings(max_examples=20)
@@ -272,29 +239,18 @@ def test_the_largest_eigenvalue_of_a_large_matrix_is_nearly_found_and_from_below
     assert 0.8 * true <= found <= 1.0001 * true
 
 
-@pytest.mark.parametrize("stages", [3, 4, 5])
-def test_the_window_of_the_curvature(inverters, stages, monkeypatch):
-    texture, found = inverters(stages).generator.texture, []
-    for limit in (0, 2**24, refinement.WINDOW_BYTES):
-        monkeypatch.setattr(refinement, "WINDOW_BYTES", limit)
-        cells, pixels = curvature_window(texture, torch.float32)
-        assert cells == pixels.receptive_field(texture.rule) and touching_only(pixels, cells, texture.rule)
-        found.append(pixels.rows.size // 2**stages)
-        assert found[-1] == found[0] or refine_cost(texture, pixels, torch.float32).bytes <= limit
-    assert found == sorted(found) and found[0] < found[-1] == refinement.WINDOW_CELLS
-
-
-@pytest.mark.parametrize("size", [(1, 1), (40, 7), (300, 280)])
-def test_fitting_the_style_lowers_the_error(inverters, size):
+@pytest.mark.parametrize("size", [(1, 1), (40, 7), (170, 180)])
+def test_fitting_the_style_lowers_the_error(inverters, monkeypatch, size):
+    monkeypatch.setattr(refinement, "WINDOW_CELLS", 10)
     case, asked = Case(inverters(), picture(*size)), []
 
     def encode(region):
         asked.append(region.common(case.cells) == region)
         return case.z_s[:, *region.slices_in(case.cells)]
 
-    options = case.texture, torch.float32, CPU, case.image, STYLE, None, encode, 15
+    options = case.texture, torch.float32, CPU, case.image, STYLE, None, encode, 8
     fitted = fit_style(*options)
-    assert asked == (4 if size == (300, 280) else 1) * [True] and not fitted.requires_grad
+    assert asked == (4 if size == (170, 180) else 1) * [True] and not fitted.requires_grad
     assert torch.equal(fitted, fit_style(*options))
     before = case.error(case.z_s)
     case.refiner.draw = case.texture.bake(case.texture.mapping(fitted[None])[0], torch.float32)
