@@ -37,7 +37,7 @@ from utils.signals import exit_on_terminate
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, and edit one image after the other."""
     verb, arguments = parse(sys.argv[1:] if argv is None else argv)
-    config = load_config(verb.config, arguments.config, arguments.overrides)
+    config = load_config(verb.command, arguments.config, arguments.overrides)
     files, output = find_inputs(verb, arguments), arguments.output
     photographs = [name for path, name in files if path.suffix not in SUFFIXES]
     model = commands.load_model(arguments.checkpoint, config.infer)
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         jobs = generated_jobs(model, config.generate)
     paths = [path for path, _ in files]
-    inputs = [arguments.checkpoint, *filter(None, [arguments.config]), *paths, *named_files(config[verb.config.own])]
+    inputs = [arguments.checkpoint, *filter(None, [arguments.config]), *paths, *named_files(config[verb.command.own])]
     names = [f"{job.name}-{ending}" for job in jobs for ending in edits]
     refuse_overwriting(inputs, places(names, photographs, output))
     exit_on_terminate()

@@ -39,11 +39,6 @@ class WeightedSum:
         self.weights = {name: float(weights[name]) for name in terms}
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the terms, in the order of the registry."""
-        return tuple(self.terms)
-
-    @property
     def needs(self) -> set[str]:
         """Names of the tensors that a call must be given."""
         return {name for term in self.terms.values() for name in term.inputs}
@@ -67,7 +62,7 @@ class WeightedSum:
         """
         missing = sorted(self.needs - tensors.keys())
         if missing:
-            raise ValueError(f"losses {', '.join(self.names)} also need {', '.join(missing)}")
+            raise ValueError(f"losses {', '.join(self.terms)} also need {', '.join(missing)}")
         values = {name: term(*(tensors[key] for key in term.inputs)) for name, term in self.terms.items()}
         total = sum(self.weights[name] * value for name, value in values.items())
         return total, {name: value.detach() for name, value in values.items()}
@@ -85,8 +80,5 @@ def build(weights: Mapping[str, float], pretrained: Mapping[str, str | None]) ->
     names = [name for name in TERMS if weights.get(name)]
     if not names:
         raise UserError(f"losses.inverter: every weight is 0; set one of {', '.join(TERMS)}")
-    return WeightedSum({name: _create(TERMS[name], pretrained) for name in names}, weights)
-
-
-def _create(term: type, pretrained: Mapping[str, str | None]) -> object:
-    return term(**{key: pretrained.get(key) for key in getattr(term, "pretrained", ())})
+    files = {name: {key: pretrained.get(key) for key in getattr(TERMS[name], "pretrained", ())} for name in names}
+    return WeightedSum({name: TERMS[name](**files[name]) for name in names}, weights)

@@ -5,29 +5,23 @@ B samples, D channels or length, h and w latent cells. All are computed in float
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-# Kernels of the maximum mean discrepancy: widths from 1/4 to 4 times the mean squared distance.
-MMD_KERNELS = 5
+from losses.reconstruction import L2
+
+MMD_KERNELS = 5  # of widths from 1/4 to 4 times the mean squared distance
 MMD_FACTOR = 2.0
 
 
-class Reciprocal:
+class Reciprocal(L2):
     """Mean squared difference of E(TS(z_s)) from z_s, both [B, D, h, w]: cells whose context is inside the image."""
 
     inputs = ("encoded_structure", "true_structure")
 
-    def __call__(self, encoded: Tensor, true: Tensor) -> Tensor:
-        return F.mse_loss(encoded.float(), true.float())
 
-
-class GlobalLatent:
+class GlobalLatent(L2):
     """Mean squared difference of E_g(generated image) from the z_g that it was generated with, both [B, D]."""
 
     inputs = ("encoded_global", "true_global")
-
-    def __call__(self, encoded: Tensor, true: Tensor) -> Tensor:
-        return F.mse_loss(encoded.float(), true.float())
 
 
 class Distribution:

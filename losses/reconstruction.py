@@ -4,12 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Wang, Simoncelli and Bovik 2003: importance of each scale, fine to coarse.
-MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of each scale, fine to coarse (Wang et al. 2003)
 MS_SSIM_TAPS = 11
 MS_SSIM_SIGMA = 1.5
-# A negative similarity has no fractional power, and zero has one of infinite slope.
-MS_SSIM_FLOOR = 1e-6
+MS_SSIM_FLOOR = 1e-6  # a negative similarity has no fractional power, and zero has one of infinite slope
 
 
 class L1:
@@ -30,13 +28,10 @@ class L2:
         return F.mse_loss(reconstruction.float(), target.float())
 
 
-class Preservation:
-    """Mean absolute difference of images redrawn by a tuned texture synthesizer from what it generated before."""
+class Preservation(L1):
+    """The same of images redrawn by a tuned texture synthesizer and what it generated before."""
 
     inputs = ("redrawn", "generated")
-
-    def __call__(self, redrawn: Tensor, generated: Tensor) -> Tensor:
-        return F.l1_loss(redrawn.float(), generated.float())
 
 
 class MSSSIM:

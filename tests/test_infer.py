@@ -67,7 +67,8 @@ def test_a_folder_of_photographs(run, photographs):
     with open(output / "metrics.csv") as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert set(rows) == set(NAMES) and all(float(row["peak_memory_mib"]) > 0 for row in rows.values())
-    expected = peak_signal_noise_ratio(*map(png, (photographs / "a.png", output / "reconstruction/a.png")), data_range=255)
+    pictures = png(photographs / "a.png"), png(output / "reconstruction/a.png")
+    expected = peak_signal_noise_ratio(*pictures, data_range=255)
     assert float(rows["a"]["psnr"]) == pytest.approx(expected, abs=1e-3)
     summary = json.loads((output / "summary.json").read_text())
     assert summary["images"] == 3 and summary["failed"] == {}
@@ -304,7 +305,7 @@ def test_bad_images_are_named_and_the_others_are_done(run, photographs):
         (["--input", "{images}", "--output", "{images}"], "is the input folder"),
         (["--input", "{tmp}/empty"], "no JPEG, PNG"),
         (["--latents", "{tmp}/empty"], "no .safetensors"),
-        (["--input", "{images}", "infer.block=7"], "smaller than one latent cell of this checkpoint; at least 8"),
+        (["--input", "{images}", "infer.block=7"], "a number of pixels from 8 on, one latent cell of this checkpoint"),
         (["--input", "{images}", "blok=8"], "block"),
         (["--input", "{images}", "infer.refine=-1"], "infer.refine"),
         (["--latents", "{images}", "infer.refine=3"], "--latents have none"),

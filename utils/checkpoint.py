@@ -31,9 +31,8 @@ HEADER = 9  # bytes of a safetensors file up to the brace that its JSON begins w
 # What the restricted unpickler takes back. Subclasses are left out: it refuses them, and so would lose the checkpoint.
 PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size)
 NESTED = (dict, OrderedDict, list, tuple, set)
-# Numbers of numpy in files by others: their types, and the function that makes them, as numpy 1 and 2 call it.
+# Numbers of numpy in files by others: their types, and what numpy 1 and 2 call the function that makes them.
 NUMBERS = [np.dtype, *(type(np.dtype(code)) for code in ("?", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1"))]
-NUMBER = np.float64(0).__reduce__()[0]
 NUMBER_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 
 
@@ -113,14 +112,14 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def load_pretrained(path: str | Path) -> dict:
     """Weights by others: .safetensors, or what torch.save wrote, in which only tensors and plain values are accepted.
 
-    Raises UserError where the file is missing, damaged or would run code.
+    Numbers of numpy become Python's. Raises UserError where the file is missing, damaged or would run code.
     """
     path = Path(path)
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)[0]
     if _head(path).startswith(b"PK\3\4"):
         _check_archive(path)
-    with torch.serialization.safe_globals([*NUMBERS, *((NUMBER, name) for name in NUMBER_NAMES)]):
+    with torch.serialization.safe_globals([*NUMBERS, *((_number, name) for name in NUMBER_NAMES)]):
         return _load_restricted(path)
 
 
@@ -189,6 +188,11 @@ def _load_restricted(path: Path) -> dict:
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds a {type(state).__name__}, not a dict of weights")
     return state
+
+
+def _number(kind: np.dtype, data: bytes) -> bool | int | float:
+    """Stands for numpy's function: it makes nothing but numbers."""
+    return np.frombuffer(data, kind, count=1)[0].item()
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,8 +19,6 @@ from torch import Tensor
 from utils.errors import UserError
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets beside WORLD_SIZE
-Item = TypeVar("Item")
-
 POLL = 0.01  # seconds between looks at whether all have come
 
 
@@ -79,10 +75,6 @@ class ProcessGroup:
         except RuntimeError as error:
             raise LostWorker("another worker was lost; start again to go on") from error
         return bool(value)
-
-    def share(self, items: Iterable[Item]) -> Iterator[Item]:
-        """This process's part of what all processes count in the same order."""
-        return islice(items, self.rank, None, self.size)
 
     def gather(self, values: Tensor) -> Tensor:
         """The samples [B, ...] of all processes, in order of rank, with gradients to each."""

@@ -28,17 +28,17 @@ def test_total_is_the_weighted_sum_and_values_are_unweighted():
 def test_terms_of_weight_zero_are_not_built():
     """LPIPS has no weights here."""
     loss = build({"lpips": 0.0, "l2": 1.0, "reciprocal": 0.5}, PRETRAINED)
-    assert loss.names == ("l2", "reciprocal")
+    assert tuple(loss.terms) == ("l2", "reciprocal")
     assert loss.needs == {"reconstruction", "target", "encoded_structure", "true_structure"}
 
 
 def test_a_sum_without_tensors_has_the_other_terms():
     loss = build({"l1": 2.0, "distribution": 3.0, "reciprocal": 5.0, "global_latent": 7.0}, PRETRAINED)
     rest = loss.without({"encoded_structure", "global_prior", "no such tensor"})
-    assert rest.names == ("l1", "global_latent") and rest.weights == {"l1": 2.0, "global_latent": 7.0}
-    assert all(rest.terms[name] is loss.terms[name] for name in rest.names)
-    assert loss.names == ("l1", "reciprocal", "global_latent", "distribution")
-    assert loss.without(set()).names == loss.names and loss.without(loss.needs).names == ()
+    assert tuple(rest.terms) == ("l1", "global_latent") and rest.weights == {"l1": 2.0, "global_latent": 7.0}
+    assert all(rest.terms[name] is loss.terms[name] for name in rest.terms)
+    assert tuple(loss.terms) == ("l1", "reciprocal", "global_latent", "distribution")
+    assert loss.without(set()).terms == loss.terms and loss.without(loss.needs).terms == {}
 
 
 def test_unneeded_tensors_are_ignored_and_missing_ones_named():

@@ -51,10 +51,8 @@ class TestCheckpoints:
         state, path, skipped = load_latest(tmp_path)
         assert same(state, state_of(4)) and path.name == "step-00000004.pt" and skipped == []
 
-    def test_no_checkpoint(self, tmp_path):
-        assert load_latest(tmp_path) is None and load_latest(tmp_path / "missing") is None
-
     def test_steps_sort_as_numbers_and_other_files_are_left_alone(self, tmp_path):
+        assert load_latest(tmp_path) is None and load_latest(tmp_path / "missing") is None
         (tmp_path / "step-1.pt").write_text("mine")
         for step in (99_999_999, 100_000_000):
             save_checkpoint(tmp_path, step, state_of(step), keep=1)
@@ -132,20 +130,21 @@ class TestDamage:
 
 
 class TestFullDisk:
-    def assert_intact(self, folder: Path) -> None:
-        assert load_latest(folder)[0]["step"] == 1
-        assert [path.name for path in folder.iterdir()] == ["step-00000001.pt"]
+    @pytest.fixture(autouse=True)
+    def intact(self, tmp_path):
+        """The checkpoint before is as it was, and alone."""
+        save_checkpoint(tmp_path, 1, state_of(1), keep=1)
+        yield
+        assert load_latest(tmp_path)[0]["step"] == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
 
     def test_too_little_space_is_said_before_writing(self, tmp_path, monkeypatch):
-        save_checkpoint(tmp_path, 1, state_of(1), keep=1)
         monkeypatch.setattr(checkpoint, "free_space", lambda path: 2**20)
         with pytest.raises(UserError, match=r"step-00000002.pt: 1 MiB free, 2 MiB needed"):
             save_checkpoint(tmp_path, 2, state_of(2, size=500_000), keep=1)
-        self.assert_intact(tmp_path)
 
     @pytest.mark.parametrize("size", [100, 5_000, 100_000])
     def test_a_write_that_fails(self, tmp_path, size):
-        save_checkpoint(tmp_path, 1, state_of(1), keep=1)
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
         try:
@@ -155,7 +154,6 @@ class TestFullDisk:
                 save_weights(tmp_path / "w.safetensors", {"a": torch.zeros(100_000)}, {})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        self.assert_intact(tmp_path)
 
 
 class Payload:
@@ -179,9 +177,7 @@ HOSTILE = {
     "zip": lambda path, trace: torch.save({"a": Payload(trace)}, path),
     "legacy": lambda path, trace: torch.save({"a": Payload(trace)}, path, _use_new_zipfile_serialization=False),
     "pickle": lambda path, trace: path.write_bytes(pickle.dumps(Payload(trace))),
-    "text": lambda path, trace: path.write_text("GLOBAL weights\n" * 10),
     "empty": lambda path, trace: path.write_bytes(b""),
-    "list": lambda path, trace: torch.save([1], path),
     "numpy": lambda path, trace: torch.save({"a": np.zeros(2)}, path),
     "bomb": lambda path, trace: bomb(path),
 }
