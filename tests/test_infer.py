@@ -4,11 +4,9 @@ import csv
 import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
 import time
-import zlib
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +16,7 @@ import pytest
 import pyvips
 import tifffile
 import torch
-import zarr
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from skimage.metrics import peak_signal_noise_ratio
 
 import infer
@@ -29,7 +26,7 @@ from inversion.commands import unique_names
 from inversion.latents import Latents
 from inversion.tiling import Tiling
 from models.weights import export
-from tests.conftest import lines, write_inverter
+from tests.conftest import lines
 from tests.inversion.conftest import photograph, tiny_inverter
 
 NAMES = {"a": (37, 61), "more/B": (64, 20), "tiny": (1, 1)}  # of the photographs, and their heights and widths
@@ -44,6 +41,10 @@ def run(command):
 
 def png(path):
     return np.asarray(PIL.Image.open(path)).astype(int)
+
+
+def latents(output):
+    return {path.stem: load_file(path) for path in sorted((output / "latents").rglob("*.safetensors"))}
 
 
 def mean_psnr(output):
@@ -66,31 +67,12 @@ def test_a_folder_of_photographs(run, photographs):
     with open(output / "metrics.csv") as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert set(rows) == set(NAMES) and all(float(row["peak_memory_mib"]) > 0 for row in rows.values())
-    original, result = (np.asarray(PIL.Image.open(path)) for path in (
-        photographs / "a.png", output / "reconstruction/a.png"
-    ))  # fmt: skip
-    assert float(rows["a"]["psnr"]) == pytest.approx(peak_signal_noise_ratio(original, result), abs=1e-3)
+    pictures = png(photographs / "a.png"), png(output / "reconstruction/a.png")
+    expected = peak_signal_noise_ratio(*pictures, data_range=255)
+    assert float(rows["a"]["psnr"]) == pytest.approx(expected, abs=1e-3)
     summary = json.loads((output / "summary.json").read_text())
     assert summary["images"] == 3 and summary["failed"] == {}
     assert mean_psnr(output) == pytest.approx(np.mean([float(row["psnr"]) for row in rows.values()]))
-
-
-def test_blocks_equal_the_whole_in_files(run, photographs):
-    folders = [run("--input", photographs, *EXACT, f"block={block}", output=block)[2] for block in ("8", "29", "whole")]
-    for name in NAMES:
-        values = [np.load(folder / f"float/{name}.npy") for folder in folders]
-        latents = [load_file(folder / f"latents/{name}.safetensors")["structure"].numpy() for folder in folders]
-        for found in (values, latents):
-            assert max(abs(found[0] - found[2]).max(), abs(found[1] - found[2]).max()) <= 1e-5
-
-
-def test_names_that_differ_in_the_suffix_only(run, photographs):
-    PIL.Image.open(photographs / "a.png").save(photographs / "a.bmp")
-    for _ in range(2):
-        code, _, output = run("--input", photographs)
-        assert code == 0
-    files = {path.name for path in (output / "reconstruction").iterdir() if path.is_file()}
-    assert files == {"a.png.png", "a.bmp.png", "tiny.png"}
 
 
 def test_names_are_unique_whatever_the_files_are_called():
@@ -100,17 +82,11 @@ def test_names_are_unique_whatever_the_files_are_called():
     assert names[files[-1]].startswith("z/x")
 
 
-def test_results_inside_the_input_folder_are_not_inverted_again(run, photographs):
-    for _ in range(2):
-        code, _, output = run("--input", photographs, output="photographs/results")
-        assert code == 0
-        assert json.loads((output / "summary.json").read_text())["images"] == 3
-
-
-def test_inputs_inside_the_output_folder(run, photographs):
-    code, err, output = run("--input", photographs, output=".")
-    assert code == 0, err
-    assert (output / "reconstruction" / "a.png").exists()
+@pytest.mark.parametrize("place", ["photographs/results", "."])
+def test_results_inside_the_input_folder_or_around_it(run, photographs, place):
+    for _ in range(2):  # results are not inverted again
+        code, _, output = run("--input", photographs, output=place)
+        assert code == 0 and json.loads((output / "summary.json").read_text())["images"] == 3
 
 
 @pytest.mark.parametrize("region", [(0, 0, 5, 61), (13, 20, 31, 47), (36, 60, 37, 61)])
@@ -125,37 +101,27 @@ def test_a_region_is_that_of_the_whole(run, photographs, region, block):
     drawn = np.load(output / "float" / f"a-{text.replace(',', '-')}.npy")
     assert drawn.shape == (bottom - top, right - left, 3)
     assert abs(drawn - np.load(whole / "float" / "a.npy")[top:bottom, left:right]).max() <= 1e-5
-
-
-def test_a_region_outside_of_the_image_is_one_line(run, photographs):
-    _, _, first = run("--input", photographs / "a.png")
-    code, err, _ = run("--latents", first / "latents", "region=0,0,38,61", output="region")
+    code, err, _ = run("--latents", whole / "latents", f"region={top},{left},38,{right}", output="region")
     assert code == 1 and len(lines(err)) == 1 and "a.safetensors is of an image of 37 x 61" in err
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "jpeg", "webp", "pyramid", "dzi"])
 def test_pictures_of_each_format(run, photographs, kind):
-    for _ in range(2):  # the second one takes the first one's place
-        code, err, output = run("--input", photographs, "infer.save_float=true", f"infer.format={kind}")
+    for comparison in ("true", "false"):  # the second run takes the first one's place
+        options = ["infer.save_float=true", f"infer.comparison={comparison}", f"infer.format={kind}"]
+        code, err, output = run("--input", photographs, *options)
         assert code == 0, err
     suffix = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp", "pyramid": ".tif", "dzi": ".dzi"}[kind]
     for folder, width in (("comparison", 3 * 61), ("reconstruction", 61)):
         assert {path.name for path in (output / folder).iterdir() if path.is_file()} == {f"a{suffix}", f"tiny{suffix}"}
         if kind == "dzi":
-            text = (output / folder / "a.dzi").read_text()
-            assert f'Width="{width}"' in text and 'Height="37"' in text and (output / folder / "a_files" / "0").is_dir()
-            continue
-        picture = pyvips.Image.new_from_file(str(output / folder / f"a{suffix}"))
-        assert (picture.width, picture.height) == (width, 37)
-    if kind != "dzi":
-        expected = np.clip(np.rint((np.load(output / "float" / "a.npy") + 1) * 127.5), 0, 255)
-        assert abs(picture.numpy()[..., :3] - expected).max() <= (40 if kind == "jpeg" else 0)
-
-
-@pytest.mark.parametrize(("wanted", "there"), [("true", True), ("false", False), ("auto", True)])
-def test_comparisons_are_written_where_they_are_wanted(run, photographs, wanted, there):
-    _, _, output = run("--input", photographs / "a.png", f"infer.comparison={wanted}")
-    assert (output / "comparison" / "a.png").exists() == there
+            assert f'Width="{width}"' in (output / folder / "a.dzi").read_text()
+            assert (output / folder / "a_files" / "0" / "0_0.jpg").exists()
+        else:
+            picture = pyvips.Image.new_from_file(str(output / folder / f"a{suffix}")).numpy()
+            assert picture.shape == (37, width, 3)
+    expected = np.clip(np.rint((np.load(output / "float" / "a.npy") + 1) * 127.5), 0, 255)
+    assert kind == "dzi" or abs(picture - expected).max() <= (40 if kind == "jpeg" else 0)
 
 
 @pytest.mark.parametrize(("kind", "edge"), [("webp", 16_384), ("jpeg", 65_501)])
@@ -181,52 +147,21 @@ def test_an_image_read_by_window_is_as_any_other(run, photographs, monkeypatch):
     assert code == 0, err
     assert not (tiled / "comparison").exists()
     assert (png(tiled / "reconstruction" / "tiled.tif") == png(plain / "reconstruction" / "plain.png")).all()
-    latents = [(folder / "latents" / f"{folder.name}.safetensors").read_bytes() for folder in (plain, tiled)]
-    assert latents[0] == latents[1]
-    rows = [(folder / "metrics.csv").read_text().splitlines()[1].split(",")[3:5] for folder in (plain, tiled)]
-    assert rows[0] == rows[1]
-    code, err, again = run("--input", tiled / "reconstruction" / "tiled.tif", output="again")  # our own is read so too
-    assert code == 0 and not (again / "comparison").exists()
+    assert mean_psnr(tiled) == mean_psnr(plain)
+    assert latents(tiled)["tiled"]["structure"].equal(latents(plain)["plain"]["structure"])
 
 
 def test_latents_in_files_and_folders(run, photographs):
     options = ["infer.block=16", "infer.noise=field", *EXACT]
-    found = {}
-    for kind in ("safetensors", "zarr", "none"):
-        _, _, found[kind] = run("--input", photographs, *options, f"infer.latents={kind}", output=kind)
-        assert not list(found[kind].rglob(".*"))
-    assert not (found["none"] / "latents").exists()
-    assert [path.suffix for path in sorted((found["zarr"] / "latents").iterdir())] == [".zarr", "", ".zarr"]
-    for name in NAMES:
-        structure = zarr.open_group(found["zarr"] / f"latents/{name}.zarr", mode="r")["structure"][:]
-        file = load_file(found["safetensors"] / f"latents/{name}.safetensors")
-        assert (structure == file["structure"].numpy()).all()
+    none = run("--input", photographs, *options, "infer.latents=none", output="none")[2]
+    assert not (none / "latents").exists()
     for kind in ("safetensors", "zarr"):
-        code, err, again = run("--latents", found[kind] / "latents", *options, output=f"{kind}-again")
-        assert code == 0, err
-        assert not (again / "comparison").exists() and not (again / "latents").exists()
+        first = run("--input", photographs, *options, f"infer.latents={kind}", output=kind)[2]
+        assert sorted(path.suffix for path in (first / "latents").iterdir()) == ["", f".{kind}", f".{kind}"]
+        code, err, again = run("--latents", first / "latents", *options, output="again")
+        assert code == 0 and not err and not list(again.rglob(".*")) and not (again / "comparison").exists()
         for name in NAMES:
-            values = [np.load(folder / f"float/{name}.npy") for folder in (again, found["none"])]
-            assert (values[0] == values[1]).all()
-
-
-def test_a_damaged_latent_folder_is_one_line(run, photographs):
-    _, _, output = run("--input", photographs, "infer.latents=zarr")
-    (output / "latents" / "a.zarr" / "structure" / "c" / "0" / "0" / "0").unlink()
-    code, err, again = run("--latents", output / "latents", output="again")
-    assert code == 1 and len(lines(err)) == 1 and "a.zarr: not a whole latent folder" in lines(err)[0]
-    assert json.loads((again / "summary.json").read_text())["images"] == 2
-
-
-def test_latents_of_other_weights_are_refused(run, photographs, tmp_path):
-    _, _, first = run("--input", photographs / "a.png")
-    other = tiny_inverter()
-    next(other.encoder.parameters()).data += 1
-    write_inverter(tmp_path / "changed.safetensors", other)
-    code, err, _ = run("--latents", first / "latents" / "a.safetensors", given=tmp_path / "changed.safetensors",
-                       output="again")  # fmt: skip
-    assert code == 1
-    assert "encoded by the weights" in lines(err)[0]
+            assert (np.load(again / f"float/{name}.npy") == np.load(none / f"float/{name}.npy")).all()
 
 
 def test_saved_latents_keep_their_noise_unless_another_is_asked_for(run, photographs):
@@ -282,10 +217,6 @@ def test_no_input_is_written_onto(run, photographs, checkpoint, tmp_path, case):
     code, err, _ = run(*(text.format(r=r, tmp=tmp_path, images=photographs) for text in OVERWRITING[case]))
     assert code == 2 and len(err.splitlines()) == len(lines(err)) == 1 and "would overwrite the input" in err
     assert everything() == before
-
-
-def latents(output):
-    return {path.stem: load_file(path) for path in sorted((output / "latents").rglob("*.safetensors"))}
 
 
 @pytest.fixture
@@ -352,31 +283,17 @@ def test_termination_leaves_nothing_half_written(photographs, checkpoint, tmp_pa
     assert json.loads((tmp_path / "output" / "summary.json").read_text())["images"] == 0
 
 
-def bomb(path):
-    """A PNG header of 20,000 x 20,000 pixels and as many zeros, in about a megabyte."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    row = bytes(60_001)
-    deflate = zlib.compressobj(9)
-    data = b"".join(deflate.compress(row) for _ in range(2_000)) + deflate.flush()
-    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
-
-
 def test_bad_images_are_named_and_the_others_are_done(run, photographs):
     (photographs / "text.png").write_text("this is a text file")
     (photographs / "empty.jpg").write_bytes(b"")
     whole = (photographs / "more" / "B.JPG").read_bytes()
     (photographs / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
-    bomb(photographs / "bomb.png")
     code, err, output = run("--input", photographs)
-    assert code == 1 and len(lines(err)) == 4
-    for name in ("text.png", "empty.jpg", "truncated.jpg", "bomb.png"):
+    assert code == 1 and len(lines(err)) == 3
+    for name in ("text.png", "empty.jpg", "truncated.jpg"):
         assert sum(name in line for line in lines(err)) == 1
     summary = json.loads((output / "summary.json").read_text())
-    assert summary["images"] == 3 and set(summary["failed"]) == {"text", "empty", "truncated", "bomb"}
+    assert summary["images"] == 3 and set(summary["failed"]) == {"text", "empty", "truncated"}
     assert len(list((output / "reconstruction").rglob("*.png"))) == 3
 
 
@@ -389,32 +306,19 @@ def test_bad_images_are_named_and_the_others_are_done(run, photographs):
         (["--input", "{tmp}/empty"], "no JPEG, PNG"),
         (["--latents", "{tmp}/empty"], "no .safetensors"),
         (["--input", "{images}", "infer.block=7"], "a number of pixels from 8 on, one latent cell of this checkpoint"),
-        (["--input", "{images}", "block=7"], "one latent cell"),
-        (["--input", "{images}", "infer.block=0"], "infer.block"),
-        (["--input", "{images}", "infer.blok=8"], "infer.block"),
         (["--input", "{images}", "blok=8"], "block"),
-        (["--input", "{images}", "infer.seed=x"], "infer.seed"),
-        (["--input", "{images}", "infer.format=gif"], "infer.format"),
-        (["--input", "{images}", "infer.comparison=maybe"], "infer.comparison"),
-        (["--input", "{images}", "infer.latents=npy"], "infer.latents"),
         (["--input", "{images}", "infer.refine=-1"], "infer.refine"),
-        (["--input", "{images}", "infer.refine_prior=-0.1"], "infer.refine_prior"),
-        (["--input", "{images}", "infer.refine_style=x"], "infer.refine_style"),
         (["--latents", "{images}", "infer.refine=3"], "--latents have none"),
-        (["--latents", "{images}", "infer.refine_style=3"], "--latents have none"),
         (["--input", "{tmp}/none.zarr"], "latents are given as --latents"),
         (["--latents", "{tmp}/none.zarr"], "no such file or folder"),
         (["--input", "{images}", "infer.region=0,0,8,8"], "give --latents"),
         (["--latents", "{images}", "infer.region=0,0,8"], "four whole numbers"),
-        (["--latents", "{images}", "infer.region=[0,8,8,8]"], "four whole numbers"),
         (["--input", "{images}", "model.stages=3"], "model"),
         (["--input", "{images}", "--config", "{tmp}/typo.yaml"], "typo.yaml"),
         (["--input", "{images}", "infer.device=cuda:99"], "cuda:99"),
         (["--input", "{images}", "--checkpoint", "{tmp}/none.safetensors"], "none.safetensors"),
         (["--input", "{images}", "--checkpoint", "{tmp}/text.safetensors"], "text.safetensors"),
-        (["--input", "{images}", "--checkpoint", "{tmp}/other.safetensors"], "another architecture"),
         (["--input", "{images}", "--checkpoint", "{tmp}/generator.safetensors"], "holds no encoder"),
-        (["--input", "{images}", "--checkpoint", "{tmp}/foreign.safetensors"], "foreign.safetensors"),
     ],
 )
 def test_a_wrong_command_gets_one_line(run, photographs, tmp_path, arguments, said):
@@ -423,9 +327,6 @@ def test_a_wrong_command_gets_one_line(run, photographs, tmp_path, arguments, sa
     (tmp_path / "text.safetensors").write_text("no weights")
     inverter = tiny_inverter()
     export(tmp_path / "generator.safetensors", inverter.model, {"generator": inverter.generator}, step=0)
-    inverter.model["local_dim"] = 7
-    write_inverter(tmp_path / "other.safetensors", inverter)
-    save_file({"a": torch.zeros(3)}, tmp_path / "foreign.safetensors")
     code, err, output = run(*(text.format(tmp=tmp_path, images=photographs) for text in arguments))
     assert code == 2 and len(lines(err)) == 1 and said in lines(err)[0]
     assert not output.exists()
