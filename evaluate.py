@@ -12,18 +12,17 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from evaluation.discriminator_score import DiscriminatorScore
 from evaluation.inception import Inception
 from evaluation.measures import PER_IMAGE
-from evaluation.photographs import EvaluatedModel, Pictures, PretrainedMetrics
-from evaluation.report import write_report
+from evaluation.photographs import EvaluatedModel, PretrainedMetrics
+from evaluation.report import Pictures, render
 from evaluation.run import evaluate_checkpoint, machine
 from evaluation.sets import real_sets
 from inversion.commands import IMAGES, find_files, find_photographs, load_model
@@ -64,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         load_model(path, config.infer).require_encoder()
     exit_on_terminate()
     with lock_folder(output):
-        evaluation, *pictures = evaluate(config, files, checkpoints, metrics)
+        evaluation, pictures = evaluate(config, {name: path for path, name in files.items()}, checkpoints, metrics)
         evaluation["settings"]["input"] = str(arguments.input)
-        write(output, finite(evaluation), *pictures)
+        write(output, evaluation, pictures)
     return int(any(checkpoint["failed"] for checkpoint in evaluation["checkpoints"]))
 
 
@@ -85,50 +84,44 @@ def load_metrics(config: dict) -> PretrainedMetrics:
     options, weights, device = config.evaluate, config.losses.weights, select_device(config.infer.device)
     return PretrainedMetrics(
         LPIPS(weights.alexnet, weights.lpips).to(device) if options.lpips else None,
-        Inception.load(options.inception, device) if options.inception else None,
-        DiscriminatorScore.load(options.discriminator, device) if options.discriminator else None,
+        Inception(options.inception, device) if options.inception else None,
+        DiscriminatorScore(options.discriminator, device) if options.discriminator else None,
     )
 
 
 def evaluate(
-    config: dict, files: dict[Path, str], checkpoints: dict[str, Path], metrics: PretrainedMetrics
-) -> tuple[dict, Pictures, Pictures]:
-    """What evaluation.json holds, and the pictures of inversions and of edits."""
-    options, entries, inversions, edits = config.evaluate, [], {}, {}
-    real = real_sets(list(files), options.generated_size, options.generated, config.seed, config.infer.max_pixels)
+    config: dict, photographs: dict[str, Path], checkpoints: dict[str, Path], metrics: PretrainedMetrics
+) -> tuple[dict, dict[str, Pictures]]:
+    """What evaluation.json holds, and the pictures of the report, by their headings; files are given by their names."""
+    options, entries, pictures = config.evaluate, [], {"Inversions": defaultdict(dict), "Edits": defaultdict(dict)}
+    paths = list(photographs.values())
+    real = real_sets(paths, options.generated_size, options.generated, config.seed, config.infer.max_pixels)
     for name, path in checkpoints.items():
         model = load_model(path, config.infer)
         evaluated = EvaluatedModel(name, model, options, config.infer, config.seed, metrics)
-        entry, *pictures = evaluate_checkpoint(evaluated, files, real)
+        entry, found = evaluate_checkpoint(evaluated, photographs, real)
         entries.append(entry)
-        for shown, found in zip((inversions, edits), pictures, strict=True):
-            for image, captions in found.items():
-                shown.setdefault(image, {}).update(captions)
-    settings = {"images": len(files), "seed": config.seed, "infer": dict(config.infer), "evaluate": dict(options)}
+        for heading, images in found.items():
+            for image, captions in images.items():
+                pictures[heading][image].update(captions)
+    settings = {"images": len(paths), "seed": config.seed, "infer": dict(config.infer), "evaluate": dict(options)}
     settings["machine"] = machine(model.device)
-    return {"settings": settings, "checkpoints": entries}, inversions, edits
+    return {"settings": settings, "checkpoints": entries}, pictures
 
 
-def write(output: Path, evaluation: dict, inversions: Pictures, edits: Pictures) -> None:
-    """evaluation.json, evaluation.csv and report.html."""
+def write(output: Path, evaluation: dict, pictures: dict[str, Pictures]) -> None:
+    """evaluation.json, evaluation.csv and report.html. JSON has null for the PSNR of an exact result, which is infinite."""
+    evaluation = json.loads(json.dumps(evaluation), parse_constant=lambda _: None)
     with atomic_path(output / "evaluation.json") as path:
-        path.write_text(json.dumps(evaluation, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
     with atomic_path(output / "evaluation.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         for checkpoint in evaluation["checkpoints"]:
             table.writerows({"checkpoint": checkpoint["name"], **image} for image in checkpoint["images"])
-    write_report(output / "report.html", evaluation, inversions, edits)
+    with atomic_path(output / "report.html") as path:
+        path.write_text(render(evaluation, pictures), encoding="utf-8", errors="replace")  # names need not be UTF-8
     log.info(f"wrote {output}/{', '.join(RESULTS)}")
-
-
-def finite(value: Any) -> Any:
-    """A nest of dicts and lists with None for what JSON has no number for: the PSNR of an exact result."""
-    if isinstance(value, dict):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

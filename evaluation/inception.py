@@ -29,28 +29,39 @@ EDGE = 299  # pixels
 EPSILON = 1e-3  # of the batch normalisation
 BATCH = 32
 
+# Blocks by name: chains of layers side by side, and beside them a layer on the mean or the largest of 3 x 3 neighbours;
+# halve: the largest, at every second place, without a layer. Kinds of layers: see `_chain`.
+A = ("1x1", "5x5_1 5x5_2", "3x3dbl_1 3x3dbl_2 3x3dbl_3"), "mean"
+C = ("1x1", "7x7_1 7x7_2 7x7_3", "7x7dbl_1 7x7dbl_2 7x7dbl_3 7x7dbl_4 7x7dbl_5"), "mean"
+E = "1x1", "3x3_1 3x3_2a", "3x3_1 3x3_2b", "3x3dbl_1 3x3dbl_2 3x3dbl_3a", "3x3dbl_1 3x3dbl_2 3x3dbl_3b"
+MIXED = (
+    *((f"Mixed_5{letter}", *A) for letter in "bcd"),
+    ("Mixed_6a", ("3x3/2", "3x3dbl_1 3x3dbl_2 3x3dbl_3/2"), "halve"),
+    *((f"Mixed_6{letter}", *C) for letter in "bcde"),
+    ("Mixed_7a", ("3x3_1 3x3_2/2", "7x7x3_1 7x7x3_2 7x7x3_3 7x7x3_4/2"), "halve"),
+    ("Mixed_7b", E, "mean"),
+    ("Mixed_7c", E, "largest"),
+)
+
 
 class Inception:
     """Called with uint8 images [N, H, W, 3] of any size, gives their features [N, 2048], float64."""
 
-    def __init__(self, state: Mapping[str, Tensor], device: torch.device) -> None:
-        """`state`: as torchvision's state dict. KeyError or RuntimeError if it is of another network."""
-        names = [key.removesuffix(".conv.weight") for key in state if key.endswith(".conv.weight")]
-        self.device, self.layers = device, {name: _with_normalisation(state, name, device) for name in names}
-        shape = self._features(torch.zeros(1, 3, EDGE, EDGE, device=device)).shape
-        if tuple(shape) != (1, FEATURES) or tuple(state["fc.weight"].shape) != (CLASSES, FEATURES):
-            raise RuntimeError(f"features {tuple(shape)}, classifier {tuple(state['fc.weight'].shape)}")
-
-    @staticmethod
-    def load(path: str | Path, device: torch.device) -> Inception:
-        """The network with the weights of a local file. UserError if that is missing, damaged, or of another one."""
-        wanted = f"evaluate.inception takes a local copy of {ADDRESS}"
+    def __init__(self, path: str | Path, device: torch.device) -> None:
+        """`path`: of a state dict in torchvision's names. UserError if it is missing, damaged, or of another network."""
+        self.device, wanted = device, f"evaluate.inception takes a local copy of {ADDRESS}"
         try:
-            return Inception(load_pretrained(path), device)
+            state = load_pretrained(path)
+            names = [key.removesuffix(".conv.weight") for key in state if key.endswith(".conv.weight")]
+            self.layers = {name: _with_normalisation(state, name, device) for name in names}
+            features = self._features(torch.zeros(1, 3, EDGE, EDGE, device=device))
+            fits = features.shape == (1, FEATURES) and state["fc.weight"].shape == (CLASSES, FEATURES)
         except UserError as error:
             raise UserError(f"{error}; {wanted}") from error
-        except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not the weights {WEIGHTS}; {wanted}") from error
+        except (KeyError, RuntimeError, TypeError, AttributeError):
+            fits = False
+        if not fits:
+            raise UserError(f"{path}: not the weights {WEIGHTS}; {wanted}")
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         features = [np.empty((0, FEATURES))]
@@ -65,28 +76,14 @@ class Inception:
         x = self._chain((x - 128) / 128, "Conv2d_1a_3x3/2 Conv2d_2a_3x3/v Conv2d_2b_3x3")
         x = self._chain(F.max_pool2d(x, 3, stride=2), "Conv2d_3b_1x1 Conv2d_4a_3x3/v")
         x = F.max_pool2d(x, 3, stride=2)
-        for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
-            x = self._mixed(x, name, "1x1", "5x5_1 5x5_2", "3x3dbl_1 3x3dbl_2 3x3dbl_3")
-        x = self._mixed(x, "Mixed_6a", "3x3/2", "3x3dbl_1 3x3dbl_2 3x3dbl_3/2", pool="halve")
-        for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
-            long = "7x7dbl_1 7x7dbl_2 7x7dbl_3 7x7dbl_4 7x7dbl_5"
-            x = self._mixed(x, name, "1x1", "7x7_1 7x7_2 7x7_3", long)
-        x = self._mixed(x, "Mixed_7a", "3x3_1 3x3_2/2", "7x7x3_1 7x7x3_2 7x7x3_3 7x7x3_4/2", pool="halve")
-        wide = "1x1", "3x3_1 3x3_2a", "3x3_1 3x3_2b", "3x3dbl_1 3x3dbl_2 3x3dbl_3a", "3x3dbl_1 3x3dbl_2 3x3dbl_3b"
-        x = self._mixed(x, "Mixed_7b", *wide)
-        return self._mixed(x, "Mixed_7c", *wide, pool="largest").mean((2, 3))
-
-    def _mixed(self, x: Tensor, name: str, *branches: str, pool: str = "mean") -> Tensor:
-        """Chains of layers side by side, and a layer on the mean or the largest of 3 x 3 neighbours.
-
-        `pool`: mean | largest | halve: the largest, at every second place, without a layer.
-        """
-        if pool == "mean":
-            pooled = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        else:
-            pooled = F.max_pool2d(x, 3, 1, 1) if pool == "largest" else F.max_pool2d(x, 3, 2)
-        chains = [self._chain(x, branch, f"{name}.branch") for branch in branches]
-        return torch.cat([*chains, pooled if pool == "halve" else self._chain(pooled, f"{name}.branch_pool")], dim=1)
+        for name, branches, pool in MIXED:
+            if pool == "mean":
+                pooled = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+            else:
+                pooled = F.max_pool2d(x, 3, 1, 1) if pool == "largest" else F.max_pool2d(x, 3, 2)
+            pooled = pooled if pool == "halve" else self._chain(pooled, "pool", f"{name}.branch_")
+            x = torch.cat([*(self._chain(x, branch, f"{name}.branch") for branch in branches), pooled], dim=1)
+        return x.mean((2, 3))
 
     def _chain(self, x: Tensor, layers: str, prefix: str = "") -> Tensor:
         """Convolutions with ReLU, padded to keep the size; `/v` is not padded, `/2` is not and has stride 2."""
