@@ -15,17 +15,17 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from evaluation.discriminator_score import DiscriminatorScore
 from evaluation.inception import Inception
 from evaluation.measures import PER_IMAGE
-from evaluation.photographs import EvaluatedModel, PretrainedMetrics
+from evaluation.photographs import EvaluatedModel
 from evaluation.report import Pictures, render
 from evaluation.run import evaluate_checkpoint, machine
 from evaluation.sets import real_sets
-from inversion.commands import IMAGES, find_files, find_photographs, load_model
+from images.reading import find_images
+from inversion.commands import IMAGES, find_files, load_model
 from losses.perceptual import LPIPS
 from utils import log
 from utils.config import load_config
@@ -52,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     behind = [word for word in arguments.checkpoint if "=" in word and not Path(word).exists()]
     config = load_config(EvaluateConfig, arguments.config, [*behind, *arguments.overrides])
     checkpoints = names_of([Path(word) for word in arguments.checkpoint if word not in behind])
-    search, output = partial(find_photographs, output=arguments.output), arguments.output
-    files = find_files("--input", arguments.input, search, IMAGES)
+    output, files = arguments.output, find_files("--input", arguments.input, find_images, IMAGES)
     if output.resolve().is_relative_to(arguments.input.resolve()):
         raise UserError(f"--output {output}: lies in --input; results need a folder of their own")
     inputs = [*files, *checkpoints.values(), *filter(None, [arguments.config])]
@@ -79,18 +78,18 @@ def names_of(checkpoints: Sequence[Path]) -> dict[str, Path]:
     raise UserError(f"--checkpoint: {' '.join(map(str, checkpoints))}: names no file, or one is given twice")
 
 
-def load_metrics(config: dict) -> PretrainedMetrics:
+def load_metrics(config: dict) -> dict[str, LPIPS | Inception | DiscriminatorScore]:
     """The networks that `evaluate` asks for. UserError where their weights are missing."""
     options, weights, device = config.evaluate, config.losses.weights, select_device(config.infer.device)
-    return PretrainedMetrics(
-        LPIPS(weights.alexnet, weights.lpips).to(device) if options.lpips else None,
-        Inception(options.inception, device) if options.inception else None,
-        DiscriminatorScore(options.discriminator, device) if options.discriminator else None,
-    )
+    metrics = {"lpips": LPIPS(weights.alexnet, weights.lpips).to(device)} if options.lpips else {}
+    for key, kind in (("inception", Inception), ("discriminator", DiscriminatorScore)):
+        if options[key]:
+            metrics[key] = kind(options[key], device)
+    return metrics
 
 
 def evaluate(
-    config: dict, photographs: dict[str, Path], checkpoints: dict[str, Path], metrics: PretrainedMetrics
+    config: dict, photographs: dict[str, Path], checkpoints: dict[str, Path], metrics: dict
 ) -> tuple[dict, dict[str, Pictures]]:
     """What evaluation.json holds, and the pictures of the report, by their headings; files are given by their names."""
     options, entries, pictures = config.evaluate, [], {"Inversions": defaultdict(dict), "Edits": defaultdict(dict)}
@@ -98,7 +97,7 @@ def evaluate(
     real = real_sets(paths, options.generated_size, options.generated, config.seed, config.infer.max_pixels)
     for name, path in checkpoints.items():
         model = load_model(path, config.infer)
-        evaluated = EvaluatedModel(name, model, options, config.infer, config.seed, metrics)
+        evaluated = EvaluatedModel(name, model, options, config.infer, config.seed, **metrics)
         entry, found = evaluate_checkpoint(evaluated, photographs, real)
         entries.append(entry)
         for heading, images in found.items():
@@ -110,17 +109,18 @@ def evaluate(
 
 
 def write(output: Path, evaluation: dict, pictures: dict[str, Pictures]) -> None:
-    """evaluation.json, evaluation.csv and report.html. JSON has null for the PSNR of an exact result, which is infinite."""
+    """evaluation.json, evaluation.csv and report.html. The infinite PSNR of an exact result becomes null."""
     evaluation = json.loads(json.dumps(evaluation), parse_constant=lambda _: None)
     with atomic_path(output / "evaluation.json") as path:
         path.write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
-    with atomic_path(output / "evaluation.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
+    rows = [{"checkpoint": each["name"], **image} for each in evaluation["checkpoints"] for image in each["images"]]
+    text = {"encoding": "utf-8", "errors": "replace"}  # names of files need not be UTF-8
+    with atomic_path(output / "evaluation.csv") as path, open(path, "w", newline="", **text) as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
-        for checkpoint in evaluation["checkpoints"]:
-            table.writerows({"checkpoint": checkpoint["name"], **image} for image in checkpoint["images"])
+        table.writerows(rows)
     with atomic_path(output / "report.html") as path:
-        path.write_text(render(evaluation, pictures), encoding="utf-8", errors="replace")  # names need not be UTF-8
+        path.write_text(render(evaluation, pictures), **text)
     log.info(f"wrote {output}/{', '.join(RESULTS)}")
 
 

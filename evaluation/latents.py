@@ -27,9 +27,9 @@ def window(model: PatchInverter, latents: Latents, cells: Region | None = None) 
     return torch.from_numpy(np.ascontiguousarray(values))
 
 
-def sample(structure: Tensor, images: int, key: Sequence[int]) -> Tensor:
-    """Vectors [n, C] of the latents [C, h, w] of an image, chosen by `key`: as many of each of so many images."""
-    return _chosen(structure.flatten(1).T, math.ceil(KEPT / max(images, 1)), key)
+def sample(model: PatchInverter, latents: Latents, images: int, key: Sequence[int]) -> Tensor:
+    """Structure vectors [n, C] of an image, chosen by `key`: as many of each of so many images."""
+    return _chosen(window(model, latents).flatten(1).T, math.ceil(KEPT / max(images, 1)), key)
 
 
 def compare_latents(encoded: Sequence[Tensor], generated: Sequence[Tensor], seed: int) -> dict[str, float | None]:

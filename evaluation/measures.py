@@ -26,12 +26,9 @@ MEASURES = {
                           "by the same of an inversion in one pass. 1: none."),
     "latent_mean_distance": Measure("Latent mean", "std", "lower", 3, "Distance of the channel means of encoded and "
                                     "generated structure latents, in standard deviations."),
-    "latent_std_ratio": Measure("Latent spread", "", "one", 3, "Standard deviation of encoded over that of generated "
-                                "structure latents, mean over the channels."),
-    "latent_mmd": Measure("Latent MMD", "", "lower", 4,
-                          "Maximum mean discrepancy between encoded and generated structure latents."),
-    "latent_mmd_floor": Measure("Latent MMD, floor", "", "none", 4, "The same between two halves of the generated "
-                                "latents: no encoder can be expected to come below."),
+    "latent_std_ratio": Measure("Latent spread", "", "one", 3, "Deviation of encoded over that of generated latents."),
+    "latent_mmd": Measure("Latent MMD", "", "lower", 4, "Maximum mean discrepancy of encoded and generated latents."),
+    "latent_mmd_floor": Measure("Latent MMD, floor", "", "none", 4, "The same of two halves of the generated latents."),
     "reciprocal_error": Measure("Reciprocal error", "", "lower", 3, "E(TS(z)) against z: mean squared error over the "
                                 "variance of z. 0: the encoder inverts what is generated."),
     "edit_consistency": Measure("Edit consistency", "", "higher", 3, "Structure latents of an image that is redrawn in "
@@ -39,14 +36,12 @@ MEASURES = {
     "edit_score": Measure("Score of edits", "", "higher", 3, "The discriminator's, mean."),
     "reconstruction_score": Measure("Score of reconstructions", "", "higher", 3, "The discriminator's, mean."),
     "real_score": Measure("Score of photographs", "", "none", 3, "The discriminator's, mean."),
-    "cycle_psnr_drop": Measure("Loss over cycles", "dB", "lower", 2, "PSNR of the first inversion minus that of the "
-                               "last one, where each inverts the result of the one before."),
+    "cycle_psnr_drop": Measure("Loss over cycles", "dB", "lower", 2, "PSNR of the first inversion minus the last."),
     "swd": Measure("SWD", "× 1000", "lower", 2, "Sliced Wasserstein distance of generated and real patches "
                    "(Karras et al. 2018), mean over the levels; as many of both."),
-    "swd_floor": Measure("SWD, floor", "× 1000", "none", 2, "The same between patches of two halves of photographs, "
-                         "as many on either side as for SWD: no generator can be expected to come below."),
+    "swd_floor": Measure("SWD, floor", "× 1000", "none", 2, "The same of patches of two halves of the photographs."),
     "fid": Measure("FID", "", "lower", 2, "Frechet Inception distance of generated and real patches, as many of both."),
-    "fid_floor": Measure("FID, floor", "", "none", 2, "The same between patches of two halves of the photographs."),
+    "fid_floor": Measure("FID, floor", "", "none", 2, "The same of patches of two halves of the photographs."),
     "distance_images": Measure("Images of a side", "", "none", 0, "Patches that SWD, FID, and their floors compare."),
     "seconds_per_megapixel": Measure("Time", "s / megapixel", "lower", 2, "Of inverting and drawing a megapixel."),
     "peak_memory_mib": Measure("Memory", "MiB", "lower", 0, "Peak of inverting and drawing, beyond what was held."),

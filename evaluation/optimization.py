@@ -1,10 +1,8 @@
 """Inversion by optimisation from random latents, as InfinityGAN (Lin et al., ICLR 2022) inverts: the rival of encoders.
 
-The published settings: Adam for 3,000 steps on the local and the global latent of the structure synthesizer (learning
-rate 0.01), on a style for each layer of the texture synthesizer, from the mean style, and on a map of noise for each
-layer (0.1). A penalty keeps the noise from drawing the image itself, and after each step it is brought back to mean 0
-and deviation 1. The rates rise over the first twentieth and fall over the last quarter of the steps. The priors of
-latents, their perturbation and the augmentation are left out: they serve outpainting and cost fidelity.
+The published settings: Adam for 3,000 steps on the local and the global latent of the structure synthesizer, and on a
+style (from the mean style) and a map of noise for each layer of the texture synthesizer. The priors of latents, their
+perturbation and the augmentation are left out: they serve outpainting and cost fidelity.
 
 Letters: C channels, D style, L layers, h/w latent cells, H/W pixels.
 """
@@ -48,12 +46,12 @@ def optimize(
     time, nor does measuring. Not to be run in torch.inference_mode.
     """
     marks = {0, steps, *(round(2 ** (exponent / 2)) for exponent in range(2 * steps.bit_length()))}
-    points, seconds, search = [], 0.0, Search(model, image, seed, perceptual)
+    search, points, seconds = Search(model, image, steps, seed, perceptual), [], 0.0
     start = time.perf_counter()
     for step in range(steps + 1):
-        drawn = search.step(learning_rate(step / steps)) if step < steps else search.draw()
+        drawn = search.step() if step < steps else search.draw()
         if step in marks:
-            result = to_eight_bit(drawn)[0].permute(1, 2, 0).cpu().numpy()
+            result = to_eight_bit(drawn.detach())[0].permute(1, 2, 0).cpu().numpy()
             seconds += time.perf_counter() - start
             points.append({"step": step, "seconds": seconds, "psnr": pixelwise(image, result)["psnr"]})
             start = time.perf_counter()
@@ -68,8 +66,10 @@ def learning_rate(progress: float) -> float:
 class Search:
     """The latents of an image while they are optimised."""
 
-    def __init__(self, model: PatchInverter, image: np.ndarray, seed: int, perceptual: Perceptual | None) -> None:
-        """`image`: uint8 [H, W, 3]."""
+    def __init__(
+        self, model: PatchInverter, image: np.ndarray, steps: int, seed: int, perceptual: Perceptual | None
+    ) -> None:
+        """`image`: uint8 [H, W, 3]; `steps`: that are to come."""
         self.model, self.perceptual, device = model, perceptual, model.device
         self.generator = model.generator.requires_grad_(False)
         self.target, structure = as_tensor(image[None], device), self.generator.structure
@@ -79,41 +79,37 @@ class Search:
         self.local = LocalField(structure.local_dim, seed, device).read(around)[None]  # [1, C, h, w]
         self.global_ = style_of_seed(self.generator, seed).global_latent[None].to(device)  # [1, D]
         draws = torch.randn(STYLES, structure.global_dim, generator=torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            style = self.generator.texture.mapping(draws.to(device)).mean(0)
+        style = self.generator.texture.mapping(draws.to(device)).mean(0)
         self.styles = style.repeat(1, self.generator.texture.style_count, 1)  # [1, L + 1, D]
-        self.field, self.noise = NoiseField(seed, device), {}  # by layer, [1, 1, H, W]
-        self.draw()  # the maps of noise get the sizes that the layers ask for
-        groups = ([self.local, self.global_], LR_STRUCTURE), ([self.styles, *self.noise.values()], LR_TEXTURE)
+        self.field, self.maps = NoiseField(seed, device), {}  # of noise, by layer, [1, 1, H, W]
+        self.draw()  # the maps get the sizes that the layers ask for
+        groups = ([self.local, self.global_], LR_STRUCTURE), ([self.styles, *self.maps.values()], LR_TEXTURE)
         for latents, _ in groups:
             for values in latents:
                 values.requires_grad_()
-        self.optimizer = torch.optim.Adam({"params": latents, "lr": lr, "full_lr": lr} for latents, lr in groups)
+        self.optimizer = torch.optim.Adam({"params": latents, "lr": lr} for latents, lr in groups)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: learning_rate(step / steps))
 
-    def step(self, rate: float) -> Tensor:
-        """One update, with the learning rates times `rate`; returns the image [1, 3, H, W] from before it."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["full_lr"]
-        with torch.enable_grad():
-            image = self._image()
-            loss = F.mse_loss(image, self.target) + NOISE_WEIGHT * autocorrelation(self.noise.values())
-            if self.perceptual is not None:
-                loss = loss + self.perceptual(image, self.target)
-            self.optimizer.zero_grad()
-            loss.backward()
+    def step(self) -> Tensor:
+        """One update; returns the image [1, 3, H, W] from before it. A penalty keeps the noise from drawing the image
+        itself; it is brought back to mean 0 and deviation 1.
+        """
+        image = self.draw()
+        loss = F.mse_loss(image, self.target) + NOISE_WEIGHT * autocorrelation(self.maps.values())
+        if self.perceptual is not None:
+            loss = loss + self.perceptual(image, self.target)
+        self.optimizer.zero_grad()
+        loss.backward()
         self.optimizer.step()
+        self.schedule.step()
         with torch.no_grad():
-            for noise in self.noise.values():
+            for noise in self.maps.values():
                 if noise.numel() > 1:  # a single value has no deviation
                     noise.sub_(noise.mean()).div_(noise.std().clamp(min=1e-4))
-        return image.detach()
+        return image
 
-    @torch.no_grad()
     def draw(self) -> Tensor:
         """The image [1, 3, H, W] of the latents as they are, nominally in [-1, 1]."""
-        return self._image()
-
-    def _image(self) -> Tensor:
         texture, origin = self.generator.texture, (self.cells.rows.first, self.cells.cols.first)
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.model.dtype == torch.bfloat16):
             z_s = self.generator.structure(self.local, self.global_, self.coordinates)
@@ -123,9 +119,9 @@ class Search:
 
     def _noise(self, layer: int, *place: int) -> Tensor:
         """The map of a layer: that of the seed's field, when it is asked for the first time."""
-        if layer not in self.noise:
-            self.noise[layer] = self.field(layer, *place)
-        return self.noise[layer]
+        if layer not in self.maps:
+            self.maps[layer] = self.field(layer, *place)
+        return self.maps[layer]
 
 
 def autocorrelation(maps: Iterable[Tensor]) -> Tensor:

@@ -16,45 +16,41 @@ from evaluation.fidelity import perceived, pixelwise
 from evaluation.inception import Inception
 from evaluation.latents import relative_error, window
 from evaluation.optimization import optimize
-from evaluation.report import Pictures, number_text, shrunk
+from evaluation.report import Pictures, number_text, webp
 from evaluation.seams import SMALLEST, seam_score
 from images.reading import Image
 from images.writing import error_times_four
 from inversion import Latents, PatchInverter
 from inversion.commands import noise_of
 from losses.perceptual import LPIPS
-from utils import log
 from utils.device import peak_memory_mib, release_freed_memory, reset_peak_memory
 
 REFINEMENTS = (0, 3, 10, 30, 100)  # steps
-Points = list[dict[str, float]]
-
-
-@dataclass(frozen=True)
-class PretrainedMetrics:
-    """Networks that others trained, and a discriminator: those that are asked for."""
-
-    lpips: LPIPS | None = None
-    inception: Inception | None = None
-    discriminator: DiscriminatorScore | None = None
+Points = list[dict[str, float]]  # of a series
 
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A checkpoint, and how it is used and measured."""
+    """A checkpoint, how it is used, and what measures it: options, and the networks of others that they ask for."""
 
     name: str
     model: PatchInverter
     options: dict  # the `evaluate` section
     infer: dict  # the `infer` section
     seed: int
-    metrics: PretrainedMetrics
+    lpips: LPIPS | None = None
+    inception: Inception | None = None
+    discriminator: DiscriminatorScore | None = None
 
-    def invert(self, image: Image | np.ndarray, refine: int | None = None) -> Latents:
-        """The latents of an image, as the `infer` options say; `refine`: in place of their steps."""
-        options, steps = self.infer, self.infer.refine if refine is None else refine
+    def invert(self, image: Image | np.ndarray, refined: bool = True) -> Latents:
+        """The latents of an image, as the `infer` options say; `refined`: False leaves the structure as encoded."""
+        options, steps = self.infer, self.infer.refine if refined else 0
         prior, style_steps, noise = options.refine_prior, options.refine_style, noise_of(options)
         return self.model.invert(image, refine=steps, prior=prior, style_steps=style_steps, noise=noise)
+
+    def redraw(self, image: Image | np.ndarray, refined: bool = True) -> np.ndarray:
+        """An inversion of an image, uint8 [H, W, 3]."""
+        return self.model.draw(self.invert(image, refined))
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ class Inversion:
         return self.image.window(0, 0, self.image.height, self.image.width)
 
 
-def invert(evaluated: EvaluatedModel, image: Image) -> tuple[Inversion, dict[str, float | None]]:
+def measure_inversion(evaluated: EvaluatedModel, image: Image) -> tuple[Inversion, dict[str, float | None]]:
     """An inversion, its fidelity, and the seconds and the memory (beyond what was held before) that it took."""
     model, device = evaluated.model, evaluated.model.device
     release_freed_memory()
@@ -81,39 +77,33 @@ def invert(evaluated: EvaluatedModel, image: Image) -> tuple[Inversion, dict[str
     inversion = Inversion(image, latents, model.draw(latents))
     taken = {"seconds": time.perf_counter() - start, "peak_memory_mib": peak_memory_mib(device) - held}
     pair = inversion.photograph, inversion.result
-    return inversion, pixelwise(*pair) | perceived(*pair, evaluated.metrics.lpips, device) | taken
+    return inversion, pixelwise(*pair) | perceived(*pair, evaluated.lpips, device) | taken
 
 
 def measure_seams(evaluated: EvaluatedModel, inversions: Iterable[Inversion]) -> float | None:
     """The seam score of images as encoded: refined latents have blocks of their own, whatever the others are.
 
-    None, and a note, where blocks of `evaluate.seam_block` are too small.
+    None where blocks of `evaluate.seam_block` are too small to have anything to compare with.
     """
     model, block = evaluated.model, evaluated.options.seam_block
     if block < SMALLEST * model.cell:
-        needed = f"{block} px, but {SMALLEST * model.cell} are needed"
-        log.info(f"note: {evaluated.name}: no seams measured; evaluate.seam_block: {needed}")
         return None
-    in_blocks = replace(evaluated, model=replace(model, tiling=replace(model.tiling, block=block)))
-
-    def draw(evaluated: EvaluatedModel, image: Image) -> np.ndarray:
-        return evaluated.model.draw(evaluated.invert(image, refine=0))
-
-    pairs = ((draw(evaluated, each.image), draw(in_blocks, each.image), each.latents.size) for each in inversions)
-    return seam_score(((*pair, model.cells(size)) for *pair, size in pairs), model.cell, block)
+    models = evaluated, replace(evaluated, model=replace(model, tiling=replace(model.tiling, block=block)))
+    pairs = (([each.redraw(x.image, refined=False) for each in models], x.latents.size) for x in inversions)
+    return seam_score(((*pair, model.cells(size)) for pair, size in pairs), model.cell, block)
 
 
-def repeat(evaluated: EvaluatedModel, inversion: Inversion) -> Points:
+def measure_cycles(evaluated: EvaluatedModel, inversion: Inversion) -> Points:
     """Fidelity to the photograph of inversions, each of the result of the one before."""
     photograph, result = inversion.photograph, inversion.result
     points = [pixelwise(photograph, result)]
     for _ in range(evaluated.options.cycles - 1):
-        result = evaluated.model.draw(evaluated.invert(result))
+        result = evaluated.redraw(result)
         points.append(pixelwise(photograph, result))
     return points
 
 
-def optimization_curves(evaluated: EvaluatedModel, inversion: Inversion) -> dict[str, Points]:
+def measure_curves(evaluated: EvaluatedModel, inversion: Inversion) -> dict[str, Points]:
     """`seconds` and `psnr` of refinements (of encoding, so many steps, and drawing), and from random latents."""
     model, options, image, points = evaluated.model, evaluated.infer, inversion.image, []
     start = time.perf_counter()
@@ -125,9 +115,11 @@ def optimization_curves(evaluated: EvaluatedModel, inversion: Inversion) -> dict
         result = model.draw(model.refine(encoded, image, steps, prior=options.refine_prior) if steps else encoded)
         seconds = before + time.perf_counter() - start
         points.append({"seconds": seconds} | pixelwise(inversion.photograph, result))
-    lpips, steps = evaluated.metrics.lpips, evaluated.options.optimization_steps
-    random = optimize(model, inversion.photograph, steps, evaluated.seed, lpips and lpips.distance)
-    return {"refinement": points, "random latents": random}
+    perceptual, steps = evaluated.lpips and evaluated.lpips.distance, evaluated.options.optimization_steps
+    return {
+        "refinement": points,
+        "random latents": optimize(model, inversion.photograph, steps, evaluated.seed, perceptual),
+    }
 
 
 def measure_edits(evaluated: EvaluatedModel, kept: Mapping[str, Inversion]) -> tuple[dict[str, float | None], Pictures]:
@@ -136,12 +128,13 @@ def measure_edits(evaluated: EvaluatedModel, kept: Mapping[str, Inversion]) -> t
     pictured = spread(names, evaluated.options.pictures)
     for name, other in zip(names, names[1:] + names[:1], strict=True):
         own, source = kept[name], kept[other]
-        edits.append(edit := model.draw(own.latents.with_style(source.latents.style)))
-        pairs.append((window(model, evaluated.invert(edit)), window(model, own.latents)))
+        edits.append(model.draw(own.latents.with_style(source.latents.style)))
+        pairs.append((window(model, evaluated.invert(edits[-1])), window(model, own.latents)))
         if name in pictured:
-            shown = {name: own.photograph, f"style of {other}": source.photograph, f"{evaluated.name}: edit": edit}
-            pictures[name] = {caption: shrunk(pixels) for caption, pixels in shown.items()}
-    error, score = relative_error(pairs), evaluated.metrics.discriminator
+            captions = name, f"style of {other}", f"{evaluated.name}: edit"
+            shown = own.photograph, source.photograph, edits[-1]
+            pictures[name] = dict(zip(captions, map(webp, shown), strict=True))
+    error, score = relative_error(pairs), evaluated.discriminator
     measures = {"edit_consistency": None if error is None else 1 - error}
     if score:
         results, photographs = [each.result for each in kept.values()], [each.photograph for each in kept.values()]
@@ -151,14 +144,13 @@ def measure_edits(evaluated: EvaluatedModel, kept: Mapping[str, Inversion]) -> t
 
 
 def pictures_of(evaluated: EvaluatedModel, kept: Mapping[str, Inversion]) -> Pictures:
-    """Photographs, their inversions, and the errors."""
-    pictures, label = {}, evaluated.name
+    """Some of the photographs, their inversions, and the errors."""
+    pictures = {}
     for name in spread(list(kept), evaluated.options.pictures):
-        photograph, result = kept[name].photograph, kept[name].result
-        psnr = number_text(pixelwise(photograph, result)["psnr"], 2)
-        error = error_times_four(photograph, result)
-        shown = {name: photograph, f"{label}, {psnr} dB": result, f"{label}: error × 4": error}
-        pictures[name] = {caption: shrunk(pixels) for caption, pixels in shown.items()}
+        pair = kept[name].photograph, kept[name].result
+        psnr = number_text(pixelwise(*pair)["psnr"], 2)
+        captions = name, f"{evaluated.name}, {psnr} dB", f"{evaluated.name}: error × 4"
+        pictures[name] = dict(zip(captions, map(webp, (*pair, error_times_four(*pair))), strict=True))
     return pictures
 
 

@@ -11,14 +11,7 @@ from typing import NamedTuple
 COLOURS = ("#3f67c4", "#d98a00", "#d9503f", "#2a9d8f", "#4c9a3f", "#8f56d6", "#d6609a", "#8a6243")  # by checkpoint
 SIZE = 5.6, 3.1  # inches
 MARKED = 16  # points of a curve, up to which each is marked
-WORDS, LINES = "#676b72", "#e2e2dc"  # colours of what stands around the curves
-STYLE = {
-    "text.color": WORDS, "axes.labelcolor": WORDS, "xtick.color": WORDS, "ytick.color": WORDS,
-    "axes.edgecolor": LINES, "grid.color": LINES, "axes.grid": True, "axes.grid.axis": "y",
-    "axes.spines.left": False, "axes.spines.top": False, "axes.spines.right": False,
-    "xtick.major.size": 0, "ytick.major.size": 0, "lines.linewidth": 1.8, "lines.markersize": 4.5,
-    "svg.hashsalt": "report",  # equal charts give equal files
-}  # fmt: skip
+STYLE = ("seaborn-v0_8-whitegrid", {"axes.edgecolor": "white", "svg.hashsalt": "report"})  # equal charts, equal files
 
 
 class Chart(NamedTuple):
@@ -57,11 +50,11 @@ def points_of(checkpoint: Mapping, table: str, x: str, y: str) -> list[tuple[flo
 
 def draw(chart: Chart, checkpoints: Sequence[Mapping]) -> bytes | None:
     """A chart of the checkpoints of an evaluation as an SVG document; None without any point."""
-    import matplotlib
+    import matplotlib.style
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.style.context(STYLE):
         figure = Figure(SIZE, layout="constrained")
         axes = figure.add_subplot(xlabel=chart.labels[0], xscale=chart.scale)
         for colour, checkpoint in zip(cycle(COLOURS), checkpoints, strict=False):

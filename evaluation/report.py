@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from evaluation.measures import MEASURES, PER_IMAGE
 from evaluation.plots import CHARTS, COLOURS, draw
 
-Pictures = dict[str, dict[str, np.ndarray]]  # image name -> caption -> uint8 [H, W, 3]
+Pictures = dict[str, dict[str, str]]  # image name -> caption -> address of the picture
 EDGE = 640  # pixels of a picture, at most
 ABSENT = "–"
 
@@ -25,7 +25,7 @@ def render(evaluation: Mapping, pictures: Mapping[str, Pictures]) -> str:
     checkpoints = evaluation["checkpoints"]
     loader, blocks = FileSystemLoader(Path(__file__).parent), {"trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)
-    environment.filters |= {"number": number_text, "webp": webp}
+    environment.filters["number"] = number_text
     drawn = [(chart, draw(chart, checkpoints)) for chart in CHARTS]
     return environment.get_template("report.html.jinja").render(
         checkpoints=checkpoints,
@@ -57,17 +57,11 @@ def table_row(key: str, checkpoints: Sequence[Mapping]) -> list[tuple[str, bool]
     return [(number_text(value, measure.digits), mark) for value, mark in zip(values, best, strict=True)]
 
 
-def shrunk(picture: np.ndarray) -> np.ndarray:
-    """A picture, uint8 [H, W, 3], as large as the report shows it."""
-    image = PIL.Image.fromarray(picture)
-    image.thumbnail((EDGE, EDGE), PIL.Image.Resampling.LANCZOS)
-    return np.array(image)
-
-
 def webp(picture: np.ndarray) -> str:
-    """A picture, uint8 [H, W, 3], as an address."""
-    written = io.BytesIO()
-    PIL.Image.fromarray(picture).save(written, "WEBP", quality=92)
+    """A picture, uint8 [H, W, 3], as an address, shrunk to what the report shows."""
+    image, written = PIL.Image.fromarray(picture), io.BytesIO()
+    image.thumbnail((EDGE, EDGE), PIL.Image.Resampling.LANCZOS)
+    image.save(written, "WEBP", quality=92)
     return data_uri("webp", written.getvalue())
 
 

@@ -11,13 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evaluation import photographs
 from evaluation.frechet import frechet_distance
-from evaluation.latents import compare_latents, reciprocal_error, sample, window
+from evaluation.latents import compare_latents, reciprocal_error, sample
 from evaluation.measures import MEASURES, mean
-from evaluation.photographs import (
-    EvaluatedModel, Inversion, Points, invert, measure_edits, measure_seams, optimization_curves, pictures_of, repeat,
-    spread,
-)  # fmt: skip
+from evaluation.photographs import EvaluatedModel, Inversion, Points, spread
 from evaluation.report import Pictures
 from evaluation.sets import RealSets, generated_set
 from evaluation.swd import SMALLEST, pyramid_distances
@@ -29,65 +27,63 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def evaluate_checkpoint(
-    evaluated: EvaluatedModel, photographs: Mapping[str, Path], real: RealSets
+    evaluated: EvaluatedModel, files: Mapping[str, Path], real: RealSets
 ) -> tuple[dict, dict[str, Pictures]]:
-    """The entry of evaluation.json, and pictures, by the title of what they show. `photographs`: files, by name."""
-    options, failed = evaluated.options, {}
-    rows, vectors, kept = invert_all(evaluated, photographs, failed)
+    """The entry of evaluation.json, and pictures, by their headings. `files`: of photographs, by name."""
+    networks, options, failed, curves = evaluated.model.networks, evaluated.options, {}, []
+    rows, vectors, kept = invert_all(evaluated, files, failed)
     detailed = {name: kept[name] for name in spread(list(kept), options.details)}
-    means, edits = measure_edits(evaluated, detailed)
-    means |= {key: mean(row[key] for row in rows) for key in ("psnr", "ssim", "ms_ssim", "lpips")} | cost(rows)
-    means["seam_score"] = measure_seams(evaluated, detailed.values())
-    cycles = averaged([repeat(evaluated, each) for each in detailed.values()], ("psnr", "ssim"))
-    if cycles and None not in (ends := [cycles[k]["psnr"] for k in (0, -1)]):
-        means["cycle_psnr_drop"] = ends[0] - ends[1]
-    curves = []
+    edited, edits = photographs.measure_edits(evaluated, detailed)
+    seams = photographs.measure_seams(evaluated, detailed.values())
+    cycles = averaged([photographs.measure_cycles(evaluated, each) for each in detailed.values()], ("psnr", "ssim"))
     for name in spread(list(kept), options.optimized):
-        with failures(photographs[name], failed):
-            curves.append(optimization_curves(evaluated, kept[name]))
-    generated, distances = measure_generated(evaluated, vectors, real)
-    means |= generated
+        with failures(files[name], failed):
+            curves.append(photographs.measure_curves(evaluated, kept[name]))
+    generated, series = measure_generated(evaluated, vectors, real)
+    parts = {"generator": [networks.generator], "encoders": [networks.encoder, networks.global_encoder]}
+    means = means_of(rows, cycles) | {"seam_score": seams} | edited | generated
     entry = {
         "name": evaluated.name,
-        "path": str(evaluated.model.networks.path),
+        "path": str(networks.path),
         "weights": evaluated.model.fingerprint,
-        "parameters": parameters(evaluated),
-        "failed": {name: failed[path] for name, path in photographs.items() if path in failed},
+        "parameters": {key: sum(p.numel() for each in part for p in each.parameters()) for key, part in parts.items()},
+        "failed": {name: failed[path] for name, path in files.items() if path in failed},
         "means": {key: means.get(key) for key in MEASURES},
         "images": rows,
-        "cycles": [{"cycle": k + 1, **point} for k, point in enumerate(cycles)],
-        "curves": {kind: averaged([x[kind] for x in curves], ("seconds", "psnr")) for each in curves[:1] for kind in each},
-        **distances,
+        "cycles": [{"cycle": number, **point} for number, point in enumerate(cycles, 1)],
+        "curves": {key: averaged([each[key] for each in curves], ("seconds", "psnr")) for key in (curves or [()])[0]},
+        **series,
     }
-    return entry, {"Inversions": pictures_of(evaluated, kept), "Edits": edits}
+    return entry, {"Inversions": photographs.pictures_of(evaluated, kept), "Edits": edits}
 
 
 def invert_all(
-    evaluated: EvaluatedModel, photographs: Mapping[str, Path], failed: dict[Path, str]
+    evaluated: EvaluatedModel, files: Mapping[str, Path], failed: dict[Path, str]
 ) -> tuple[list[dict], list[Tensor], dict[str, Inversion]]:
     """Figures of each photograph, vectors [n, C] of its structure latents, and inversions of those that are measured
     further; `failed` gets the files that cannot be done.
     """
     options, rows, vectors, kept = evaluated.options, [], [], {}
-    further = spread(list(photographs), max(options.details, options.pictures, options.optimized))
-    for name in progress(photographs, evaluated.name, "image"):
-        with failures(photographs[name], failed):
-            image = open_image(photographs[name], evaluated.infer.max_pixels)
-            inversion, figures = invert(evaluated, image)
+    further = spread(list(files), max(options.details, options.pictures, options.optimized))
+    for name in progress(files, evaluated.name, "image"):
+        with failures(files[name], failed):
+            image = open_image(files[name], evaluated.infer.max_pixels)
+            inversion, figures = photographs.measure_inversion(evaluated, image)
             rows.append({"name": name, "height": image.height, "width": image.width, **figures})
-            structure, key = window(evaluated.model, inversion.latents), (evaluated.seed, len(vectors))
-            vectors.append(sample(structure, len(photographs), key))
+            vectors.append(sample(evaluated.model, inversion.latents, len(files), (evaluated.seed, len(vectors))))
             if name in further:
                 kept[name] = inversion
     return rows, vectors, kept
 
 
-def cost(rows: Sequence[Mapping]) -> dict[str, float | None]:
-    """What the inversions of all images took."""
+def means_of(rows: Sequence[Mapping], cycles: Sequence[Mapping]) -> dict[str, float | None]:
+    """Means over the images, what their inversions took, and the loss from the first to the last of the cycles."""
     megapixels = sum(row["height"] * row["width"] for row in rows) / 1e6
-    return {
+    ends = [cycles[k]["psnr"] for k in (0, -1) if cycles]
+    return {key: mean(row[key] for row in rows) for key in ("psnr", "ssim", "ms_ssim", "lpips")} | {
         "seconds_per_megapixel": sum(row["seconds"] for row in rows) / megapixels if rows else None,
         "peak_memory_mib": max((row["peak_memory_mib"] for row in rows), default=None),
+        "cycle_psnr_drop": ends[0] - ends[1] if ends and None not in ends else None,
     }
 
 
@@ -103,50 +99,38 @@ def measure_generated(
     model, options, seed = evaluated.model, evaluated.options, evaluated.seed
     size, seeds = options.generated_size, range(seed, seed + options.generated)
     images, latents = generated_set(model, size, seeds), (model.generate(size, size, each) for each in seeds)
-    drawn = [sample(window(model, each), len(seeds), (seed, index)) for index, each in enumerate(latents)]
+    drawn = [sample(model, each, len(seeds), (seed, index)) for index, each in enumerate(latents)]
     means = compare_latents(encoded, drawn, seed) | {"reciprocal_error": reciprocal_error(model, images, seeds)}
     # a distance falls with the number of images: it and its floor are of as many on either side
     count = min(len(images), len(real[0]), len(real[1]) or len(real[0]))
     if not count:
         return means, {"pyramid": [], "scale_invariant_fid": []}
     log.info(f"{evaluated.name}: distances of {count} generated images and as many real patches")
-    sets = images[:count], real[0][:count], real[1][:count]
-    pyramid = compare_pyramids(*sets, seed) if size >= SMALLEST else []
-    means |= {"distance_images": count, "swd": mean(level["distance"] for level in pyramid)}
-    means["swd_floor"] = mean(level["floor"] for level in pyramid)
-    distances, scaled = frechet_distances(evaluated, *sets) if evaluated.metrics.inception and count > 1 else ({}, [])
-    return means | distances, {"pyramid": pyramid, "scale_invariant_fid": scaled}
+    distances, series = measure_distances(evaluated, *(each[:count] for each in (images, *real)))
+    return means | {"distance_images": count} | distances, series
 
 
-def compare_pyramids(images: np.ndarray, real: np.ndarray, other: np.ndarray, seed: int) -> list[dict]:
-    """`size`, `distance` of images from real ones, and its `floor`: that of other real ones, None without any."""
-    floors, distances = pyramid_distances(other, real, seed) if len(other) else {}, pyramid_distances(images, real, seed)
-    return [{"size": size, "distance": each, "floor": floors.get(size)} for size, each in distances.items()]
-
-
-def frechet_distances(
+def measure_distances(
     evaluated: EvaluatedModel, images: np.ndarray, real: np.ndarray, other: np.ndarray
-) -> tuple[dict[str, float | None], list[dict[str, float]]]:
-    """FID of images, its floor, and FID of generated canvases `scale` times as large, shrunk: uint8 [N, S, S, 3].
+) -> tuple[dict[str, float | None], dict[str, list]]:
+    """SWD and FID of uint8 images [N, S, S, 3] from real ones, and their floors: those of other real ones, if any.
 
-    The last is ScaleInv FID (Lin et al., ICLR 2022, section 4.1).
+    Series: SWD of each scale, and FID of generated canvases `scale` times as large, shrunk (ScaleInv FID of Lin et al.,
+    ICLR 2022, section 4.1).
     """
-    inception, seeds = evaluated.metrics.inception, range(evaluated.seed, evaluated.seed + len(images))
-    wanted, size = inception(real), real.shape[1]
-
-    def fid(images: np.ndarray) -> float:
-        return frechet_distance(inception(images), wanted)
-
-    scales = evaluated.options.scales
-    scaled = [{"scale": each, "fid": fid(generated_set(evaluated.model, size, seeds, each))} for each in scales]
-    return {"fid": fid(images), "fid_floor": fid(other) if len(other) else None}, scaled
-
-
-def parameters(evaluated: EvaluatedModel) -> dict[str, int]:
-    """Numbers of parameters."""
-    found = evaluated.model.networks
-    parts = {"generator": [found.generator], "encoders": [found.encoder, found.global_encoder]}
-    return {key: sum(p.numel() for network in each for p in network.parameters()) for key, each in parts.items()}
+    size, seed, inception = real.shape[1], evaluated.seed, evaluated.inception
+    sets = [each if size >= SMALLEST else each[:0] for each in (images, other)]
+    swd, floor = (pyramid_distances(each, real, seed) if len(each) else {} for each in sets)
+    means = {"swd": mean(swd.values()), "swd_floor": mean(floor.values())}
+    series = {"pyramid": [{"size": key, "distance": each, "floor": floor.get(key)} for key, each in swd.items()]}
+    scaled = {}
+    if inception and len(images) > 1:
+        wanted, seeds = inception(real), range(seed, seed + len(images))
+        fid, floor = (frechet_distance(inception(each), wanted) if len(each) else None for each in (images, other))
+        means |= {"fid": fid, "fid_floor": floor}
+        for scale in evaluated.options.scales:
+            scaled[scale] = frechet_distance(inception(generated_set(evaluated.model, size, seeds, scale)), wanted)
+    return means, series | {"scale_invariant_fid": [{"scale": key, "fid": each} for key, each in scaled.items()]}
 
 
 def machine(device: torch.device) -> dict[str, str | int]:

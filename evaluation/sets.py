@@ -32,7 +32,7 @@ def real_sets(paths: Sequence[Path], size: int, count: int, seed: int, max_pixel
             min(sets, key=len).extend([image.window(*place, size, size) for place in found])
         except ImageError:
             continue
-    return tuple(_stacked(each, size) for each in sets)
+    return tuple(np.array(each, np.uint8).reshape(-1, size, size, 3) for each in sets)
 
 
 def places(height: int, width: int, size: int, count: int, key: Sequence[int]) -> list[list[int]]:
@@ -49,8 +49,5 @@ def generated_set(model: PatchInverter, size: int, seeds: Sequence[int], scale: 
     edge = scale * size
     seeds = progress(seeds, f"generate {edge} x {edge}", "image")
     canvases = (model.draw(model.generate(edge, edge, seed)) for seed in seeds)
-    return _stacked([cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA) for canvas in canvases], size)
-
-
-def _stacked(images: Sequence[np.ndarray], size: int) -> np.ndarray:
-    return np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
+    images = [cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA) for canvas in canvases]
+    return np.array(images, np.uint8).reshape(-1, size, size, 3)

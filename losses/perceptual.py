@@ -5,6 +5,7 @@ imported before a loss is built.
 """
 
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ LPIPS_SCALES = 3
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)  # v0.1: from [-1, 1] to the normalisation of ImageNet
 LPIPS_SCALE = (0.458, 0.448, 0.450)
 IDENTITY_EDGE = 224
-HEADS = {"alexnet": "classifier", "resnet50": "fc"}  # of torchvision's networks, whose outputs nobody needs
+# Of torchvision's networks, whose outputs nobody needs.
+HEADS = {"alexnet": "classifier", "resnet50": "fc", "inception_v3": "fc"}
 
 
 class LPIPS(nn.Module):
@@ -41,8 +43,8 @@ class LPIPS(nn.Module):
                 "layers of LPIPS v0.1 (the Python package lpips has it: lpips/weights/v0.1/alex.pth)"
             )
         shapes = {f"lin{tap}.model.1.weight": (1, count, 1, 1) for tap, count in enumerate(ALEXNET_CHANNELS)}
-        linear = _select(load_pretrained(lpips), shapes, f"losses.weights.lpips: {lpips}", "LPIPS v0.1's alex.pth")
-        self.features = _backbone("alexnet", alexnet).features[: ALEXNET_TAPS[-1] + 1].eval()
+        linear = select(load_pretrained(lpips), shapes, f"losses.weights.lpips: {lpips}", "LPIPS v0.1's alex.pth")
+        self.features = _pretrained("alexnet", alexnet).features[: ALEXNET_TAPS[-1] + 1].eval()
         self.register_buffer("linear", torch.cat(list(linear.values()), 1).float())  # [1, C of all taps, 1, 1]
         self.register_buffer("shift", torch.tensor(LPIPS_SHIFT).view(1, 3, 1, 1))
         self.register_buffer("scale", torch.tensor(LPIPS_SCALE).view(1, 3, 1, 1))
@@ -84,7 +86,7 @@ class Identity(nn.Module):
 
     def __init__(self, resnet50: str | None = None):  # None: torchvision's download
         super().__init__()
-        self.network = _backbone("resnet50", resnet50)
+        self.network = _pretrained("resnet50", resnet50)
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
@@ -96,46 +98,55 @@ class Identity(nn.Module):
         return self.network(F.interpolate(image, size=IDENTITY_EDGE, mode="nearest")).float()  # [B, 2048]
 
 
-def _backbone(name: str, path: str | None) -> nn.Module:
-    """torchvision's network without its head, frozen, with the weights of `path`; of its own download where it is None.
+def backbone(name: str, state: Mapping, where: str, needed: str, **options: object) -> nn.Module:
+    """torchvision's network, built with `options`, without its head, frozen, with the weights of a state dict.
 
-    Takes MoCo's checkpoints, too. UserError where weights are missing, or of another network.
+    UserError, which begins with `where` and says what is `needed`, if these are of another network.
     """
-    try:
-        # imported late: only these losses need it, and beside another torch the import fails
-        from torchvision import models
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"losses.inverter: 'lpips' and 'identity' need a torchvision that fits this torch ({error}); "
-            "set both to 0 to go without"
-        ) from error
-    state = _download(name, models.get_model_weights(name).DEFAULT) if path is None else load_pretrained(path)
-    state = state.get("state_dict", state)  # the query encoder of a MoCo checkpoint stands for a network
-    state = {key.removeprefix("module.encoder_q."): value for key, value in state.items()}
     with torch.device("meta"):
-        network = models.get_model(name)
+        network = _torchvision_models().get_model(name, **options)
     setattr(network, HEADS[name], nn.Identity())
-    wanted = {key: value.shape for key, value in network.state_dict().items()}
-    where = f"losses.weights.{name}: {path or 'the download'}"
-    network.load_state_dict(_select(state, wanted, where, f"torchvision's weights of {name}"), assign=True)
+    # a count of batches is in newer files alone, and means nothing here
+    wanted = {key: x.shape for key, x in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    network.load_state_dict(select(state, wanted, where, needed), assign=True)
     # bfloat16 convolutions are several times as fast in this layout
     return network.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def _download(name: str, published) -> Mapping[str, Tensor]:
-    """torchvision's weights of a network, from the internet or from its cache."""
+def _pretrained(name: str, path: str | None) -> nn.Module:
+    """A backbone with the weights of a file, which may be a MoCo checkpoint; None: of torchvision's download.
+
+    UserError where weights are missing, or of another network.
+    """
+    if path is None:
+        published = _torchvision_models().get_model_weights(name).DEFAULT
+        try:
+            state = published.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"losses.weights.{name}: cannot download {published.url} ({error}); "
+                "set this key to a local copy of that file"
+            ) from error
+    else:
+        state = load_pretrained(path)
+        state = {key.removeprefix("module.encoder_q."): value for key, value in state.get("state_dict", state).items()}
+    where = f"losses.weights.{name}: {path or 'the download'}"
+    return backbone(name, state, where, f"torchvision's weights of {name}")
+
+
+def _torchvision_models() -> ModuleType:
+    """torchvision.models, imported late: beside another torch the import fails. UserError then."""
     try:
-        return published.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"losses.weights.{name}: cannot download {published.url} ({error}); "
-            "set this key to a local copy of that file"
-        ) from error
+        from torchvision import models
+    except (ImportError, RuntimeError) as error:
+        message = f"LPIPS, FID and the loss 'identity' need a torchvision that fits this torch ({error})"
+        raise UserError(message) from error
+    return models
 
 
-def _select(state: Mapping, shapes: Mapping[str, Sequence[int]], where: str, needed: str) -> dict[str, Tensor]:
+def select(state: Mapping, shapes: Mapping[str, Sequence[int]], where: str, needed: str) -> dict[str, Tensor]:
     """The tensors of these names and shapes. UserError if the state has not all of them."""
     for name, shape in shapes.items():
-        if name not in state or tuple(state[name].shape) != tuple(shape):
+        if tuple(getattr(state.get(name), "shape", ())) != tuple(shape):
             raise UserError(f"{where}: no '{name}' of shape {list(shape)}; needs {needed}")
     return {name: state[name] for name in shapes}
