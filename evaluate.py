@@ -12,21 +12,20 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from evaluation.discriminator_score import DiscriminatorScore
 from evaluation.inception import Inception
 from evaluation.measures import PER_IMAGE
-from evaluation.photographs import EvaluatedModel, Pictures, PretrainedMetrics
-from evaluation.report import write_report
+from evaluation.photographs import EvaluatedModel
+from evaluation.report import Pictures, render
 from evaluation.run import evaluate_checkpoint, machine
 from evaluation.sets import real_sets
-from inversion.commands import IMAGES, find_files, find_photographs, load_model
+from images.reading import find_images
+from inversion.commands import IMAGES, find_files, load_model
 from losses.perceptual import LPIPS
 from utils import log
 from utils.config import load_config
@@ -53,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     behind = [word for word in arguments.checkpoint if "=" in word and not Path(word).exists()]
     config = load_config(EvaluateConfig, arguments.config, [*behind, *arguments.overrides])
     checkpoints = names_of([Path(word) for word in arguments.checkpoint if word not in behind])
-    search, output = partial(find_photographs, output=arguments.output), arguments.output
-    files = find_files("--input", arguments.input, search, IMAGES)
+    output, files = arguments.output, find_files("--input", arguments.input, find_images, IMAGES)
     if output.resolve().is_relative_to(arguments.input.resolve()):
         raise UserError(f"--output {output}: lies in --input; results need a folder of their own")
     inputs = [*files, *checkpoints.values(), *filter(None, [arguments.config])]
@@ -64,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         load_model(path, config.infer).require_encoder()
     exit_on_terminate()
     with lock_folder(output):
-        evaluation, *pictures = evaluate(config, files, checkpoints, metrics)
+        evaluation, pictures = evaluate(config, {name: path for path, name in files.items()}, checkpoints, metrics)
         evaluation["settings"]["input"] = str(arguments.input)
-        write(output, finite(evaluation), *pictures)
+        write(output, evaluation, pictures)
     return int(any(checkpoint["failed"] for checkpoint in evaluation["checkpoints"]))
 
 
@@ -80,55 +78,50 @@ def names_of(checkpoints: Sequence[Path]) -> dict[str, Path]:
     raise UserError(f"--checkpoint: {' '.join(map(str, checkpoints))}: names no file, or one is given twice")
 
 
-def load_metrics(config: dict) -> PretrainedMetrics:
+def load_metrics(config: dict) -> dict[str, LPIPS | Inception | DiscriminatorScore]:
     """The networks that `evaluate` asks for. UserError where their weights are missing."""
     options, weights, device = config.evaluate, config.losses.weights, select_device(config.infer.device)
-    return PretrainedMetrics(
-        LPIPS(weights.alexnet, weights.lpips).to(device) if options.lpips else None,
-        Inception.load(options.inception, device) if options.inception else None,
-        DiscriminatorScore.load(options.discriminator, device) if options.discriminator else None,
-    )
+    metrics = {"lpips": LPIPS(weights.alexnet, weights.lpips).to(device)} if options.lpips else {}
+    for key, kind in (("inception", Inception), ("discriminator", DiscriminatorScore)):
+        if options[key]:
+            metrics[key] = kind(options[key], device)
+    return metrics
 
 
 def evaluate(
-    config: dict, files: dict[Path, str], checkpoints: dict[str, Path], metrics: PretrainedMetrics
-) -> tuple[dict, Pictures, Pictures]:
-    """What evaluation.json holds, and the pictures of inversions and of edits."""
-    options, entries, inversions, edits = config.evaluate, [], {}, {}
-    real = real_sets(list(files), options.generated_size, options.generated, config.seed, config.infer.max_pixels)
+    config: dict, photographs: dict[str, Path], checkpoints: dict[str, Path], metrics: dict
+) -> tuple[dict, dict[str, Pictures]]:
+    """What evaluation.json holds, and the pictures of the report, by their headings; files are given by their names."""
+    options, entries, pictures = config.evaluate, [], {"Inversions": defaultdict(dict), "Edits": defaultdict(dict)}
+    paths = list(photographs.values())
+    real = real_sets(paths, options.generated_size, options.generated, config.seed, config.infer.max_pixels)
     for name, path in checkpoints.items():
         model = load_model(path, config.infer)
-        evaluated = EvaluatedModel(name, model, options, config.infer, config.seed, metrics)
-        entry, *pictures = evaluate_checkpoint(evaluated, files, real)
+        evaluated = EvaluatedModel(name, model, options, config.infer, config.seed, **metrics)
+        entry, found = evaluate_checkpoint(evaluated, photographs, real)
         entries.append(entry)
-        for shown, found in zip((inversions, edits), pictures, strict=True):
-            for image, captions in found.items():
-                shown.setdefault(image, {}).update(captions)
-    settings = {"images": len(files), "seed": config.seed, "infer": dict(config.infer), "evaluate": dict(options)}
+        for heading, images in found.items():
+            for image, captions in images.items():
+                pictures[heading][image].update(captions)
+    settings = {"images": len(paths), "seed": config.seed, "infer": dict(config.infer), "evaluate": dict(options)}
     settings["machine"] = machine(model.device)
-    return {"settings": settings, "checkpoints": entries}, inversions, edits
+    return {"settings": settings, "checkpoints": entries}, pictures
 
 
-def write(output: Path, evaluation: dict, inversions: Pictures, edits: Pictures) -> None:
-    """evaluation.json, evaluation.csv and report.html."""
+def write(output: Path, evaluation: dict, pictures: dict[str, Pictures]) -> None:
+    """evaluation.json, evaluation.csv and report.html. The infinite PSNR of an exact result becomes null."""
+    evaluation = json.loads(json.dumps(evaluation), parse_constant=lambda _: None)
     with atomic_path(output / "evaluation.json") as path:
-        path.write_text(json.dumps(evaluation, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    with atomic_path(output / "evaluation.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
+        path.write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
+    rows = [{"checkpoint": each["name"], **image} for each in evaluation["checkpoints"] for image in each["images"]]
+    text = {"encoding": "utf-8", "errors": "replace"}  # names of files need not be UTF-8
+    with atomic_path(output / "evaluation.csv") as path, open(path, "w", newline="", **text) as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
-        for checkpoint in evaluation["checkpoints"]:
-            table.writerows({"checkpoint": checkpoint["name"], **image} for image in checkpoint["images"])
-    write_report(output / "report.html", evaluation, inversions, edits)
+        table.writerows(rows)
+    with atomic_path(output / "report.html") as path:
+        path.write_text(render(evaluation, pictures), **text)
     log.info(f"wrote {output}/{', '.join(RESULTS)}")
-
-
-def finite(value: Any) -> Any:
-    """A nest of dicts and lists with None for what JSON has no number for: the PSNR of an exact result."""
-    if isinstance(value, dict):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How near a reconstruction is to its photograph. Letters: H, W pixels."""
+"""How near a reconstruction is to its photograph. Letters: N images, H, W pixels."""
 
 from __future__ import annotations
 
@@ -22,25 +22,21 @@ def pixelwise(photograph: np.ndarray, result: np.ndarray) -> dict[str, float]:
 
 @torch.inference_mode()
 def perceived(
-    photograph: np.ndarray,  # uint8 [H, W, 3]
-    result: np.ndarray,
-    lpips: LPIPS | None,
-    device: torch.device,  # where lpips is
+    photograph: np.ndarray, result: np.ndarray, lpips: LPIPS | None, device: torch.device
 ) -> dict[str, float | None]:
-    """`ms_ssim` and `lpips`; None of images beyond 4 megapixels, and of what is not asked for.
-
-    MS-SSIM has as many of its five scales as the image holds, and none under 11 pixels.
+    """`ms_ssim` and `lpips` of uint8 images [H, W, 3]; None beyond 4 megapixels, without LPIPS, and of less than 11
+    pixels along an edge: MS-SSIM has as many of its five scales as the image holds. `device`: that of `lpips`.
     """
     if photograph.shape[0] * photograph.shape[1] > LARGEST:
         return {"ms_ssim": None, "lpips": None}
-    images = [as_tensor(pixels).to(device) for pixels in (photograph, result)]
+    pair = as_tensor(np.stack([photograph, result]), device).split(1)
     wide_enough = min(photograph.shape[:2]) >= MS_SSIM_TAPS
     return {
-        "ms_ssim": ms_ssim(*images).item() if wide_enough else None,
-        "lpips": lpips.distance(*images).item() if lpips else None,
+        "ms_ssim": ms_ssim(*pair).item() if wide_enough else None,
+        "lpips": lpips.distance(*pair).item() if lpips else None,
     }
 
 
-def as_tensor(pixels: np.ndarray) -> Tensor:
-    """A uint8 image [H, W, 3] as [1, 3, H, W] float32 in [-1, 1]."""
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+def as_tensor(images: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 images [N, H, W, 3] as [N, 3, H, W] float32 in [-1, 1]."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -6,13 +6,12 @@ C channels, h/w latent cells, n vectors: a vector is what one cell holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.measures import ratio
 from inversion import Latents, PatchInverter
 from losses.latent import maximum_mean_discrepancy
 from models.geometry import Region
@@ -28,11 +27,9 @@ def window(model: PatchInverter, latents: Latents, cells: Region | None = None) 
     return torch.from_numpy(np.ascontiguousarray(values))
 
 
-def sample(structure: Tensor, images: int, key: Sequence[int]) -> Tensor:
-    """Vectors [n, C] of the latents [C, h, w] of an image, chosen by `key`: as many of each of so many images."""
-    vectors = structure.flatten(1).T
-    order = np.random.default_rng(key).permutation(len(vectors))[: math.ceil(KEPT / max(images, 1))]
-    return vectors[torch.from_numpy(order)]
+def sample(model: PatchInverter, latents: Latents, images: int, key: Sequence[int]) -> Tensor:
+    """Structure vectors [n, C] of an image, chosen by `key`: as many of each of so many images."""
+    return _chosen(window(model, latents).flatten(1).T, math.ceil(KEPT / max(images, 1)), key)
 
 
 def compare_latents(encoded: Sequence[Tensor], generated: Sequence[Tensor], seed: int) -> dict[str, float | None]:
@@ -41,27 +38,22 @@ def compare_latents(encoded: Sequence[Tensor], generated: Sequence[Tensor], seed
         return {}
     half = len(generated) // 2
     halves = [torch.cat(part) for part in (generated[:half], generated[half:])] if half else []  # of different images
-    encoded, generated = torch.cat(encoded), torch.cat(generated)
+    pair = encoded, generated = torch.cat(encoded), torch.cat(generated)
     scale = generated.std(0, correction=0).clamp(min=1e-12)
-    count = min(VECTORS, *map(len, (encoded, generated, *halves)))  # of few vectors the discrepancy is larger
+    count = min(VECTORS, *map(len, (*pair, *halves)))  # of few vectors the discrepancy is larger
+
+    def discrepancy(sets: Sequence[Tensor]) -> float | None:
+        if count < 2 or not sets:  # of one vector there is no distance to choose the kernels by
+            return None
+        random = np.random.default_rng(seed)
+        return maximum_mean_discrepancy(*(_chosen(each, count, random) for each in sets)).item()
+
     return {
         "latent_mean_distance": ((encoded.mean(0) - generated.mean(0)).abs() / scale).mean().item(),
         "latent_std_ratio": (encoded.std(0, correction=0) / scale).mean().item(),
-        "latent_mmd": discrepancy(encoded, generated, count, seed),
-        "latent_mmd_floor": discrepancy(*halves, count, seed) if halves else None,
+        "latent_mmd": discrepancy(pair),
+        "latent_mmd_floor": discrepancy(halves),
     }
-
-
-def discrepancy(x: Tensor, y: Tensor, count: int, seed: int) -> float | None:
-    """Maximum mean discrepancy of `count` vectors of [n, C] and as many of [m, C], drawn by `seed`.
-
-    None under two vectors: there is no distance to choose the kernels by.
-    """
-    if count < 2:
-        return None
-    random = np.random.default_rng(seed)
-    x, y = (part[torch.from_numpy(random.permutation(len(part))[:count])] for part in (x, y))
-    return maximum_mean_discrepancy(x, y).item()
 
 
 def relative_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
@@ -69,27 +61,29 @@ def relative_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
 
     `pairs`: found and true ones of each image, of which all vectors count the same. None where nothing varies.
     """
-    error, square, total, number = 0.0, 0.0, 0.0, 0
+    error, square, total, number = 0.0, 0.0, torch.zeros(()), 0
     for found, true in pairs:
         found, true = found.double().flatten(1), true.double().flatten(1)
         error += (found - true).square().sum().item()
         square += true.square().sum().item()
         total, number = total + true.sum(1), number + true.shape[1]
-    return ratio(error, square - total.square().sum().item() / number) if number else None
+    variance = square - total.square().sum().item() / max(number, 1)
+    return error / variance if variance > 0 else None
 
 
-def reciprocal_error(model: PatchInverter, images: Sequence[np.ndarray], seeds: Sequence[int]) -> float | None:
+def reciprocal_error(model: PatchInverter, images: np.ndarray, seeds: Sequence[int]) -> float | None:
     """E(TS(z)) against z: relative error over the cells whose context lies inside the generated images.
 
-    images: uint8 [S, S, 3], those that `model.generate` gives of the seeds. None where no cell has its context inside.
+    images: uint8 [N, S, S, 3], those that `model.generate` gives of the seeds. None where no cell has its context
+    inside.
     """
+    size = images.shape[1:3]
+    inner = Region.at(0, 0, *size).valid_output(model.networks.encoder.rule)
+    found = zip(images, seeds, strict=True) if min(inner.shape) > 0 else ()
+    pairs = ((model.encode(pixels), model.generate(*size, seed)) for pixels, seed in found)
+    return relative_error(tuple(window(model, each, inner) for each in pair) for pair in pairs)
 
-    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        for pixels, seed in zip(images, seeds, strict=True):
-            size = pixels.shape[:2]
-            inner = Region.at(0, 0, *size).valid_output(model.networks.encoder.rule)
-            if min(inner.shape) > 0:
-                latents = model.encode(pixels), model.generate(*size, seed)
-                yield tuple(window(model, each, inner) for each in latents)
 
-    return relative_error(pairs())
+def _chosen(vectors: Tensor, count: int, key: np.random.Generator | Sequence[int]) -> Tensor:
+    """At most so many of the vectors [n, C]."""
+    return vectors[torch.from_numpy(np.random.default_rng(key).permutation(len(vectors))[:count])]

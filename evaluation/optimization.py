@@ -1,10 +1,8 @@
 """Inversion by optimisation from random latents, as InfinityGAN (Lin et al., ICLR 2022) inverts: the rival of encoders.
 
-The published settings: Adam for 3,000 steps on the local and the global latent of the structure synthesizer (learning
-rate 0.01), on a style for each layer of the texture synthesizer, from the mean style, and on a map of noise for each
-layer (0.1). A penalty keeps the noise from drawing the image itself, and after each step it is brought back to mean 0
-and deviation 1. The rates rise over the first twentieth and fall over the last quarter of the steps. The priors of
-latents, their perturbation and the augmentation are left out: they serve outpainting and cost fidelity.
+The published settings: Adam for 3,000 steps on the local and the global latent of the structure synthesizer, and on a
+style (from the mean style) and a map of noise for each layer of the texture synthesizer. The priors of latents, their
+perturbation and the augmentation are left out: they serve outpainting and cost fidelity.
 
 Letters: C channels, D style, L layers, h/w latent cells, H/W pixels.
 """
@@ -13,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -24,7 +22,6 @@ from evaluation.fidelity import as_tensor, pixelwise
 from images.writing import to_eight_bit
 from inversion import PatchInverter
 from inversion.synthesis import LocalField, style_of_seed
-from models.generator import Generator
 from models.geometry import Region
 from models.noise import NoiseField
 
@@ -34,37 +31,31 @@ RISE, FALL = 0.05, 0.25  # shares of the steps over which the rates rise and fal
 NOISE_WEIGHT = 100.0  # of the penalty of noise; pixels have 1, as the perceptual term
 NOISE_SMALLEST = 8  # pixels along an edge, at which no further scale of the noise is penalised
 STYLES = 10_000  # draws whose mean is the first style
-MARK_RATIO = math.sqrt(2)  # of the steps at which the result is measured
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]  # (reconstruction, target), [1, 3, H, W] in [-1, 1] -> scalar
 
 
 def optimize(
     model: PatchInverter, image: np.ndarray, steps: int = 3000, seed: int = 0, perceptual: Perceptual | None = None
-) -> Iterator[dict[str, float]]:
-    """Invert an image, uint8 [H, W, 3], of any size; yields points at steps 0, 1, 2, 3, 4, 6, 8, 11, ... and the last.
+) -> list[dict[str, float]]:
+    """Invert an image, uint8 [H, W, 3], of any size; points at steps 0, 1, 2, 3, 4, 6, 8, 11, ... and the last.
 
     A point: `step` (updates before it), `seconds`, and `psnr` in dB, of the result rounded and clipped to 8 bits.
     Minimises the mean squared difference in [-1, 1], plus `perceptual` with the same weight (as published) where it is
     given. The whole image is drawn at once, so memory grows with it. What comes before the first step does not count as
-    time, nor does what the reader of the points does in between. Not to be run in torch.inference_mode.
+    time, nor does measuring. Not to be run in torch.inference_mode.
     """
-    marks, seconds = marked_steps(steps), 0.0
-    search = Search(model, image, seed, perceptual)
+    marks = {0, steps, *(round(2 ** (exponent / 2)) for exponent in range(2 * steps.bit_length()))}
+    search, points, seconds = Search(model, image, steps, seed, perceptual), [], 0.0
     start = time.perf_counter()
     for step in range(steps + 1):
-        drawn = search.step(learning_rate(step / steps)) if step < steps else search.draw()
+        drawn = search.step() if step < steps else search.draw()
         if step in marks:
-            result = to_eight_bit(drawn)[0].permute(1, 2, 0).cpu().numpy()
+            result = to_eight_bit(drawn.detach())[0].permute(1, 2, 0).cpu().numpy()
             seconds += time.perf_counter() - start
-            yield {"step": step, "seconds": seconds, "psnr": pixelwise(image, result)["psnr"]}
+            points.append({"step": step, "seconds": seconds, "psnr": pixelwise(image, result)["psnr"]})
             start = time.perf_counter()
-
-
-def marked_steps(steps: int) -> set[int]:
-    """Steps from 0 to `steps`, at intervals that grow with them."""
-    powers = (round(MARK_RATIO**exponent) for exponent in range(2 * steps.bit_length()))
-    return {0, steps} | {step for step in powers if step < steps}
+    return points
 
 
 def learning_rate(progress: float) -> float:
@@ -75,94 +66,74 @@ def learning_rate(progress: float) -> float:
 class Search:
     """The latents of an image while they are optimised."""
 
-    def __init__(self, model: PatchInverter, image: np.ndarray, seed: int, perceptual: Perceptual | None) -> None:
-        """`image`: uint8 [H, W, 3]."""
+    def __init__(
+        self, model: PatchInverter, image: np.ndarray, steps: int, seed: int, perceptual: Perceptual | None
+    ) -> None:
+        """`image`: uint8 [H, W, 3]; `steps`: that are to come."""
         self.model, self.perceptual, device = model, perceptual, model.device
         self.generator = model.generator.requires_grad_(False)
-        self.target, structure = as_tensor(image).to(device), self.generator.structure
+        self.target, structure = as_tensor(image[None], device), self.generator.structure
         self.cells = model.cells(image.shape[:2])
         around = self.cells.receptive_field(structure.rule)
         self.coordinates = structure.grid.of_canvas(around, around, device)
         self.local = LocalField(structure.local_dim, seed, device).read(around)[None]  # [1, C, h, w]
         self.global_ = style_of_seed(self.generator, seed).global_latent[None].to(device)  # [1, D]
-        self.styles = mean_style(self.generator, seed, device)[None]  # [1, L + 1, D]
-        self.noise = NoiseMaps(NoiseField(seed, device))
-        self.draw()  # the maps of noise get the sizes that the layers ask for
-        groups = ([self.local, self.global_], LR_STRUCTURE), ([self.styles, *self.noise.maps.values()], LR_TEXTURE)
+        draws = torch.randn(STYLES, structure.global_dim, generator=torch.Generator().manual_seed(seed))
+        style = self.generator.texture.mapping(draws.to(device)).mean(0)
+        self.styles = style.repeat(1, self.generator.texture.style_count, 1)  # [1, L + 1, D]
+        self.field, self.maps = NoiseField(seed, device), {}  # of noise, by layer, [1, 1, H, W]
+        self.draw()  # the maps get the sizes that the layers ask for
+        groups = ([self.local, self.global_], LR_STRUCTURE), ([self.styles, *self.maps.values()], LR_TEXTURE)
         for latents, _ in groups:
             for values in latents:
                 values.requires_grad_()
-        self.optimizer = torch.optim.Adam({"params": latents, "lr": lr, "full_lr": lr} for latents, lr in groups)
+        self.optimizer = torch.optim.Adam({"params": latents, "lr": lr} for latents, lr in groups)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: learning_rate(step / steps))
 
-    def step(self, rate: float) -> Tensor:
-        """One update, with the learning rates times `rate`; returns the image [1, 3, H, W] from before it."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["full_lr"]
-        maps = list(self.noise.maps.values())
-        with torch.enable_grad():
-            image = self._image()
-            loss = F.mse_loss(image, self.target) + NOISE_WEIGHT * autocorrelation(maps)
-            if self.perceptual is not None:
-                loss = loss + self.perceptual(image, self.target)
-            self.optimizer.zero_grad()
-            loss.backward()
+    def step(self) -> Tensor:
+        """One update; returns the image [1, 3, H, W] from before it. A penalty keeps the noise from drawing the image
+        itself; it is brought back to mean 0 and deviation 1.
+        """
+        image = self.draw()
+        loss = F.mse_loss(image, self.target) + NOISE_WEIGHT * autocorrelation(self.maps.values())
+        if self.perceptual is not None:
+            loss = loss + self.perceptual(image, self.target)
+        self.optimizer.zero_grad()
+        loss.backward()
         self.optimizer.step()
-        for noise in maps:
-            renormalize(noise)
-        return image.detach()
+        self.schedule.step()
+        with torch.no_grad():
+            for noise in self.maps.values():
+                if noise.numel() > 1:  # a single value has no deviation
+                    noise.sub_(noise.mean()).div_(noise.std().clamp(min=1e-4))
+        return image
 
-    @torch.no_grad()
     def draw(self) -> Tensor:
         """The image [1, 3, H, W] of the latents as they are, nominally in [-1, 1]."""
-        return self._image()
-
-    def _image(self) -> Tensor:
         texture, origin = self.generator.texture, (self.cells.rows.first, self.cells.cols.first)
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.model.dtype == torch.bfloat16):
             z_s = self.generator.structure(self.local, self.global_, self.coordinates)
-            image = texture(z_s, self.styles, self.noise, origin)
+            image = texture(z_s, self.styles, self._noise, origin)
         pixels = Region.at(0, 0, *self.target.shape[2:])
         return image[..., *pixels.slices_in(self.cells.valid_output(texture.rule))].float()
 
-
-class NoiseMaps:
-    """Noise to optimise: the map of each layer is that of a field, as it is asked for the first time."""
-
-    def __init__(self, field: NoiseField) -> None:
-        self.field, self.maps = field, {}
-
-    def __call__(self, layer: int, *place: int) -> Tensor:
-        """The map [1, 1, H, W] of a layer."""
+    def _noise(self, layer: int, *place: int) -> Tensor:
+        """The map of a layer: that of the seed's field, when it is asked for the first time."""
         if layer not in self.maps:
             self.maps[layer] = self.field(layer, *place)
         return self.maps[layer]
 
 
-def mean_style(generator: Generator, seed: int, device: torch.device) -> Tensor:
-    """The mean of the styles of many global latents, for every layer: [L + 1, D]."""
-    draws = torch.randn(STYLES, generator.structure.global_dim, generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        style = generator.texture.mapping(draws.to(device)).mean(0)
-    return style.repeat(generator.texture.style_count, 1)
-
-
-def autocorrelation(maps: Sequence[Tensor]) -> Tensor:
+def autocorrelation(maps: Iterable[Tensor]) -> Tensor:
     """Squared correlation of noise [1, 1, H, W] with itself one row or column further (StyleGAN2, appendix D).
 
     The sum over the maps, both axes, and all scales, at which a map is halved by means of 2 x 2 until an edge has 8.
     """
     total = 0.0
     for noise in maps:
-        while True:
-            total = total + sum((noise * noise.roll(1, axis)).mean().square() for axis in (2, 3))
-            if min(noise.shape[2:]) <= NOISE_SMALLEST:
-                break
-            noise = F.avg_pool2d(noise, 2)
+        scales = [noise]
+        while min(scales[-1].shape[2:]) > NOISE_SMALLEST:
+            scales.append(F.avg_pool2d(scales[-1], 2))
+        for each in scales:
+            total = total + sum((each * each.roll(1, axis)).mean().square() for axis in (2, 3))
     return total
-
-
-@torch.no_grad()
-def renormalize(noise: Tensor) -> None:
-    """Bring noise to mean 0 and deviation 1, in place; a single value stays as it is."""
-    if noise.numel() > 1:
-        noise.sub_(noise.mean()).div_(noise.std().clamp(min=1e-4))

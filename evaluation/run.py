@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.frechet import frechet_distance, gaussian_of
-from evaluation.latents import compare_latents, reciprocal_error, sample, window
+from evaluation import photographs
+from evaluation.frechet import frechet_distance
+from evaluation.latents import compare_latents, reciprocal_error, sample
 from evaluation.measures import MEASURES, mean
-from evaluation.photographs import EvaluatedModel, PhotographMeasures, Pictures, measure_edits
+from evaluation.photographs import EvaluatedModel, Inversion, Points, spread
+from evaluation.report import Pictures
 from evaluation.sets import RealSets, generated_set
 from evaluation.swd import SMALLEST, pyramid_distances
 from images.reading import open_image
@@ -25,30 +27,69 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def evaluate_checkpoint(
-    evaluated: EvaluatedModel, photographs: Mapping[Path, str], real: RealSets
-) -> tuple[dict, Pictures, Pictures]:
-    """The entry of evaluation.json, and the pictures of inversions and of edits. `photographs`: names of the files."""
-    failed: dict[Path, str] = {}
-    measures = PhotographMeasures(evaluated, list(photographs.values()))
-    for path in progress(photographs, evaluated.name, "image"):
-        with failures(path, failed):
-            measures.add(photographs[path], open_image(path, evaluated.infer.max_pixels))
-    edited, edits = measure_edits(evaluated, measures.kept) if measures.kept else ({}, {})
-    generated, distances = measure_generated(evaluated, measures.vectors, real)
-    series, means = measures.series() | distances, measures.means() | edited | generated
-    if series["cycles"] and None not in (ends := [series["cycles"][k]["psnr"] for k in (0, -1)]):
-        means["cycle_psnr_drop"] = ends[0] - ends[1]
+    evaluated: EvaluatedModel, files: Mapping[str, Path], real: RealSets
+) -> tuple[dict, dict[str, Pictures]]:
+    """The entry of evaluation.json, and pictures, by their headings. `files`: of photographs, by name."""
+    networks, options, failed, curves = evaluated.model.networks, evaluated.options, {}, []
+    rows, vectors, kept = invert_all(evaluated, files, failed)
+    detailed = {name: kept[name] for name in spread(list(kept), options.details)}
+    edited, edits = photographs.measure_edits(evaluated, detailed)
+    seams = photographs.measure_seams(evaluated, detailed.values())
+    cycles = averaged([photographs.measure_cycles(evaluated, each) for each in detailed.values()], ("psnr", "ssim"))
+    for name in spread(list(kept), options.optimized):
+        with failures(files[name], failed):
+            curves.append(photographs.measure_curves(evaluated, kept[name]))
+    generated, series = measure_generated(evaluated, vectors, real)
+    parts = {"generator": [networks.generator], "encoders": [networks.encoder, networks.global_encoder]}
+    means = means_of(rows, cycles) | {"seam_score": seams} | edited | generated
     entry = {
         "name": evaluated.name,
-        "path": str(evaluated.model.networks.path),
+        "path": str(networks.path),
         "weights": evaluated.model.fingerprint,
-        "parameters": parameters(evaluated),
-        "failed": {photographs[path]: reason for path, reason in failed.items()},
+        "parameters": {key: sum(p.numel() for each in part for p in each.parameters()) for key, part in parts.items()},
+        "failed": {name: failed[path] for name, path in files.items() if path in failed},
         "means": {key: means.get(key) for key in MEASURES},
-        "images": measures.rows,
+        "images": rows,
+        "cycles": [{"cycle": number, **point} for number, point in enumerate(cycles, 1)],
+        "curves": {key: averaged([each[key] for each in curves], ("seconds", "psnr")) for key in (curves or [()])[0]},
         **series,
     }
-    return entry, measures.pictures, edits
+    return entry, {"Inversions": photographs.pictures_of(evaluated, kept), "Edits": edits}
+
+
+def invert_all(
+    evaluated: EvaluatedModel, files: Mapping[str, Path], failed: dict[Path, str]
+) -> tuple[list[dict], list[Tensor], dict[str, Inversion]]:
+    """Figures of each photograph, vectors [n, C] of its structure latents, and inversions of those that are measured
+    further; `failed` gets the files that cannot be done.
+    """
+    options, rows, vectors, kept = evaluated.options, [], [], {}
+    further = spread(list(files), max(options.details, options.pictures, options.optimized))
+    for name in progress(files, evaluated.name, "image"):
+        with failures(files[name], failed):
+            image = open_image(files[name], evaluated.infer.max_pixels)
+            inversion, figures = photographs.measure_inversion(evaluated, image)
+            rows.append({"name": name, "height": image.height, "width": image.width, **figures})
+            vectors.append(sample(evaluated.model, inversion.latents, len(files), (evaluated.seed, len(vectors))))
+            if name in further:
+                kept[name] = inversion
+    return rows, vectors, kept
+
+
+def means_of(rows: Sequence[Mapping], cycles: Sequence[Mapping]) -> dict[str, float | None]:
+    """Means over the images, what their inversions took, and the loss from the first to the last of the cycles."""
+    megapixels = sum(row["height"] * row["width"] for row in rows) / 1e6
+    ends = [cycles[k]["psnr"] for k in (0, -1) if cycles]
+    return {key: mean(row[key] for row in rows) for key in ("psnr", "ssim", "ms_ssim", "lpips")} | {
+        "seconds_per_megapixel": sum(row["seconds"] for row in rows) / megapixels if rows else None,
+        "peak_memory_mib": max((row["peak_memory_mib"] for row in rows), default=None),
+        "cycle_psnr_drop": ends[0] - ends[1] if ends and None not in ends else None,
+    }
+
+
+def averaged(series: Sequence[Points], keys: Sequence[str]) -> list[dict[str, float | None]]:
+    """The means of series, point by point."""
+    return [{key: mean(point[key] for point in points) for key in keys} for points in zip(*series, strict=True)]
 
 
 def measure_generated(
@@ -58,67 +99,46 @@ def measure_generated(
     model, options, seed = evaluated.model, evaluated.options, evaluated.seed
     size, seeds = options.generated_size, range(seed, seed + options.generated)
     images, latents = generated_set(model, size, seeds), (model.generate(size, size, each) for each in seeds)
-    drawn = [sample(window(model, each), len(seeds), (seed, index)) for index, each in enumerate(latents)]
+    drawn = [sample(model, each, len(seeds), (seed, index)) for index, each in enumerate(latents)]
     means = compare_latents(encoded, drawn, seed) | {"reciprocal_error": reciprocal_error(model, images, seeds)}
-    series: dict[str, list] = {"pyramid": [], "scale_invariant_fid": []}
     # a distance falls with the number of images: it and its floor are of as many on either side
     count = min(len(images), len(real[0]), len(real[1]) or len(real[0]))
     if not count:
-        return means, series
+        return means, {"pyramid": [], "scale_invariant_fid": []}
     log.info(f"{evaluated.name}: distances of {count} generated images and as many real patches")
-    means["distance_images"] = count
-    sets = images[:count], real[0][:count], real[1][:count]
-    if size >= SMALLEST:
-        series["pyramid"] = pyramid_of(*sets, seed)
-        means |= {
-            "swd": mean(level["distance"] for level in series["pyramid"]),
-            "swd_floor": mean(level["floor"] for level in series["pyramid"]),
-        }
-    if evaluated.metrics.inception and count > 1:
-        distances, series["scale_invariant_fid"] = frechet_distances(evaluated, *sets)
-        means |= distances
-    return means, series
+    distances, series = measure_distances(evaluated, *(each[:count] for each in (images, *real)))
+    return means | {"distance_images": count} | distances, series
 
 
-def pyramid_of(images: np.ndarray, real: np.ndarray, other: np.ndarray, seed: int) -> list[dict[str, float | None]]:
-    """`size`, `distance` of images from real ones, and its `floor`: that of other real ones, None without any."""
-    floor = [level["distance"] for level in pyramid_distances(other, real, seed)] if len(other) else None
-    levels = pyramid_distances(images, real, seed)
-    return [level | {"floor": floor and floor[k]} for k, level in enumerate(levels)]
-
-
-def frechet_distances(
+def measure_distances(
     evaluated: EvaluatedModel, images: np.ndarray, real: np.ndarray, other: np.ndarray
-) -> tuple[dict[str, float | None], list[dict[str, float]]]:
-    """FID of images, its floor, and FID of generated canvases `scale` times as large, shrunk: uint8 [N, S, S, 3].
+) -> tuple[dict[str, float | None], dict[str, list]]:
+    """SWD and FID of uint8 images [N, S, S, 3] from real ones, and their floors: those of other real ones, if any.
 
-    The last is ScaleInv FID (Lin et al., ICLR 2022, section 4.1).
+    Series: SWD of each scale, and FID of generated canvases `scale` times as large, shrunk (ScaleInv FID of Lin et al.,
+    ICLR 2022, section 4.1).
     """
-    inception, seeds = evaluated.metrics.inception, range(evaluated.seed, evaluated.seed + len(images))
-    wanted = gaussian_of(inception(real))
-
-    def distance(images: np.ndarray) -> float:
-        return frechet_distance(gaussian_of(inception(images)), wanted)
-
-    size, scales = real.shape[1], evaluated.options.scales
-    scaled = [{"scale": each, "fid": distance(generated_set(evaluated.model, size, seeds, each))} for each in scales]
-    return {"fid": distance(images), "fid_floor": distance(other) if len(other) else None}, scaled
-
-
-def parameters(evaluated: EvaluatedModel) -> dict[str, int]:
-    """Numbers of parameters."""
-    found = evaluated.model.networks
-    parts = {"generator": [found.generator], "encoders": [found.encoder, found.global_encoder]}
-    return {key: sum(p.numel() for network in each for p in network.parameters()) for key, each in parts.items()}
+    size, seed, inception = real.shape[1], evaluated.seed, evaluated.inception
+    sets = [each if size >= SMALLEST else each[:0] for each in (images, other)]
+    swd, floor = (pyramid_distances(each, real, seed) if len(each) else {} for each in sets)
+    means = {"swd": mean(swd.values()), "swd_floor": mean(floor.values())}
+    series = {"pyramid": [{"size": key, "distance": each, "floor": floor.get(key)} for key, each in swd.items()]}
+    scaled = {}
+    if inception and len(images) > 1:
+        wanted, seeds = inception(real), range(seed, seed + len(images))
+        fid, floor = (frechet_distance(inception(each), wanted) if len(each) else None for each in (images, other))
+        means |= {"fid": fid, "fid_floor": floor}
+        for scale in evaluated.options.scales:
+            scaled[scale] = frechet_distance(inception(generated_set(evaluated.model, size, seeds, scale)), wanted)
+    return means, series | {"scale_invariant_fid": [{"scale": key, "fid": each} for key, each in scaled.items()]}
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
     """What the times were taken on."""
-    text = CPU_INFO.read_text(encoding="utf-8", errors="replace") if CPU_INFO.exists() else ""
-    named = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
-    processor = named[1] if named else platform.processor()
-    return {
-        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    else:
+        text = CPU_INFO.read_text(encoding="utf-8", errors="replace") if CPU_INFO.exists() else ""
+        named = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+        processor = named[1] if named else platform.processor()
+    return {"processor": processor, "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -5,7 +5,7 @@ Letters: N images, S pixels along their edges.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -24,12 +24,21 @@ def real_sets(paths: Sequence[Path], size: int, count: int, seed: int, max_pixel
     Of each file as many are taken, at places drawn by `seed`, as give at least `count` (N) in each set if none of them
     fails. Files that are damaged, smaller than S (`size`) along an edge, or of more than `max_pixels` are left out.
     """
-    each = -(-count // max(len(paths) // 2, 1))
-    sets: tuple[list, list] = [], []
+    each, sets = -(-count // max(len(paths) // 2, 1)), ([], [])
     for index, path in enumerate(paths if count else ()):
-        patches = list(_patches(path, size, (seed, index), max_pixels, each))
-        min(sets, key=len).extend(patches)
-    return tuple(_stacked(each, size) for each in sets)
+        try:
+            image = open_image(path, max_pixels, by_window=True)
+            found = places(image.height, image.width, size, each, (seed, index))
+            min(sets, key=len).extend([image.window(*place, size, size) for place in found])
+        except ImageError:
+            continue
+    return tuple(np.array(each, np.uint8).reshape(-1, size, size, 3) for each in sets)
+
+
+def places(height: int, width: int, size: int, count: int, key: Sequence[int]) -> list[list[int]]:
+    """[top, left] of windows of S x S (`size`) in an image, drawn by `key`; none in one that is too small."""
+    room = height - size + 1, width - size + 1
+    return np.random.default_rng(key).integers(0, room, (count, 2)).tolist() if min(room) > 0 else []
 
 
 def generated_set(model: PatchInverter, size: int, seeds: Sequence[int], scale: int = 1) -> np.ndarray:
@@ -40,20 +49,5 @@ def generated_set(model: PatchInverter, size: int, seeds: Sequence[int], scale: 
     edge = scale * size
     seeds = progress(seeds, f"generate {edge} x {edge}", "image")
     canvases = (model.draw(model.generate(edge, edge, seed)) for seed in seeds)
-    return _stacked([cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA) for canvas in canvases], size)
-
-
-def _patches(path: Path, size: int, key: tuple[int, int], max_pixels: int, count: int) -> Iterator[np.ndarray]:
-    """Patches [S, S, 3] of a file; none where it cannot give one."""
-    try:
-        image = open_image(path, max_pixels, by_window=True)
-        room = image.height - size + 1, image.width - size + 1
-        if min(room) > 0:
-            for top, left in np.random.default_rng(key).integers(0, room, (count, 2)).tolist():
-                yield image.window(top, left, size, size)
-    except ImageError:
-        return
-
-
-def _stacked(images: Sequence[np.ndarray], size: int) -> np.ndarray:
-    return np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
+    images = [cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA) for canvas in canvases]
+    return np.array(images, np.uint8).reshape(-1, size, size, 3)

@@ -22,17 +22,13 @@ REPEATS, DIRECTIONS = 4, 128  # random projections are drawn, and averaged, so m
 UNIT = 1e3  # distances are given times this, as in the paper
 
 
-def pyramid_distances(first: np.ndarray, second: np.ndarray, seed: int = 0) -> list[dict[str, float]]:
+def pyramid_distances(first: np.ndarray, second: np.ndarray, seed: int = 0) -> dict[int, float]:
     """Sliced Wasserstein distances x 1000 of two sets of uint8 images [N, S, S, 3], from fine to coarse.
 
-    Returns [{"size": S, "distance": ...}, {"size": S / 2, ...}, ...] down to 16 pixels. Equal sets have distance 0.
-    ValueError for sets of different shapes, empty ones, and images under 16 pixels.
+    {S: distance, S / 2: distance, ...} down to 16 pixels; neither set may be empty. Equal sets have distance 0.
     """
-    count, size = first.shape[:2]
-    if first.shape != second.shape or first.shape != (count, size, size, 3) or not count or size < SMALLEST:
-        raise ValueError(f"needs two sets [N, S, S, 3], S >= {SMALLEST}, got {first.shape} and {second.shape}")
     levels = zip(descriptors(first, seed), descriptors(second, seed), strict=True)
-    return [{"size": size, "distance": UNIT * sliced_wasserstein(a, b, seed)} for (size, a), (_, b) in levels]
+    return {size: UNIT * sliced_wasserstein(a, b, seed) for (size, a), (_, b) in levels}
 
 
 def descriptors(images: np.ndarray, seed: int = 0) -> Iterator[tuple[int, np.ndarray]]:
@@ -42,8 +38,11 @@ def descriptors(images: np.ndarray, seed: int = 0) -> Iterator[tuple[int, np.nda
     set do not count; a colour without deviation is 0.
     """
     for planes in laplacian_pyramid(images):
-        size = planes.shape[1]
-        patches = _patches(planes, np.random.default_rng([seed, size]))
+        count, size = planes.shape[:2]
+        windows = np.lib.stride_tricks.sliding_window_view(planes, (PATCH, PATCH), axis=(1, 2))  # [N, s', s', 3, 7, 7]
+        random, numbers = np.random.default_rng([seed, size]), np.arange(count)[:, None]
+        rows, cols = random.integers(0, windows.shape[1], (count, PATCHES, 2)).transpose(2, 0, 1)
+        patches = windows[numbers, rows, cols].transpose(0, 1, 3, 4, 2).reshape(-1, PATCH, PATCH, 3)
         mean, deviation = (take(patches, (0, 1, 2), dtype=np.float64) for take in (np.mean, np.std))
         patches = (patches - mean) / np.where(deviation == 0, 1, deviation)
         yield size, patches.astype(np.float32).reshape(len(patches), -1)
@@ -74,11 +73,3 @@ def sliced_wasserstein(first: np.ndarray, second: np.ndarray, seed: int = 0) -> 
         a, b = (np.sort(directions @ cloud.T) for cloud in (first, second))  # [128, P]
         found.append(np.abs(a - b).mean(dtype=np.float64))
     return float(np.mean(found))
-
-
-def _patches(planes: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Random neighbourhoods of images [N, s, s, 3] inside their borders: [N * 128, 7, 7, 3]."""
-    windows = np.lib.stride_tricks.sliding_window_view(planes, (PATCH, PATCH), axis=(1, 2))  # [N, s', s', 3, 7, 7]
-    rows, cols = random.integers(0, windows.shape[1], (len(planes), PATCHES, 2)).transpose(2, 0, 1)
-    patches = windows[np.arange(len(planes))[:, None], rows, cols]  # [N, 128, 3, 7, 7]
-    return patches.reshape(-1, 3, PATCH, PATCH).transpose(0, 2, 3, 1)

@@ -73,20 +73,6 @@ def coordinate(guess: Tensor, label: Tensor) -> Tensor:
     return (guess[:, 0] - label).abs().mean()
 
 
-class Adversarial:
-    """The generator's logistic loss on reconstructions."""
-
-    inputs = ("fake_scores",)
-
-    def __call__(self, fake_scores: Tensor) -> Tensor:
-        return generator_logistic(fake_scores)
-
-
-class FeatureMatching:
+def feature_matching(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
     """L1 distance between the discriminator's features of reconstruction and target, mean over its blocks."""
-
-    inputs = ("fake_features", "real_features")
-
-    def __call__(self, fake_features: Sequence[Tensor], real_features: Sequence[Tensor]) -> Tensor:
-        pairs = zip(fake_features, real_features, strict=True)
-        return torch.stack([(fake.float() - real.float().detach()).abs().mean() for fake, real in pairs]).mean()
+    return torch.stack([F.l1_loss(a.float(), b.float().detach()) for a, b in zip(fake, real, strict=True)]).mean()

@@ -11,6 +11,7 @@ import pytest
 import evaluate
 from evaluation.measures import MEASURES
 from tests.conftest import lines, write_inverter
+from tests.evaluation.tiny import checkpoint_entry
 from tests.inversion.conftest import tiny_inverter
 from utils.errors import run_command
 
@@ -163,7 +164,10 @@ def test_the_parts_of_paths_that_tell_checkpoints_apart(tmp_path):
     assert list(evaluate.names_of([paths[0], tmp_path / "other.safetensors"])) == ["inverter", "other"]
 
 
-def test_numbers_that_json_has_none_for():
-    assert evaluate.finite({"a": [1.5, math.inf, {"b": math.nan}], "c": (True, None, "x", 3)}) == {
-        "a": [1.5, None, {"b": None}], "c": [True, None, "x", 3]
-    }  # fmt: skip
+def test_exact_results_and_names_that_are_no_text(tmp_path):
+    """JSON has no infinite numbers, and UTF-8 not every name of a file."""
+    entry = checkpoint_entry(images=("caf\udce9",), psnr=math.inf)
+    evaluate.write(tmp_path, {"settings": {"images": 1}, "checkpoints": [entry]}, {})
+    (written,) = json.loads((tmp_path / "evaluation.json").read_text())["checkpoints"]
+    assert written["images"][0]["psnr"] is None and written["images"][0]["ssim"] == 0.5
+    assert all("caf?" in (tmp_path / name).read_text(encoding="utf-8") for name in ("report.html", "evaluation.csv"))

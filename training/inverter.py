@@ -114,7 +114,7 @@ class InverterStage:
             fill(settings.encoders, {"encoder": trained.encoder, "global_encoder": trained.global_encoder})
         if self.discriminator and settings.discriminator is not None:
             fill(settings.discriminator, {"discriminator": self.discriminator})
-        self.losses = losses.build(self.weights, self.pretrained).to(self.context.device)
+        self.losses = losses.build(self.weights, self.pretrained, self.context.device)
         self.losses_of_photographs = self.losses.without(GENERATED)
         self.average = EMA(trained, self._build_trained(), settings.ema_images)
 

@@ -32,7 +32,7 @@ def discriminator(tmp_path_factory):
 
 def test_the_patch_of_a_discriminator_is_known_from_its_file(discriminator):
     path, network = discriminator
-    score = DiscriminatorScore.load(path, CPU)
+    score = DiscriminatorScore(path, CPU)
     assert score.patch == 21 and score.group == 4
     assert all(torch.equal(a, b) for a, b in zip(score.network.parameters(), network.parameters(), strict=True))
 
@@ -51,17 +51,17 @@ def test_scores_are_means_over_crops(discriminator):
     images = [noise(21, 21, seed) for seed in range(3)]
     batch = torch.from_numpy(np.stack(images * 4)).permute(0, 3, 1, 2).float() / 127.5 - 1
     expected = torch.cat([network(part)[0] for part in batch.split(4)]).mean().item()
-    assert DiscriminatorScore.load(path, CPU)(images, 0) == pytest.approx(expected, rel=1e-4)
+    assert DiscriminatorScore(path, CPU)(images, 0) == pytest.approx(expected, rel=1e-4)
 
 
 def test_crops_are_drawn_by_the_seed(discriminator):
-    score, large = DiscriminatorScore.load(discriminator[0], CPU), [noise(50, 60, seed) for seed in range(2)]
+    score, large = DiscriminatorScore(discriminator[0], CPU), [noise(50, 60, seed) for seed in range(2)]
     assert score(large, 1) == score(large, 1) != score(large, 2)
     assert score([noise(20, 60)], 0) is None and score([], 0) is None
 
 
 def test_other_weights_are_refused(checkpoint):
     with pytest.raises(UserError, match="holds no discriminator"):
-        DiscriminatorScore.load(checkpoint, CPU)
+        DiscriminatorScore(checkpoint, CPU)
     with pytest.raises(UserError, match="none"):
-        DiscriminatorScore.load(checkpoint.parent / "none", CPU)
+        DiscriminatorScore(checkpoint.parent / "none", CPU)

@@ -40,8 +40,10 @@ def network(torchvision):
 
 
 @pytest.fixture(scope="module")
-def inception(network):
-    return Inception(network.state_dict(), CPU)
+def inception(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "weights.pth"
+    torch.save(network.state_dict(), path)
+    return Inception(path, CPU)
 
 
 def pictures(count, size):
@@ -50,6 +52,7 @@ def pictures(count, size):
 
 def test_features_are_those_of_torchvision_with_other_pooling(network, inception, monkeypatch):
     pooling, images, expected = Pooling(), pictures(2, EDGE), []
+    found = inception(images)
     monkeypatch.setattr("torchvision.models.inception.F", pooling)
     hooks = [
         network.Mixed_7c.register_forward_pre_hook(lambda *_: setattr(pooling, "largest", True)),
@@ -59,7 +62,6 @@ def test_features_are_those_of_torchvision_with_other_pooling(network, inception
         network((torch.from_numpy(images).permute(0, 3, 1, 2).float() - 128) / 128)
     for hook in hooks:
         hook.remove()
-    found = inception(images)
     assert found.shape == (2, 2048) and found.dtype == np.float64
     assert np.abs(found - expected[0].numpy()).max() < 1e-4 * expected[0].std()
     assert inception(images[:0]).shape == (0, 2048)
@@ -77,12 +79,6 @@ def test_images_are_resized_from_the_corner(size):
     assert np.allclose(found, along_first(along_first(image).T).T, atol=0.01)
 
 
-def test_a_file_of_weights_is_loaded(network, inception, tmp_path):
-    torch.save(network.state_dict(), tmp_path / "weights.pth")
-    loaded = Inception.load(tmp_path / "weights.pth", CPU)
-    assert np.array_equal(loaded(pictures(1, 16)), inception(pictures(1, 16)))
-
-
 CHANGES = {
     "other classes, as torchvision's own weights": {"fc.weight": torch.zeros(1000, 2048)},
     "other shapes": {"Mixed_7b.branch1x1.conv.weight": torch.zeros(320, 5, 1, 1)},
@@ -95,8 +91,11 @@ CHANGES = {
 def test_other_weights_are_refused_in_one_line(network, tmp_path, change):
     state = {key: value for key, value in (network.state_dict() | CHANGES[change]).items() if value is not None}
     torch.save(state, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"other\.pth: not the weights weights-inception") as raised:
-        Inception.load(tmp_path / "other.pth", CPU)
+    with pytest.raises(UserError, match=r"evaluate\.inception: .*other\.pth: no '") as raised:
+        Inception(tmp_path / "other.pth", CPU)
     assert ADDRESS in str(raised.value) and "\n" not in str(raised.value)
-    with pytest.raises(UserError, match=rf"no\.pth: No such file.*evaluate\.inception.*{WEIGHTS}"):
-        Inception.load(tmp_path / "no.pth", CPU)
+
+
+def test_a_missing_file_is_named(torchvision, tmp_path):
+    with pytest.raises(UserError, match=rf"evaluate\.inception: .*no\.pth: No such file.*{WEIGHTS}"):
+        Inception(tmp_path / "no.pth", CPU)

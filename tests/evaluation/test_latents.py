@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.latents import compare_latents, discrepancy, reciprocal_error, relative_error, sample, window
+from evaluation.latents import compare_latents, reciprocal_error, relative_error, sample, window
 from evaluation.sets import generated_set
 from losses.latent import maximum_mean_discrepancy
 from models.geometry import Region
@@ -50,19 +50,24 @@ def test_without_vectors_nothing_is_measured():
 
 
 def test_discrepancy_is_that_of_the_loss():
-    x, y = torch.cat(draws(1, images=7)), torch.cat(draws(1, seed=1, images=7))
-    assert discrepancy(x, y, 7, 0) == pytest.approx(maximum_mean_discrepancy(x, y).item(), abs=1e-6)
-    assert discrepancy(x, y, 5, 0) == discrepancy(x, y, 5, 0) != discrepancy(x, y, 5, 1)
-    assert discrepancy(x, y, 1, 0) is None
+    x, y = draws(7, images=1), draws(7, seed=1, images=1)
+    expected = maximum_mean_discrepancy(*x, *y).item()
+    assert compare_latents(x, y, 0)["latent_mmd"] == pytest.approx(expected, abs=1e-6)
+    large = draws(900), draws(900, seed=1)
+    found = [compare_latents(*large, seed)["latent_mmd"] for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+    assert compare_latents([x[0][:1]], y, 0)["latent_mmd"] is None
 
 
-def test_as_many_vectors_of_each_image_are_taken():
-    structure = torch.arange(3 * 90 * 80).reshape(3, 90, 80).float()
-    found = sample(structure, 4, (0, 1))
-    assert found.shape == (5000, 3) and len(torch.unique(found[:, 0])) == 5000
-    assert torch.equal(found[:, 1] - found[:, 0], torch.full((5000,), 7200.0))
-    assert torch.equal(found, sample(structure, 4, (0, 1))) and not torch.equal(found, sample(structure, 4, (0, 2)))
-    assert len(sample(structure, 1, (0, 1))) == 7200
+def test_as_many_vectors_of_each_image_are_taken(model):
+    latents = model.generate(640, 640, 3)
+    every = window(model, latents).flatten(1).T  # 80 x 80 cells
+    found = sample(model, latents, 4, (0, 1))
+    assert found.shape == (5000, every.shape[1]) and len(torch.unique(found, dim=0)) == 5000
+    assert torch.equal(torch.unique(torch.cat([every, found]), dim=0), torch.unique(every, dim=0))
+    assert torch.equal(found, sample(model, latents, 4, (0, 1)))
+    assert not torch.equal(found, sample(model, latents, 4, (0, 2)))
+    assert len(sample(model, latents, 1, (0, 1))) == len(every)
 
 
 def test_windows_of_latents(model):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.seams import SeamScore
+from evaluation.seams import places, seam_score
 from models.geometry import Interval, Region
 
 CELL, BLOCK = 8, 32
@@ -22,10 +22,8 @@ def cells(size=SIZE):
     return Region.at(-2, -2, size[0] // CELL + 5, size[1] // CELL + 5)
 
 
-def score(photograph, result):
-    seams = SeamScore(CELL, BLOCK)
-    seams.add(image(photograph), image(result), cells(photograph.shape[:2]))
-    return seams.score
+def score(photograph, result, block=BLOCK):
+    return seam_score([(image(photograph), image(result), cells(photograph.shape[:2]))], CELL, block)
 
 
 def checked(size, width):
@@ -64,10 +62,10 @@ def test_the_pattern_of_up_sampling_does_not_count():
 
 
 def test_places():
-    places = SeamScore(8, 64).places(Interval(-2, 21), 150)
-    at = [lines for where, lines in places if where]
+    found = places(Interval(-2, 21), 150, 8, 64)
+    at = [lines for where, lines in found if where]
     assert [(lines[0], lines[-1]) for lines in at] == [(36, 52), (100, 116), (64, 64), (128, 128)]
-    beside = [lines for where, lines in places if not where]
+    beside = [lines for where, lines in found if not where]
     assert (beside[0] == [*range(20, 36), *range(53, 64), *range(65, 69)]).all()
     assert (beside[3] == [*range(117, 128), *range(129, 145)]).all()
     assert all(0 < line < 150 for lines in beside + at for line in lines)
@@ -75,9 +73,7 @@ def test_places():
 
 @pytest.mark.parametrize("size", [(5, 7), (30, 200), (1, 1)])
 def test_images_without_borders_have_no_score(size):
-    seams = SeamScore(CELL, 4096)
-    seams.add(image(noise(0, size)), image(noise(1, size)), cells(size))
-    assert seams.score is None
+    assert score(noise(0, size), noise(1, size), 4096) is None
 
 
 def test_flat_images_have_no_score():

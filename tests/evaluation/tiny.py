@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from evaluation.photographs import EvaluatedModel, PretrainedMetrics
-from images.reading import open_image
+from evaluation.photographs import EvaluatedModel
 from inversion import PatchInverter
 from utils.config import load_config
 from utils.schema import EvaluateConfig
@@ -17,9 +16,7 @@ def tiny_model(checkpoint, block="auto", dtype="float32"):
 def tiny_evaluated(checkpoint, *overrides, **metrics):
     """The tiny model `tiny`, evaluated by the options of a command."""
     config = load_config(EvaluateConfig, None, ["infer.device=cpu", "infer.dtype=float32", *overrides])
-    return EvaluatedModel(
-        "tiny", tiny_model(checkpoint), config.evaluate, config.infer, config.seed, PretrainedMetrics(**metrics)
-    )
+    return EvaluatedModel("tiny", tiny_model(checkpoint), config.evaluate, config.infer, config.seed, **metrics)
 
 
 def noise(height, width, seed=0):
@@ -27,6 +24,12 @@ def noise(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def opened(pixels):
-    """An array as an opened image."""
-    return open_image(pixels, 10**6)
+def checkpoint_entry(name="p", images=("a", "b"), psnr=20.0, **given):
+    """A checkpoint of an evaluation, with a PSNR, and nothing else measured but what is given."""
+    figures = {"height": 24, "width": 36, "ssim": 0.5, "ms_ssim": None, "lpips": None, "seconds": 0.25}
+    rows = [{"name": each, **figures, "psnr": psnr, "peak_memory_mib": 99.5} for each in images]
+    return {
+        "name": name, "path": f"{name}.safetensors", "weights": "0f1e", "parameters": {"generator": 12345},
+        "failed": {}, "means": {"psnr": psnr}, "images": rows, "cycles": [], "pyramid": [],
+        "scale_invariant_fid": [], "curves": {},
+    } | given  # fmt: skip
