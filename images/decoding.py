@@ -79,7 +79,7 @@ def decode(pixels: PIL.Image.Image, file: BinaryIO | None = None) -> np.ndarray:
     """
     check_kind(pixels)
     stored, tags = [_raw_mode(tile) for tile in getattr(pixels, "tile", ())], getattr(pixels, "tag_v2", {})
-    if 16 in tags.get(Base.BitsPerSample, ()) and set(stored) <= set("RGBAXCMYK"):
+    if stored and set(stored) <= set("RGBAXCMYK") and 16 in tags.get(Base.BitsPerSample, ()):
         raise ValueError("16-bit colours that stand plane by plane without compression are not supported")
     pixels.load()
     low = _low_bytes(file) if file and stored and all(COLOURS_16.fullmatch(mode or "") for mode in stored) else None

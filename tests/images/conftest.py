@@ -35,18 +35,12 @@ def png(values, orientation=1, transparent=None):
     height, width, channels = values.shape
     rows = np.ascontiguousarray(values.astype(values.dtype.newbyteorder(">"))).view(np.uint8).reshape(height, -1)
     body = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
-    depth = 8 * values.dtype.itemsize
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", width, height, depth, COLOUR_TYPE[channels], 0, 0, 0),
-        b"eXIf": exif(orientation).removeprefix(b"Exif\0\0"),
-        b"tRNS": struct.pack(f">{channels}H", *transparent) if transparent is not None else None,
-        b"IDAT": zlib.compress(body),
-        b"IEND": b"",
-    }
+    head = struct.pack(">IIBBBBB", width, height, 8 * values.dtype.itemsize, COLOUR_TYPE[channels], 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"eXIf", exif(orientation).removeprefix(b"Exif\0\0"))]
+    chunks += [(b"tRNS", struct.pack(f">{channels}H", *transparent))] if transparent else []
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks.items()
-        if data is not None
+        for name, data in (*chunks, (b"IDAT", zlib.compress(body)), (b"IEND", b""))
     )
 
 

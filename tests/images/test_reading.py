@@ -1,7 +1,6 @@
 """What is read: what pixels mean, whole and by window, what is refused, thumbnails and other sizes."""
 
 import io
-import warnings
 from functools import partial
 from random import Random
 
@@ -65,11 +64,6 @@ def jpeg(orientation, **options):
     return saved(values, "JPEG", orientation, quality=98, subsampling=0, **options), values / 255
 
 
-def tiff_16(orientation, **options):
-    values = random(3, np.uint16)
-    return tiff(values, photometric="rgb", extratags=[(274, "H", 1, orientation, True)], **options), values / 65535
-
-
 # name: (maker of (file, shown array in [0, 1] before the orientation), tolerance in units of 1/255)
 KINDS = {
     f"{kind} {np.dtype(depth)}": (partial(plain, channels=channels, kind=depth), 1.0 if "alpha" in kind else 1e-3)
@@ -84,8 +78,6 @@ KINDS = {
     "tiff lzw": (partial(lossless, kind="TIFF", compression="tiff_lzw"), 1e-3),
     "jpeg": (jpeg, 3.0),
     "progressive jpeg": (partial(jpeg, progressive=True), 3.0),
-    "rgb 16 tiff, big endian": (partial(tiff_16, byteorder=">"), 1e-3),
-    "rgb 16 tiff, deflated": (partial(tiff_16, compression="zlib"), 1e-3),
 }
 
 
@@ -173,16 +165,15 @@ def test_paths_that_are_no_files(tmp_path):
             open_image(tmp_path / name, LIMIT)
 
 
+@pytest.mark.filterwarnings("error")
 def test_the_limit_is_exact_and_pillow_keeps_its_own(monkeypatch):
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 50)
     data = png(np.zeros((10, 10, 3), np.uint8))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert open_image(data, 100).height == 10
-        for limit in (99, 50, 49, 1):
-            with pytest.raises(ImageError, match=rf"10 x 10 is more than max_pixels \({limit}\) allows"):
-                open_image(data, limit)
-            assert PIL.Image.MAX_IMAGE_PIXELS == 50
+    assert open_image(data, 100).height == 10
+    for limit in (99, 50, 49, 1):
+        with pytest.raises(ImageError, match=rf"10 x 10 is more than max_pixels \({limit}\) allows"):
+            open_image(data, limit)
+        assert PIL.Image.MAX_IMAGE_PIXELS == 50
 
 
 def mutate(data, numbers):
@@ -242,8 +233,9 @@ def test_thumbnail_is_the_area_average(shape, strip):
 
 @pytest.mark.parametrize(("shape", "expected"), [((40, 100), (20, 50)), ((30, 10), (60, 20)), ((20, 33), (20, 33))])
 def test_shorter_side(shape, expected):
-    image = with_shorter_side(Image(np.full((*shape, 3), 77, np.uint8)), 20, 4000)
-    assert (image.height, image.width) == expected and (image.window(0, 0, *expected) == 77).all()
+    image = with_shorter_side(Image(np.full((*shape, 3), (77, 78, 79), np.uint8)), 20, 4000)
+    image = open_image(encode_png(image), 4000)
+    assert (image.height, image.width) == expected and (image.window(0, 0, *expected) == (77, 78, 79)).all()
 
 
 def test_limits_of_sizes():
@@ -254,8 +246,3 @@ def test_limits_of_sizes():
         check_side("--size", 6, 25)
     with pytest.raises(ImageError, match=r"a\.png: 1 x 1000001"):
         encode_png(Image(np.zeros((1, 1000001, 3), np.uint8), "a.png"))
-
-
-def test_png_of_an_image():
-    image = Image(random(3, np.uint16), orientation=6)
-    np.testing.assert_array_equal(open_image(encode_png(image), LIMIT).window(0, 0, 5, 7), image.window(0, 0, 5, 7))
