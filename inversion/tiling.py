@@ -58,8 +58,8 @@ class Tiling:
             pixels, encoded = size, cells
         elif not isinstance(self.block, int) or self.block < self.cell:
             raise UserError(
-                f"infer.block: {self.block}; allowed: auto, whole, or a number of pixels from {self.cell} on, one latent"
-                " cell of this checkpoint"
+                f"infer.block: {self.block}; allowed: auto, whole, or a number of pixels from {self.cell} on, one"
+                " latent cell of this checkpoint"
             )
         else:
             pixels, encoded = (self.block, self.block), (self.block // self.cell, self.block // self.cell)

@@ -48,7 +48,8 @@ print(json.dumps([failed, {name: [value, after[name]] for name, value in before.
 
 def test_importing_everything_changes_nothing():
     done = subprocess.run(
-        [sys.executable, "-c", CODE, json.dumps([MODULES, UNIX_ONLY])], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", CODE, json.dumps([MODULES, UNIX_ONLY])],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
