@@ -53,7 +53,7 @@ from inversion.runs import TILES, InversionRun, Job, Row, Scratch
 from models.geometry import Region
 from utils import distributed, log
 from utils.config import load_config
-from utils.device import peak_memory_mib, reset_peak_memory, select_device
+from utils.device import peak_memory_mib, release_freed_memory, reset_peak_memory, select_device
 from utils.distributed import ProcessGroup
 from utils.errors import UserError, run_command
 from utils.files import lock_folder, refuse_overwriting, remove_tree, replace_folder
@@ -180,6 +180,7 @@ def draw(
     box = window.rows.first, window.cols.first, window.rows.last + 1, window.cols.last + 1
     model.draw(latents, box, out=out, blocks=job.pending(out, blocks, window, "draw"))
     job.wait()
+    release_freed_memory()
     return ChunkRows(out) if on_disk else out
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import zarr
 from tqdm import tqdm
 
 from images.reading import Image, find_images, open_image
@@ -39,6 +40,7 @@ def command_parser(description: str, example: str) -> argparse.ArgumentParser:
 
 def load_model(checkpoint: Path, options: dict, device: torch.device | None = None) -> PatchInverter:
     """The networks of a checkpoint, as `infer` options say; `device`: in place of that of the options."""
+    zarr.config.set({"async.concurrency": 1})  # chunks that are at hand at a time, which take memory
     return PatchInverter.from_pretrained(
         checkpoint, device=device or options.device, dtype=options.dtype,
         memory_mib=options.memory_mib, block=options.block,
