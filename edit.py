@@ -30,14 +30,14 @@ from inversion.latents import SUFFIXES, Latents, latents_suffix
 from utils import log
 from utils.config import load_config
 from utils.errors import run_command
-from utils.files import lock_folder, refuse_overwriting, remove_all_stale
+from utils.files import lock_folder, refuse_overwriting, remove_stale
 from utils.signals import exit_on_terminate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, and edit one image after the other."""
     verb, arguments = parse(sys.argv[1:] if argv is None else argv)
-    config = load_config(verb.config, arguments.config, arguments.overrides)
+    config = load_config(verb.command, arguments.config, arguments.overrides)
     files, output = find_inputs(verb, arguments), arguments.output
     photographs = [name for path, name in files if path.suffix not in SUFFIXES]
     model = commands.load_model(arguments.checkpoint, config.infer)
@@ -49,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         jobs = generated_jobs(model, config.generate)
     paths = [path for path, _ in files]
-    inputs = [arguments.checkpoint, *filter(None, [arguments.config]), *paths, *named_files(config[verb.config.own])]
+    inputs = [arguments.checkpoint, *filter(None, [arguments.config]), *paths, *named_files(config[verb.command.own])]
     names = [f"{job.name}-{ending}" for job in jobs for ending in edits]
     refuse_overwriting(inputs, places(names, photographs, output))
     exit_on_terminate()
     in_folder, failed = paths != arguments.input, {}
     with lock_folder(output):
-        remove_all_stale(output)
+        remove_stale(output)
         for job in jobs:
             with commands.failures(job.images[0], failed) if in_folder else commands.naming(*job.images):
                 run(model, job, edits, output, config.infer.format)

@@ -18,9 +18,11 @@ from inversion.inverter import PatchInverter
 from inversion.latents import latents_suffix
 from utils.config import load_config
 from utils.errors import UserError, run_command
-from utils.files import lock_folder, refuse_overwriting, remove_all_stale
+from utils.files import lock_folder, refuse_overwriting, remove_stale
 from utils.schema import GenerateConfig
 from utils.signals import exit_on_terminate
+
+LARGEST_SEED = 2**32 - 1  # that a config may name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,19 +31,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(GenerateConfig, arguments.config, arguments.overrides)
     options, output = config.generate, arguments.output
     model = load_model(arguments.checkpoint, config.infer)
+    seeds = range(options.seed, options.seed + options.count)
+    if seeds[-1] > LARGEST_SEED:
+        raise UserError(f"generate.count: {options.count}; seeds end at {LARGEST_SEED}")
     if options.panorama and options.width % model.cell:
         raise UserError(
             f"generate.width: {options.width}; a panorama takes a multiple of {model.cell} pixels, a latent cell"
         )
     exit_on_terminate()
-    seeds = range(options.seed, options.seed + options.count)
-    inputs = filter(None, [arguments.checkpoint, arguments.config])
-    refuse_overwriting(inputs, [output / f"seed-{seed}.png" for seed in seeds])
+    results = [path for path in [*output.glob("seed-*"), *output.glob("latents/seed-*")] if seed_of(path) in seeds]
+    refuse_overwriting(filter(None, [arguments.checkpoint, arguments.config]), results)
     with lock_folder(output):
-        remove_all_stale(output)
+        remove_stale(output)
         for seed in seeds:
             generate(model, config, seed, output)
     return 0
+
+
+def seed_of(result: Path) -> int:
+    """The seed that a result seed-N is named after; -1 for another file."""
+    digits = result.stem.removeprefix("seed-")
+    return int(digits) if digits.isdecimal() else -1
 
 
 def generate(model: PatchInverter, config: dict, seed: int, output: Path) -> None:

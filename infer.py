@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,6 @@ from images.writing import (
     SUFFIXES,
     Comparison,
     EightBit,
-    longest_edge,
     picture_kind,
     strips,
     write_npy,
@@ -50,14 +49,14 @@ from inversion.commands import (
 from inversion.inverter import PatchInverter
 from inversion.latents import FOLDER, ArrayLike, ChunkRows, Latents, describe_folder, latents_suffix
 from inversion.latents import SUFFIXES as LATENTS
-from inversion.runs import InversionRun, Job, Row
+from inversion.runs import TILES, InversionRun, Job, Row, Scratch
 from models.geometry import Region
 from utils import distributed, log
 from utils.config import load_config
 from utils.device import peak_memory_mib, reset_peak_memory, select_device
 from utils.distributed import ProcessGroup
 from utils.errors import UserError, run_command
-from utils.files import lock_folder, refuse_overwriting, replace_folder
+from utils.files import lock_folder, refuse_overwriting, remove_tree, replace_folder
 from utils.schema import InferConfig
 from utils.signals import exit_on_terminate
 
@@ -112,12 +111,13 @@ def process(
             for job in progress(jobs, "images", "image", main=group.main):
                 with run.attempt(job):
                     work(model, job, options)
+            return run.close()
         except BaseException as error:
-            run.write_figures()  # an interrupted run too tells what it has done
+            with suppress(UserError):  # a full disk
+                run.write_figures()  # an interrupted run too tells what it has done
             if not isinstance(error, Exception):
                 log.info("note: stopped; the same command goes on from here", group.main)
             raise
-        return run.close()
 
 
 def identity(model: PatchInverter, arguments: argparse.Namespace, options: dict) -> dict:
@@ -143,11 +143,13 @@ def invert(model: PatchInverter, job: Job, options: dict) -> None:
     on_disk = job.on_disk(size, options.refine)
     pixels = draw(model, job, latents, Region.at(0, 0, *size), options, on_disk, image.held)
     if job.group.main:
-        files = write_pictures(job, pixels, kinds, image)
-        if options.latents != "none":
-            files.append(f"latents/{job.name}{latents_suffix(options.latents, latents.structure.shape)}")
-            save_latents(latents, job, job.output / files[-1])
-        job.finalize(make_row(model, job.name, pixels, image, started), files)
+        with all_or_none(job) as files:
+            write_pictures(job, pixels, kinds, image, files)
+            if options.latents != "none":
+                file = f"latents/{job.name}{latents_suffix(options.latents, latents.structure.shape)}"
+                save_latents(latents, job, job.output / file)
+                files.append(file)
+            job.finalize(make_row(model, job.name, pixels, image, started), files)
 
 
 def draw_again(model: PatchInverter, job: Job, options: dict) -> None:
@@ -163,8 +165,9 @@ def draw_again(model: PatchInverter, job: Job, options: dict) -> None:
     kinds = choose_pictures(options, window.shape, None)
     pixels = draw(model, job, latents, window, options, job.on_disk(window.shape))
     if job.group.main:
-        files = write_pictures(job, pixels, kinds, None)
-        job.finalize(make_row(model, job.name, pixels, None, started), files)
+        with all_or_none(job) as files:
+            write_pictures(job, pixels, kinds, None, files)
+            job.finalize(make_row(model, job.name, pixels, None, started), files)
 
 
 def draw(
@@ -183,31 +186,44 @@ def draw(
 def choose_pictures(options: dict, size: tuple[int, int], image: Image | None) -> dict[str, str]:
     """The pictures of an image of (height, width): folder -> kind. UserError if a format does not hold them."""
     by_window = image is not None and image.by_window
-    kinds, wide = {"reconstruction": picture_kind(options.format, size, by_window)}, (size[0], 3 * size[1])
-    wanted = options.comparison
-    if wanted == "auto":
-        wanted = not by_window and max(wide) <= longest_edge(kinds["reconstruction"])
-    if wanted and image is not None:
-        kinds["comparison"] = picture_kind(options.format, wide, by_window)
+    kinds, auto = {"reconstruction": picture_kind(options.format, size, by_window)}, options.comparison == "auto"
+    if image is not None and options.comparison and not (auto and by_window):
+        with suppress(UserError) if auto else nullcontext():
+            kinds["comparison"] = picture_kind(options.format, (size[0], 3 * size[1]), by_window)
     return kinds | ({"float": "npy"} if options.save_float else {})
 
 
-def write_pictures(job: Job, pixels: ArrayLike, kinds: dict[str, str], image: Image | None) -> list[str]:
-    """Write the pictures of an image; their paths below the output folder."""
-    files = [f"{folder}/{job.name}{SUFFIXES.get(kind, '.npy')}" for folder, kind in kinds.items()]
+@contextmanager
+def all_or_none(job: Job) -> Iterator[list[str]]:
+    """Yields a list for the files of the results, below the output folder; on an error, those in it are removed."""
+    files = []
+    try:
+        yield files
+    except BaseException:
+        for path in (job.output / file for file in files):
+            remove_tree(path)
+            remove_tree(path.with_name(f"{path.stem}{TILES}"))
+        raise
+
+
+def write_pictures(job: Job, pixels: ArrayLike, kinds: dict[str, str], image: Image | None, files: list[str]) -> None:
+    """Write the pictures of an image, and enter each into `files`."""
     shown = EightBit(pixels)
-    for file, (folder, kind) in zip(files, kinds.items(), strict=True):
-        if folder == "float":
+    for folder, kind in kinds.items():
+        file = f"{folder}/{job.name}{SUFFIXES.get(kind, '.npy')}"
+        if kind == "npy":
             write_npy(job.output / file, pixels)
         else:
-            write_picture(job.output / file, shown if folder == "reconstruction" else Comparison(image, shown), kind)
-    return files
+            write_picture(job.output / file, Comparison(image, shown) if folder == "comparison" else shown, kind)
+        files.append(file)
 
 
 def save_latents(latents: Latents, job: Job, path: Path) -> None:
     """Write latents; those that the job has in a folder of the same kind just move."""
     folder = job.folder / "latents.zarr"
-    if path.suffix == FOLDER and folder.exists() and not (job.folder / "refined").exists():
+    if path.suffix == FOLDER and isinstance(latents.structure, Scratch) and latents.structure.path.parent == folder:
+        for part in ("zarr.json", "global"):  # of a run that was killed here
+            remove_tree(folder / part)
         describe_folder(folder, latents)
         replace_folder(folder, path)
     else:
@@ -221,8 +237,8 @@ def make_row(model: PatchInverter, name: str, pixels: ArrayLike, image: Image | 
     if image is not None:
         metrics, shown = ImageMetrics(height, width), EightBit(pixels)
         for strip in strips((height, width)):
-            rows = slice(strip.rows.first, strip.rows.last + 1)
-            metrics.update(image.window(rows.start, 0, strip.rows.size, width), shown[rows, 0:width])
+            rows, cols = strip.slices_in(Region.at(0, 0, height, width))
+            metrics.update(image.window(rows.start, 0, strip.rows.size, width), shown[rows, cols])
         quality = metrics.result()
     seconds = time.perf_counter() - started
     speed = height * width / 1e6 / seconds

@@ -33,7 +33,7 @@ from training.events import PICTURES, Events
 from training.run import CONFIG, resume, save, take_step
 from training.stage import Stage
 from utils import distributed, log
-from utils.config import dump_config, load_config
+from utils.config import dump_config, load_config, save_config
 from utils.device import select_device, select_dtype, tune_allocator
 from utils.errors import UserError, run_command
 from utils.files import lock_folder, refuse_overwriting
@@ -68,22 +68,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.train.output is None:
             raise UserError("train.output is not set: a folder for the run is needed")
         folder = Path(config.train.output)
-        inputs = [arguments.config, config.train.generator, config.train.discriminator, config.train.encoders]
-        refuse_overwriting(filter(None, inputs), [folder / name for name in (CONFIG, *stage.exported)])
+        inputs = [config.train.generator, config.train.discriminator, config.train.encoders]
+        refuse_overwriting(filter(None, inputs), [folder / name for name in stage.exported])
+        own = (folder / CONFIG).exists() and os.path.samefile(arguments.config, folder / CONFIG)
         stage.load_files()
         with lock_folder(folder) if world.main else nullcontext():
-            return train(config, context, stage, folder)
+            return train(config, context, stage, folder, keep_config=own)
     finally:
         distributed.stop()
 
 
-def train(config: dict, context: TrainContext, stage: Stage, folder: Path) -> int:
-    """Go on from the newest checkpoint in the folder, if any, to the end or a signal; returns the exit code."""
+def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_config: bool) -> int:
+    """Go on from the newest checkpoint in the folder, if any, to the end or a signal; returns the exit code.
+
+    `keep_config`: the config in the folder is the one that was given, and stays as it is.
+    """
     settings, world = config.train, context.world
     thumbnail = config.model.global_encoder.thumbnail
     train_set, val_set = datasets.build(config.data, **stage.window._asdict(), thumbnail=thumbnail, seed=config.seed)
     shown, *validation = held_out(val_set, settings.batch)
     state = resume(folder, config, context, stage)
+    if world.main and not keep_config:
+        save_config(config, folder / CONFIG)
     seconds = math.inf if settings.minutes is None else 60 * settings.minutes
     steps = settings.steps - state["step"] if state["elapsed"] <= seconds else 0
     log.info(describe(config, context, stage), world.main)

@@ -41,7 +41,7 @@ INVERTERS = {
 }
 COMPARED = ("model.encoder.convolution", "model.global_encoder.widths", "losses.inverter")  # keys that tell them apart
 COLUMNS = (
-    "psnr", "ssim", "ms_ssim", "seam_score", "latent_mmd", "latent_mmd_floor", "latent_mean_distance",
+    "psnr", "ssim", "ms_ssim", "lpips", "seam_score", "latent_mmd", "latent_mmd_floor", "latent_mean_distance",
     "reciprocal_error", "edit_consistency", "edit_score", "reconstruction_score", "real_score",
 )  # fmt: skip
 
@@ -95,12 +95,12 @@ def plan(arguments: argparse.Namespace) -> tuple[dict[str, list[str]], list[str]
 
 
 def table(entries: Mapping[str, Mapping]) -> str:
-    """Entries of evaluation.json, by the names of their configs, as a table in markdown; a dash: not measured."""
-    headings = ["run", "what differs", "encoder parameters", *(MEASURES[key].title for key in COLUMNS)]
-    lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
+    """Entries of evaluation.json, by the names of their configs, as a table in markdown; what none has is left out."""
+    columns = [key for key in COLUMNS if all(entry["means"].get(key) is not None for entry in entries.values())]
+    lines = [["run", "what differs", "encoder parameters", *(MEASURES[key].title for key in columns)]]
+    lines.append(["---", "---", *["---:"] * (len(columns) + 1)])
     for name, entry in entries.items():
-        values = {key: entry["means"].get(key) for key in COLUMNS}
-        texts = ["–" if value is None else f"{value:.{MEASURES[key].digits}f}" for key, value in values.items()]
+        texts = [f"{entry['means'][key]:.{MEASURES[key].digits}f}" for key in columns]
         lines.append([name, INVERTERS[name], f"{entry['parameters']['encoders']:,}", *texts])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

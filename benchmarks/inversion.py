@@ -4,7 +4,7 @@
     python -m benchmarks.inversion --sizes 512      # minutes on two cores
 
 Without --checkpoint the networks are those of configs/default.yaml, with random weights. Options: device, block,
-memory_mib. Each line of the table is a median of --repeats runs after a warm-up; a run beyond --limit is done once.
+memory_mib. Each line of the table is a median of --repeats runs after a warm-up.
 
 - method: `published`, see benchmarks.published: windows spread evenly over the image are timed, each once, and their
   median is multiplied by the number of windows; `loop`, the blocks of this program one after the other, by the forward
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import photograph, positive, repeated, seconds
+from benchmarks.machine import photograph, repeated, seconds
 from benchmarks.published import Canvas, Published
 from evaluation.run import machine
 from images.reading import Image
@@ -54,9 +54,8 @@ HEADING = "       pixels    method    dtype   block  seconds   Mpx/s   twice    
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=positive, nargs="+", default=SIZES, help="edges, pixels")
-    parser.add_argument("--repeats", type=positive, default=5, help="measurements of each line")
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds for each line, beyond one run")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="edges, pixels")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements of each line; 0: the first one only")
     parser.add_argument("--checkpoint", type=Path, help="inverter to measure")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="device, block, memory_mib of infer.py")
     arguments = parser.parse_intermixed_args(argv)
@@ -72,7 +71,7 @@ class Bench:
     """The methods that are compared, with the networks that they share."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments = arguments
+        self.repeats = arguments.repeats
         options = load_config(InferConfig, None, arguments.overrides).infer
         shared = {key: options[key] for key in ("device", "block", "memory_mib")}
         with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +91,7 @@ class Bench:
         for method, dtype, action in actions:
             model = self.models[dtype]
             run = partial(action, model, image)
-            taken, memory = repeated(run, self.device, self.arguments.repeats, self.arguments.limit)
+            taken, memory = repeated(run, self.device, self.repeats)
             block = next(iter(model.pixel_blocks(Region.at(0, 0, size, size)))).rows.size
             print_line(method, dtype, block, Measurement(median(taken), multiply_adds(model, image), memory))
 
@@ -107,7 +106,7 @@ class Bench:
         def draw() -> None:
             taken.extend(seconds(partial(canvas.draw, *patch), self.device) for patch in chosen)
 
-        _, memory = repeated(draw, self.device, repeats=1, limit=0.0)
+        _, memory = repeated(draw, self.device, repeats=0)
         return Measurement(len(patches) * median(taken), len(patches) * counter.get_total_flops() // 2, memory)
 
     def print_line(

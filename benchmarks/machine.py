@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import subprocess
 import sys
@@ -30,21 +29,15 @@ def seconds(action: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def repeated(
-    action: Callable[[], object],
-    device: torch.device,
-    repeats: int,
-    limit: float,  # seconds for all of them; where the first one takes longer, it is the only one
-) -> tuple[list[float], float]:
-    """The seconds of an action, several times after a warm-up; and the MiB that it held beyond those held before.
-
-    On CUDA the memory is that of PyTorch's tensors; NaN where the system does not tell.
+def repeated(action: Callable[[], object], device: torch.device, repeats: int) -> tuple[list[float], float]:
+    """The seconds of an action, several times after a warm-up (0: of that one), and the MiB that it held beyond those
+    before: on CUDA those of PyTorch's tensors, NaN where the system does not tell.
     """
     release_freed_memory()
     known = reset_peak_memory(device)
     before = peak_memory_mib(device)
     first = seconds(action, device)
-    taken = [seconds(action, device) for _ in range(min(repeats, int(limit / first)))] or [first]
+    taken = [seconds(action, device) for _ in range(repeats)] or [first]
     return taken, peak_memory_mib(device) - before if known else float("nan")
 
 
@@ -66,13 +59,6 @@ def run_infer(image: Path, checkpoint: Path, overrides: list[str]) -> dict[str, 
         with open(Path(folder, "metrics.csv"), newline="", encoding="utf-8") as file:
             (row,) = csv.DictReader(file)
     return {key: float(value) for key, value in row.items() if key != "name"}
-
-
-def positive(text: str) -> int:
-    """A whole number from 1, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
-    return int(text)
 
 
 def _synchronize(device: torch.device) -> None:

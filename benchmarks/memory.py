@@ -15,11 +15,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 
 import pyvips
 
-from benchmarks.machine import photograph, positive, run_infer
+from benchmarks.machine import photograph, run_infer
 from inversion import PatchInverter
 from models.weights import SHIPPED
 from utils.config import load_config
@@ -34,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Invert every size with every budget and print the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="inverter to measure")
-    parser.add_argument("--sizes", type=positive, nargs="+", default=[1024, 4096], help="edges in pixels")
-    parser.add_argument("--budgets", type=positive, nargs="+", default=[256, 1024, 4096], help="MiB")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 4096], help="edges in pixels")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[256, 1024, 4096], help="MiB")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="options of infer.py")
     arguments = parser.parse_intermixed_args(argv)
     options = load_config(InferConfig, None, arguments.overrides).infer
@@ -43,25 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         loaded = pool.apply(loaded_mib, (arguments.checkpoint, options.device, options.dtype))
     print(f"the loaded networks, with all libraries: {loaded:.0f} MiB")
     print(f"{'pixels':>15} {'budget MiB':>11} {'beyond MiB':>11} {'peak MiB':>9} {'seconds':>8} {'Mpx/s':>7}")
-    within = True
-    for size in arguments.sizes:
-        for budget in arguments.budgets:
-            overrides = [*arguments.overrides, f"memory_mib={budget}"]
-            within &= measure(size, budget, loaded, arguments.checkpoint, overrides)
-    return int(not within)
-
-
-def measure(size: int, budget: int, loaded: float, checkpoint: Path, overrides: list[str]) -> bool:
-    """Print the line of a size and a budget; whether the peak was within it. `loaded`: MiB of the loaded networks."""
+    code = 0
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "photograph.jpg")
-        write_jpeg(path, size)
-        figures = run_infer(path, checkpoint, overrides)
-    peak = figures["peak_memory_mib"]
-    speed = f"{figures['seconds']:8.1f} {figures['megapixels_per_second']:7.3f}"
-    verdict = "" if peak - loaded <= budget else "  too much"
-    print(f"{f'{size} x {size}':>15} {budget:11} {peak - loaded:11.0f} {peak:9.0f} {speed}{verdict}", flush=True)
-    return not verdict
+        for size, budget in product(arguments.sizes, arguments.budgets):
+            path = Path(folder, f"{size}.jpg")
+            write_jpeg(path, size)
+            figures = run_infer(path, arguments.checkpoint, [*arguments.overrides, f"memory_mib={budget}"])
+            peak, speed = figures["peak_memory_mib"], figures["megapixels_per_second"]
+            verdict = "" if peak - loaded <= budget else "  too much"
+            code = code or int(bool(verdict))
+            line = f"{peak - loaded:11.0f} {peak:9.0f} {figures['seconds']:8.1f} {speed:7.3f}{verdict}"
+            print(f"{f'{size} x {size}':>15} {budget:11} {line}", flush=True)
+    return code
 
 
 def write_jpeg(path: Path, size: int) -> None:

@@ -5,15 +5,13 @@
 Each config names its stage (train.stage) and is measured as train.py runs it: bfloat16 where the device gains, channels
 last. The straightforward loop computes in float32, channels first, by layers of the plain formulas: weights for each
 sample (grouped convolutions), concatenated copies in shifted convolutions, gains, bias and activation one by one. Both
-take turns on batches that are in memory before. A measurement is as many steps as it takes for each lazy loss to come;
-the figures are medians of --repeats of them, after one to warm up. An inverter starts from a generator of random
-weights. Losses that need a download are left out.
+take turns on batches of noise that are in memory before; the figures are medians of --repeats, after a warm-up. An
+inverter starts from a generator of random weights. Losses that need a download are left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -25,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import training
-from benchmarks.machine import ROOT, positive, seconds
+from benchmarks.machine import ROOT, seconds
 from benchmarks.published import make_plain
 from evaluation.run import machine
 from models import build_generator
@@ -40,7 +38,7 @@ from utils.schema import TrainConfig
 
 CONFIGS = [ROOT / "configs" / "sample" / name for name in ("generator.yaml", "inverter.yaml")]
 NO_DOWNLOADS = ["losses.inverter.lpips=0", "losses.inverter.identity=0"]
-SHORTEST = 4  # steps of a measurement, and batches that they go through
+STEPS = 16  # of a measurement: each lazy loss comes, at its default interval
 
 
 class PlainContext(TrainContext):
@@ -59,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure every config, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, nargs="+", default=CONFIGS, help="one for each line of the table")
-    parser.add_argument("--repeats", type=positive, default=5, help="measurements of each loop")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements of each loop")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single keys of all configs")
     arguments = parser.parse_intermixed_args(argv)
     tune_allocator()
@@ -89,19 +87,13 @@ def measure(config: dict, repeats: int) -> tuple[str, float, float]:
         stages = [training.build(config, context) for context in contexts]
         for stage in stages:
             stage.load_files()
-    steps, batches = steps_of(config), make_batches(config, stages[0])
+    batches = make_batches(config, stages[0])
     times: list[list[float]] = [[], []]
     for _ in range(1 + repeats):
         for stage, context, taken in zip(stages, contexts, times, strict=True):
             loaded = [context.load(each) for each in batches]
-            taken.append(seconds(partial(train, stage, loaded, steps), device))
-    return str(dtype).removeprefix("torch."), *(batch * steps / median(taken[1:]) for taken in times)
-
-
-def train(stage: Stage, batches: Sequence[dict[str, Tensor]], steps: int) -> None:
-    """Train for some steps."""
-    for step in range(steps):
-        stage.step(step, batches[step % len(batches)])
+            taken.append(sum(seconds(partial(stage.step, step, each), device) for step, each in enumerate(loaded)))
+    return str(dtype).removeprefix("torch."), *(batch * STEPS / median(taken[1:]) for taken in times)
 
 
 def make_batches(config: dict, stage: Stage) -> list[dict[str, Tensor]]:
@@ -113,17 +105,8 @@ def make_batches(config: dict, stage: Stage) -> list[dict[str, Tensor]]:
 
     return [
         {"window": noise(3, size, size), "thumbnail": noise(3, edge, edge), "row": noise(), "id": torch.arange(count)}
-        for _ in range(SHORTEST)
+        for _ in range(STEPS)
     ]
-
-
-def steps_of(config: dict) -> int:
-    """Steps after which each lazy loss has come."""
-    losses, weights = config.losses, config.losses.generator
-    if config.train.stage != "generator":
-        return math.lcm(SHORTEST, losses.generated_every)
-    lazy = [losses.r1_every] * bool(weights.r1) + [losses.path_length_every] * bool(weights.path_length)
-    return math.lcm(SHORTEST, *lazy)
 
 
 if __name__ == "__main__":

@@ -35,14 +35,14 @@ class Verb:
     """What edit.py can do."""
 
     help: str
-    config: type  # the sections that it reads
+    command: type  # the class of the sections that it reads
     prepare: Callable[[PatchInverter, dict], Edits]  # (model, config) -> edits
     images: int = 1  # that an edit takes
 
     @property
     def generates(self) -> bool:
         """Whether it works on generated images, where there is no --input."""
-        return "generate" in self.config.model_fields
+        return "generate" in self.command.model_fields
 
 
 def prepare_fuse(model: PatchInverter, config: dict) -> Edits:

@@ -5,12 +5,13 @@ H, W pixels. What is transparent is shown over mid-grey. Files may come from any
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -22,16 +23,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B")
 STRIP = 2**20  # pixels that are turned into RGB at a time
 WHITE_IS_ZERO = 0
-# Pillow keeps the high byte of 16-bit colours. Naming the opposite byte order makes it keep the low one.
-NATIVE, SWAPPED = ("L", "B") if np.little_endian else ("B", "L")
-OPPOSITE = {
-    f"{mode};16{order}": f"{mode};16{other}"
-    for mode in ("RGB", "RGBA", "RGBX")
-    for order, other in (("L", "B"), ("B", "L"), ("N", SWAPPED))
-}
-# Grey with alpha has no such pair of names, but its bytes can be read as they are: grey high, low, alpha high, low.
+COLOURS_16 = re.compile("(RGB[AX]?|LA);16[LBN]")  # Pillow's names of how they are stored, with the byte order
 GREY_ALPHA = "LA;16B"
-OPPOSITE[GREY_ALPHA] = "RGBA"
+OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if np.little_endian else "L"}
 
 _PILLOW = threading.RLock()  # its limit of pixels and the filters of warnings belong to the whole process
 
@@ -84,19 +78,17 @@ def decode(pixels: PIL.Image.Image, file: BinaryIO | None = None) -> np.ndarray:
     not applied yet (TIFF files have been turned). ValueError for what it would decode wrongly.
     """
     check_kind(pixels)
-    if _is_split(pixels):
+    stored, tags = [_raw_mode(tile) for tile in getattr(pixels, "tile", ())], getattr(pixels, "tag_v2", {})
+    if stored and set(stored) <= set("RGBAXCMYK") and 16 in tags.get(Base.BitsPerSample, ()):
         raise ValueError("16-bit colours that stand plane by plane without compression are not supported")
-    stored = [_raw_mode(tile.args) for tile in getattr(pixels, "tile", ())]
     pixels.load()
-    low = _low_bytes(file) if file and stored and all(mode in OPPOSITE for mode in stored) else None
-    rows = max(1, STRIP // pixels.width)
-    boxes = ((0, top, pixels.width, min(top + rows, pixels.height)) for top in range(0, pixels.height, rows))
-    strips = (_colours(pixels, low, box) for box in boxes)
-    first = next(strips)
-    result = np.empty((pixels.height, pixels.width, 3), first.dtype)
-    result[: len(first)] = first
-    for number, strip in enumerate(strips, 1):
-        result[number * rows : number * rows + len(strip)] = strip
+    low = _low_bytes(file) if file and stored and all(COLOURS_16.fullmatch(mode or "") for mode in stored) else None
+    rows, result = max(1, STRIP // pixels.width), None
+    for top in range(0, pixels.height, rows):
+        box = 0, top, pixels.width, min(top + rows, pixels.height)
+        strip = _colours(pixels.crop(box), low and low.crop(box), tags)
+        result = np.empty((pixels.height, pixels.width, 3), strip.dtype) if result is None else result
+        result[top : top + rows] = strip
     return result
 
 
@@ -121,63 +113,48 @@ def over_grey(values: np.ndarray) -> np.ndarray:
     return ((colours * alpha + grey * (most - alpha) + most // 2) // most).astype(values.dtype)
 
 
-def _colours(pixels: PIL.Image.Image, low: PIL.Image.Image | None, box: tuple[int, int, int, int]) -> np.ndarray:
-    """RGB [h, w, 3] of a box (left, top, right, bottom); `low` holds the low bytes where `pixels` are the high ones."""
-    crop = pixels.crop(box)
-    if crop.mode.startswith("I;16"):
-        return _grey_16(crop, getattr(pixels, "tag_v2", {}))
+def _colours(pixels: PIL.Image.Image, low: PIL.Image.Image | None, tags: dict) -> np.ndarray:
+    """RGB [h, w, 3] of decoded pixels; `low` holds the low bytes of 16 bits where `pixels` are the high ones."""
+    clear = pixels.info.get("transparency")
+    if low is None and not pixels.mode.startswith("I;16"):
+        return over_grey(np.asarray(pixels.convert("RGBA"))) if pixels.has_transparency_data else _rgb(pixels)
+    values = np.asarray(pixels).astype(np.uint16)
     if low is not None:
-        values = np.asarray(crop).astype(np.uint16) << 8 | np.asarray(low.crop(box))
-        return over_grey(values) if values.shape[2] == 4 else _without_colour(values, crop.info.get("transparency"))
-    if crop.has_transparency_data:
-        return over_grey(np.asarray(crop.convert("RGBA")))
-    return np.asarray(crop.convert("RGB"))
+        values = values << 8 | np.asarray(low)
+        if values.shape[2] == 4:
+            return over_grey(values) if pixels.has_transparency_data else values[..., :3]
+    else:  # grey; TIFF may also hold 12 bits, or count from white
+        if tags.get(Base.BitsPerSample) == (12,):
+            values = (values.astype(np.uint32) * 65535 // 4095).astype(np.uint16)
+        values = 65535 - values if tags.get(Base.PhotometricInterpretation) == WHITE_IS_ZERO else values
+        values = np.repeat(values[..., None], 3, axis=2)
+    return values if clear is None else np.where((values == clear).all(axis=2, keepdims=True), np.uint16(32768), values)
+
+
+def _rgb(pixels: PIL.Image.Image) -> np.ndarray:
+    return np.asarray(pixels if pixels.mode == "RGB" else pixels.convert("RGB"))
 
 
 def _low_bytes(file: BinaryIO) -> PIL.Image.Image:
-    """The low bytes of the 16-bit colours of a file."""
+    """The low bytes of the 16-bit colours of a file: Pillow keeps the high ones, so it is told the other byte order."""
     file.seek(0)
     pixels = PIL.Image.open(file, formats=FORMATS)
-    grey_alpha = [tile.args for tile in pixels.tile] == [GREY_ALPHA]
-    pixels.tile = [tile._replace(args=_opposite(tile.args)) for tile in pixels.tile]
+    modes = [_raw_mode(tile) for tile in pixels.tile]
+    # Grey with alpha is read as it is: grey high, low, alpha high, low.
+    others = ["RGBA" if mode == GREY_ALPHA else mode[:-1] + OTHER_ORDER[mode[-1]] for mode in modes]
+    pixels.tile = [
+        tile._replace(args=(mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode)
+        for tile, mode in zip(pixels.tile, others, strict=True)
+    ]
     pixels.load()
-    if not grey_alpha:
+    if GREY_ALPHA not in modes:
         return pixels
     _, grey, _, alpha = pixels.split()
     return PIL.Image.merge("RGBA", (grey, grey, grey, alpha))
 
 
-def _raw_mode(args: str | tuple | None) -> str | None:
-    return args[0] if isinstance(args, tuple) and args else args
-
-
-def _opposite(args: str | tuple) -> str | tuple:
-    raw_mode = OPPOSITE[_raw_mode(args)]
-    return (raw_mode, *args[1:]) if isinstance(args, tuple) else raw_mode
-
-
-def _is_split(pixels: PIL.Image.Image) -> bool:
-    """Whether Pillow would take the bytes of planes of 16 bits for pixels of 8."""
-    bits = getattr(pixels, "tag_v2", {}).get(Base.BitsPerSample, ())
-    raw_modes = {_raw_mode(tile.args) for tile in getattr(pixels, "tile", ())}
-    return 16 in bits and raw_modes <= set("RGBAXCMYK")
-
-
-def _grey_16(crop: PIL.Image.Image, tags: dict) -> np.ndarray:
-    """[h, w, 3] uint16 of 16-bit grey; TIFF may also hold 12 bits, or count from white."""
-    values = np.asarray(crop).astype(np.uint16)
-    if tags.get(Base.BitsPerSample) == (12,):
-        values = (values.astype(np.uint32) * 65535 // 4095).astype(np.uint16)
-    if tags.get(Base.PhotometricInterpretation) == WHITE_IS_ZERO:
-        values = 65535 - values
-    return _without_colour(np.repeat(values[..., None], 3, axis=2), crop.info.get("transparency"))
-
-
-def _without_colour(values: np.ndarray, transparent: int | tuple | None) -> np.ndarray:
-    """16-bit colours [h, w, 3] with the one that stands for transparency replaced by mid-grey."""
-    if transparent is None:
-        return values
-    return np.where((values == np.asarray(transparent)).all(axis=2, keepdims=True), np.uint16(32768), values)
+def _raw_mode(tile: Any) -> str | None:
+    return tile.args[0] if isinstance(tile.args, tuple) and tile.args else tile.args
 
 
 def _one_line(text: object) -> str:

@@ -125,13 +125,12 @@ def open_image(
             header = PIL.Image.open(file, formats=FORMATS)
             check_kind(header)
             pixels = header.width * header.height
+            reason = ""
             if by_window and is_path and pixels > WINDOWED:
                 try:
                     return _windowed(source, header, name, max_pixels)
                 except NotByWindow as error:
                     reason = f", and it cannot be read by window: {error}"
-            else:
-                reason = ""
             if pixels > max_pixels:
                 size = f"{header.width} x {header.height}"
                 raise ImageError(name, f"{size} is more than max_pixels ({max_pixels}) allows{reason}")
@@ -143,11 +142,9 @@ def find_images(folder: str | Path) -> list[Path]:
     found = []
     for where, folders, files in os.walk(folder):
         folders[:] = [each for each in folders if not each.startswith(".")]
-        found += [Path(where, each) for each in files if _named_like_image(each)]
+        found += [Path(where, each) for each in files if each.lower().endswith(SUFFIXES) and not each.startswith(".")]
     # A broken link stays, to be named as damaged; a pipe does not: to read it would block.
     return sorted((path for path in found if path.is_file() or not path.exists()), key=lambda path: path.parts)
-
-
 
 
 def _whole(pixels: PIL.Image.Image, name: str, file: BinaryIO | None = None) -> Image:
@@ -158,13 +155,9 @@ def _whole(pixels: PIL.Image.Image, name: str, file: BinaryIO | None = None) -> 
 
 def _windowed(path: str | Path, header: PIL.Image.Image, name: str, max_pixels: int) -> Image:
     """A file that is read by window; NotByWindow where it has to be decoded whole."""
-    orientation, transparent = header.getexif().get(Base.Orientation, 1), header.has_transparency_data
+    orientation = PIL.Image.Image.getexif(header).get(Base.Orientation, 1)  # that of PNG itself would decode all of it
     pixels = open_windows(path, header, max_pixels)
-    return Image(pixels, name, orientation, transparent, pixels.held, by_window=True)
-
-
-def _named_like_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    return Image(pixels, name, orientation, header.has_transparency_data, pixels.held, by_window=True)
 
 
 def _check_array(source: object, name: str) -> np.ndarray:

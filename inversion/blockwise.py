@@ -1,15 +1,19 @@
 """The two loops over blocks: an image's structure latents, and the image that latents draw.
 
 A block asks geometry for the context that it needs, so it equals the same part of the whole. The loops know arrays and
-an iterable of blocks; what is to do, whose share it is, and how far it is wraps that iterable from outside.
+an iterable of blocks; what is to do, whose share it is, and how far it is wraps that iterable from outside. Reading is
+ahead of the computation, and writing behind it, in a thread of its own each.
 
 Letters: C channels, H/W pixels, h/w latent cells.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,10 +22,12 @@ from torch import Tensor
 from images.reading import Image
 from images.writing import to_eight_bit
 from inversion.latents import ArrayLike
-from inversion.prefetch import BackgroundWriter, prefetch
-from models.encoder import PatchEncoder
+from models.encoder import BakedEncoder
 from models.geometry import Region, Rule
 from models.noise import Noise
+
+Item = TypeVar("Item")
+_END = object()
 
 
 class Writable(Protocol):
@@ -35,8 +41,7 @@ class Writable(Protocol):
 
 @torch.inference_mode()
 def encode(
-    encoder: PatchEncoder,
-    dtype: torch.dtype,  # of the convolutions; latents are float32
+    encoder: BakedEncoder,
     image: Image,
     blocks: Iterable[Region],  # of latent cells
     out: Writable,  # [C, h, w] float32
@@ -51,9 +56,8 @@ def encode(
         return block, _pinned(torch.from_numpy(pixels), device)
 
     def encoded() -> Iterator[tuple[Region, Tensor]]:
-        network = encoder.bake(dtype)
         for block, pixels in prefetch(map(read, blocks)):
-            yield block, network(as_batch(pixels, device))[0]
+            yield block, encoder(as_batch(pixels, device))[0]
 
     _store(encoded(), out, lambda block: (slice(None), *block.slices_in(cells)))
 
@@ -124,3 +128,46 @@ def _fetched(items: Iterator[tuple[Region, Tensor]]) -> Iterator[tuple[Region, T
     if waiting:
         waiting[2].synchronize()
         yield waiting[:2]
+
+
+def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
+    """The items, made in a thread while the caller works on those before; at most `depth` wait.
+
+    An error of making them comes out where the item would.
+    """
+    iterator = iter(items)
+    with ThreadPoolExecutor(1, "reader") as pool:
+        waiting = deque(pool.submit(next, iterator, _END) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not _END:
+            waiting.append(pool.submit(next, iterator, _END))
+            yield item
+
+
+class BackgroundWriter:
+    """Does what it is given one after the other, in a thread; at most `depth` wait.
+
+    A `with` block: at its end all is done. The first error comes out of the next `do`, or of the end of the block.
+    """
+
+    def __init__(self, depth: int = 2) -> None:
+        self._pool = ThreadPoolExecutor(1, "writer")
+        self._waiting: deque[Future] = deque()
+        self._depth = depth
+
+    def __enter__(self) -> BackgroundWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            while self._waiting and error is None:
+                self._waiting.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def do(self, function: Callable[..., object], *args: object) -> None:
+        """Call a function with these arguments after all those before."""
+        while len(self._waiting) >= self._depth:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(function, *args))

@@ -75,7 +75,7 @@ def find_files(option: str, path: Path, search: Callable[[Path], list[Path]], ki
     if not path.is_dir() or path.suffix == FOLDER:
         if not path.exists():
             raise UserError(f"{option} {path}: no such file or folder")
-        return {path: path.stem}
+        return {path: log.printable(path.stem)}
     files = search(path)
     if not files:
         raise UserError(f"{option} {path}: no {kind} in this folder")
@@ -104,7 +104,7 @@ def find_latents(folder: Path) -> list[Path]:
 
 def unique_names(files: Sequence[Path], folder: Path) -> dict[Path, str]:
     """a/b.jpg -> a/b, but a/b.jpg and a/b.png keep their suffixes; in a hopeless case all files do."""
-    whole = [str(file.relative_to(folder)) for file in files]
+    whole = [log.printable(str(file.relative_to(folder))) for file in files]
     stems = [str(Path(name).with_suffix("")) for name in whole]
     count = Counter(stems)
     names = [stem if count[stem] == 1 else name for stem, name in zip(stems, whole, strict=True)]

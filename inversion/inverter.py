@@ -14,7 +14,7 @@ Letters: C channels, D global latent, h/w latent cells, H/W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,14 +44,25 @@ MOST_PIXELS = 2**28  # of images that have to be decoded whole
 Source = str | Path | np.ndarray | PIL.Image.Image | Image
 
 
-@dataclass(frozen=True)
 class PatchInverter:
     """The networks of a checkpoint on a device, and how images are cut into blocks for them."""
 
-    networks: Inverter
-    device: torch.device
-    dtype: torch.dtype  # of the convolutions; latents and colours are float32
-    tiling: Tiling
+    def __init__(
+        self,
+        networks: Inverter,
+        device: torch.device,
+        dtype: torch.dtype,  # of the convolutions; latents and colours are float32
+        block: int | str = "auto",  # pixels along a block's edge | whole | auto: follows memory_mib
+        memory_mib: int = 1024,  # beyond the networks, that blocks keep within
+    ) -> None:
+        for network in (networks.generator, networks.encoder, networks.global_encoder):
+            if network is not None:
+                network.to(device, memory_format=torch.channels_last)
+        self.networks, self.device, self.dtype = networks, device, dtype
+        with torch.no_grad():
+            self._encoder = networks.encoder and networks.encoder.bake(dtype)
+        self.tiling = Tiling(networks.generator.texture, networks.encoder, dtype, block, memory_mib)
+        self.tiling.plan((1, 1))
 
     @staticmethod
     def from_pretrained(
@@ -68,16 +79,10 @@ class PatchInverter:
         none, a device that is not there, or a block smaller than a latent cell.
         """
         device = device if isinstance(device, torch.device) else select_device(device)
-        number_format = select_dtype(dtype, device)
         use_exact_float32()
         tune_allocator()
         networks = load_inverter(SHIPPED if path is None else path, encoders=False)
-        for network in (networks.generator, networks.encoder, networks.global_encoder):
-            if network is not None:
-                network.to(device, memory_format=torch.channels_last)
-        tiling = Tiling(networks.generator.texture, networks.encoder, number_format, block, memory_mib)
-        tiling.plan((1, 1))
-        return PatchInverter(networks, device, number_format, tiling)
+        return PatchInverter(networks, device, select_dtype(dtype, device), block, memory_mib)
 
     @property
     def generator(self) -> Generator:
@@ -133,7 +138,7 @@ class PatchInverter:
         release_freed_memory()
         out = np.empty(self.structure_shape(size), np.float32) if out is None else out
         blocks = self.cell_blocks(size, image.held, refined) if blocks is None else blocks
-        blockwise.encode(self.networks.encoder, self.dtype, image, blocks, out, self.cells(size), self.device)
+        blockwise.encode(self._encoder, image, blocks, out, self.cells(size), self.device)
         release_freed_memory()
         return Latents(out, style, size, noise, self.fingerprint)
 
@@ -184,6 +189,8 @@ class PatchInverter:
         or a region that is not inside the image.
         """
         self.check(latents)
+        if np.dtype(dtype if out is None else out.dtype) not in (np.uint8, np.float32):
+            raise UserError(f"dtype: {np.dtype(dtype)}; pixels are drawn as uint8 or float32")
         window = Region.at(0, 0, *latents.size) if region is None else _inside(region, latents.size)
         out = np.empty((*window.shape, 3), dtype) if out is None else out
         blocks = self.pixel_blocks(window) if blocks is None else blocks
@@ -258,21 +265,18 @@ class PatchInverter:
         """The blocks of pixels of a part of an image."""
         return blocks(window, self.tiling.plan(window.shape, held).pixels)
 
-    @torch.inference_mode()
-    def _encode_global(self, image: Image) -> Tensor:
-        """The global latent [D] of an image's thumbnail."""
+    @torch.no_grad()
+    def _style_of(self, image: Image, steps: int, noise: NoiseSpec | None) -> Style:
+        """The style that the global encoder sees in an image's thumbnail, and steps of optimisation improve."""
         self.require_encoder()
         pixels = torch.from_numpy(thumbnail(image, self.networks.model["global_encoder"]["thumbnail"]))
-        return self.networks.global_encoder(blockwise.as_batch(pixels, self.device))[0].cpu()
-
-    def _style_of(self, image: Image, steps: int, noise: NoiseSpec | None) -> Style:
-        z_g = self._encode_global(image).clone()  # autograd takes no tensors of inference mode
+        z_g = self.networks.global_encoder(blockwise.as_batch(pixels, self.device))[0].cpu()
         if not steps:
             return Style(z_g)
 
         def encode(region: Region) -> Tensor:
             out = np.empty((self.generator.structure.local_dim, *region.shape), np.float32)
-            blockwise.encode(self.networks.encoder, self.dtype, image, [region], out, region, self.device)
+            blockwise.encode(self._encoder, image, [region], out, region, self.device)
             return torch.from_numpy(out)
 
         texture, noise = self.generator.texture, self._noise(noise)

@@ -23,14 +23,16 @@ import PIL.Image
 import safetensors
 import torch
 import zarr
+from pydantic import TypeAdapter
 from torch import Tensor
 from zarr.codecs import Crc32cCodec
 
-from inversion.noise import NoiseSpec, parse_noise
-from inversion.weight_maps import WeightMap, parse_map
+from inversion.noise import NoiseSpec
+from inversion.weight_maps import WeightMap
 from utils.errors import UserError
 from utils.files import atomic_folder, atomic_path
 
+NOISE, MAP = TypeAdapter(NoiseSpec | None), TypeAdapter(WeightMap | None)
 FORMAT = "patch-inverter-latents-2"
 FILE, FOLDER = ".safetensors", ".zarr"
 SUFFIXES = (FILE, FOLDER)
@@ -145,12 +147,13 @@ class Latents:
 
     def metadata(self) -> dict[str, str]:
         """What a latent file says besides its tensors."""
-        style = {"map": self.style.weights.describe(), "exact": self.style.exact} if _varies(self.style) else None
+        weights, exact = (self.style.weights, self.style.exact) if _varies(self.style) else (None, True)
         return {
             "format": FORMAT,
             "image_size": f"{self.size[0]} {self.size[1]}",
-            "noise": json.dumps(self.noise and self.noise.describe()),
-            "style": json.dumps(style),
+            "noise": NOISE.dump_json(self.noise).decode(),
+            "style_map": MAP.dump_json(weights).decode(),
+            "style_modulation": "exact" if exact else "fast",
             "weights_fingerprint": self.model,
         }
 
@@ -229,13 +232,14 @@ def _parse(structure: ArrayLike, values: np.ndarray, metadata: dict[str, str]) -
     height, width = map(int, metadata["image_size"].split())
     if min(height, width, *structure.shape) < 1:
         raise ValueError("an empty image")
-    values, layout = torch.from_numpy(np.array(values, np.float32)), json.loads(metadata["style"])
-    if values.dim() != (1 if layout is None else 2):
+    values, weights = torch.from_numpy(np.array(values, np.float32)), MAP.validate_json(metadata["style_map"])
+    if values.dim() != (1 if weights is None else 2):
         raise ValueError("styles of another shape")
-    style = Style(values) if layout is None else None
-    if style is None:
-        style = StyleMap([Style(value) for value in values], parse_map(layout["map"]), bool(layout["exact"]))
-    noise = parse_noise(json.loads(metadata["noise"]))
+    if weights is None:
+        style = Style(values)
+    else:
+        style = StyleMap([Style(value) for value in values], weights, metadata["style_modulation"] == "exact")
+    noise = NOISE.validate_json(metadata["noise"])
     return Latents(structure, style, (height, width), noise, metadata["weights_fingerprint"])
 
 

@@ -219,6 +219,7 @@ def largest_eigenvalue(apply: Callable[[Tensor], Tensor], start: Tensor) -> floa
     return float(torch.linalg.eigvalsh(projected, UPLO="U")[-1])
 
 
+@torch.enable_grad()
 def fit_style(
     texture: TextureSynthesizer,
     dtype: torch.dtype,

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import zarr
+from pydantic import TypeAdapter
 
 from images.reading import Image, ImageError
 from images.writing import SUFFIXES
@@ -32,11 +33,12 @@ from models.geometry import Region
 from utils import log
 from utils.distributed import LostWorker, ProcessGroup
 from utils.errors import UserError
-from utils.files import atomic_path, remove_all_stale, remove_stale, remove_tree
+from utils.files import atomic_path, refusals, remove_stale, remove_tree
 
 UNFINISHED = ".unfinished"
 ENCODED = "latents.zarr/structure"  # array of a job, in a folder that can become a latent folder
-KINDS = ("reconstruction", "comparison", "latents", "float")  # folders of results
+TILES = "_files"  # that a DeepZoom picture's folder of tiles ends with
+PARTIAL = ".partial"  # suffix of the chunks that zarr had not written whole when it was killed
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,55 @@ class JobState:
     failed: str = ""
 
 
+STATE = TypeAdapter(JobState)
+
+
+class Damaged(UserError):
+    """What an earlier run left is not what it wrote."""
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A zarr array whose chunks are the blocks of a job. UserError where the disk refuses, or has damaged them."""
+
+    path: Path
+    values: zarr.Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.values.dtype
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """The shape of a block."""
+        return self.values.chunks
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """As `ArrayLike`."""
+        try:
+            return self.values[index]
+        except (OSError, ValueError) as error:
+            raise Damaged(f"{self.path}: damaged; the same command makes it anew") from error
+
+    def __setitem__(self, index: tuple[slice, ...], values: np.ndarray) -> None:
+        with refusals(self.path):
+            self.values[index] = values
+
+    def missing(self, blocks: Iterable[Region], whole: Region) -> list[Region]:
+        """The blocks of the region that this array [H, W, 3] or [C, h, w] holds whose chunks are not there."""
+        return [block for block in blocks if not self._chunk(*block.slices_in(whole), whole).exists()]
+
+    def _chunk(self, rows: slice, cols: slice, whole: Region) -> Path:
+        first, index = (1 if self.shape[1:] == whole.shape else 0), [0, 0, 0]
+        for axis, part in enumerate((rows, cols), first):
+            index[axis] = part.start // self.chunks[axis]
+        return Path(self.path, "c", *map(str, index))
+
+
 @dataclass(frozen=True)
 class Job:
     """The work on one image of a run."""
@@ -88,7 +139,7 @@ class Job:
         """
         return self.group.size > 1 or size[0] * size[1] * max(1, steps / 16) > HELD
 
-    def array(self, name: str, shape: Sequence[int], chunks: Sequence[int], dtype: str) -> zarr.Array:
+    def array(self, name: str, shape: Sequence[int], chunks: Sequence[int], dtype: str) -> Scratch:
         """An array in the job's folder, as an earlier run left it, or a new one; chunks are the blocks.
 
         All processes call it, and the first one makes it.
@@ -96,19 +147,20 @@ class Job:
         path = self.folder / name
         if self.group.main and not _fits(path, shape, chunks, dtype):
             remove_tree(path)
-            create_zarr(path, shape, chunks, dtype)
+            with refusals(path):
+                create_zarr(path, shape, chunks, dtype)
         self.wait()
-        return zarr.open_array(str(path), mode="r+")
+        return Scratch(path, zarr.open_array(str(path), mode="r+"))
 
     def pending(self, array: ArrayLike, blocks: Iterable[Region], whole: Region, task: str) -> Iterable[Region]:
-        """This process's share of the blocks that an array [H, W, 3] or [C, h, w] lacks, with a progress bar.
+        """This process's share of the blocks of a region that an array [H, W, 3] or [C, h, w] lacks, with a bar.
 
-        All processes have come here when it returns.
+        Each process has looked when it returns.
         """
         blocks = list(blocks)
-        if isinstance(array, zarr.Array):
+        if isinstance(array, Scratch):
             self.wait()
-            blocks = [block for block in blocks if not _is_done(array, block, whole)]
+            blocks = array.missing(blocks, whole)
             self.wait()  # nobody begins while another still looks
         blocks = blocks[self.group.rank :: self.group.size]
         return progress(blocks, f"{self.name}: {task}", main=self.group.main)
@@ -116,7 +168,7 @@ class Job:
     def steps(self, shape: Sequence[int], blocks: Sequence[Region], cells: Region, count: int) -> Iterator[Step]:
         """The steps of a refinement of latents [C, h, w] that are not done; a state goes when it is no more needed."""
         folder, chunks = self.folder / "refined", (shape[0], *blocks[0].shape)
-        begun = max((int(path.name) for path in folder.glob("[0-9]*")), default=1)  # the steps before it are done
+        begun = max((int(path.name) for path in folder.glob("*") if path.name.isdigit()), default=1)  # not done yet
         self.wait()  # nobody begins the next one while another still looks
 
         def state(step: int) -> State:
@@ -124,6 +176,8 @@ class Job:
             return State(*(self.array(name, shape, chunks, "float32") for name in names))
 
         before = state(begun - 1) if begun > 1 else None
+        if before and (before.latents.missing(blocks, cells) or before.momentum.missing(blocks, cells)):
+            raise Damaged(f"{folder}: damaged; the same command makes it anew")
         for step in range(begun, count + 1):
             after = state(step)
             if self.group.main:
@@ -134,7 +188,7 @@ class Job:
 
     def wait(self, failed: bool = False) -> None:
         """Return when all processes of the job are here; UserError where it has failed in one of them."""
-        if self.group.any_rank(failed) and not failed:
+        if self.group.any(failed)[0] and not failed:
             raise FailedElsewhere(f"{self.path}: failed in another process")
 
     def finalize(self, row: Row, files: Sequence[str]) -> None:
@@ -150,11 +204,11 @@ class Job:
     def state(self) -> JobState | None:
         """What has become of the image; None if it is not done yet, or a file of its results is missing."""
         try:
-            values = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
-            state = JobState(values["row"] and Row(**values["row"]), values["files"], values["failed"])
-        except (OSError, ValueError, KeyError, TypeError):
+            state = STATE.validate_json((self.folder / "state.json").read_bytes(), strict=True)
+        except (OSError, ValueError):
             return None
-        return state if all((self.output / file).exists() for file in state.files) else None
+        done = state.row and state.files and all((self.output / file).exists() for file in state.files)
+        return state if state.failed or done else None
 
     def discard(self) -> None:
         """Remove the arrays."""
@@ -204,23 +258,25 @@ class InversionRun:
         self.jobs = [Job(path, name, output, folders[path], self.team) for path, name in files.items()]
 
     def results(self) -> list[Path]:
-        """What the run may write, as far as it is there already."""
-        pictures = set(SUFFIXES.values())
+        """What the run may write or clear away; of the pictures and latents, those that are there already."""
+        pictures = {*SUFFIXES.values(), TILES}
         places = {"reconstruction": pictures, "comparison": pictures, "float": [".npy"], "latents": LATENTS}
-        found = [self.output / name for name in ("metrics.csv", "summary.json")]
+        found = []
         for kind, suffixes in places.items():
             if (self.output / kind).is_dir():
                 found += [self.output / kind / f"{job.name}{suffix}" for job in self.jobs for suffix in suffixes]
-        return [path for path in found if os.path.lexists(path)]
+        always = [self.output / name for name in ("metrics.csv", "summary.json", UNFINISHED)]
+        return always + [path for path in found if os.path.lexists(path)]
 
     def begin(self, identity: dict) -> list[Job]:
         """Begin, or go on; `identity`: what must be equal for that. The jobs of this process that are to do."""
         if self.group.main:
             self._prepare(json.loads(json.dumps(identity)))
-        self.group.any_rank()
+        self.group.wait()
         todo = [job for job in self.jobs if job.state() is None]
-        self.group.any_rank()  # from now on others may add to what is done
-        if self.group.main and (len(todo) < len(self.jobs) or any(job.begun for job in todo)):
+        begun = len(todo) < len(self.jobs) or any(job.begun for job in todo)
+        self.group.wait()  # from now on others may add to what is done
+        if self.group.main and begun:
             done = len(self.jobs) - len(todo)
             log.info(f"note: going on with an unfinished run: {done} of {len(self.jobs)} images done")
         return todo if self.team.size > 1 else todo[self.group.rank :: self.group.size]
@@ -229,13 +285,11 @@ class InversionRun:
         """Keep what an earlier run of this identity left, and clear away what is no use."""
         folder = self.output / UNFINISHED
         remove_stale(self.output)
-        for where in (folder, *(self.output / kind for kind in KINDS)):
-            remove_all_stale(where)
         try:
             found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             found = None
-        if found != identity:
+        if found != identity or not _is_ours(folder):
             if found is not None:
                 log.info(f"note: {self.output}: the unfinished run there has other settings; everything starts anew")
             remove_tree(folder)
@@ -251,7 +305,7 @@ class InversionRun:
     @contextmanager
     def attempt(self, job: Job) -> Iterator[None]:
         """The work on an image: if it fails, that is stored and told, and the others are done."""
-        reason = ""
+        reason, own = "", False
         try:
             with naming(job.path):
                 yield
@@ -261,19 +315,17 @@ class InversionRun:
         except FailedElsewhere as error:
             reason = str(error)
         except UserError as error:
-            reason = str(error)
+            reason, own = log.printable(str(error)), True
             with suppress(UserError):  # a full disk
                 job.enter(JobState(None, failed=reason))
-            if isinstance(error, ImageError) and not _passing(error.__cause__):
-                job.discard()  # what is damaged is not gone on with
             job.wait(failed=True)
-        job.group.any_rank()  # what one has stored, all see
+            if isinstance(error, Damaged) or (isinstance(error, ImageError) and not _passing(error.__cause__)):
+                job.discard()  # what is damaged is not gone on with; all processes have let go of it
+        job.group.wait()  # what one has stored, all see
         state = job.state()
-        if not job.group.main:
-            return
         if state and state.row:
-            log.info(state.row.line())
-        else:
+            log.info(state.row.line(), job.group.main)
+        elif job.group.main or (own and not state):  # a full disk may not hold the reason
             log.error(f"failed: {state.failed if state else reason}")
 
     def write_figures(self) -> None:
@@ -286,7 +338,7 @@ class InversionRun:
 
         What is unfinished is removed, unless an image failed that can be gone on with (a full disk).
         """
-        self.group.any_rank()
+        self.group.wait()
         states = dict(self._states())
         done = sum(state.row is not None for state in states.values())
         self.write_figures()
@@ -296,7 +348,7 @@ class InversionRun:
             else:
                 remove_tree(self.output / UNFINISHED)
             log.info(f"{done} of {len(self.jobs)} images done; results in {self.output}")
-        self.group.any_rank()  # torchrun ends the others when one leaves with an error
+        self.group.wait()  # torchrun ends the others when one leaves with an error
         return int(done < len(self.jobs))
 
     def _states(self) -> Iterator[tuple[str, JobState]]:
@@ -338,14 +390,16 @@ def _fits(path: Path, shape: Sequence[int], chunks: Sequence[int], dtype: str) -
     return (array.shape, array.chunks, str(array.dtype)) == (tuple(shape), expected, dtype)
 
 
-def _is_done(array: zarr.Array, block: Region, whole: Region) -> bool:
-    """Whether the chunk is there that is a block of the region that an array [H, W, 3] or [C, h, w] holds."""
-    rows, cols = block.slices_in(whole)
-    spatial = (1, 2) if array.shape[1:] == whole.shape else (0, 1)
-    index = [0, 0, 0]
-    for axis, part in zip(spatial, (rows, cols), strict=True):
-        index[axis] = part.start // array.chunks[axis]
-    return Path(array.store.root, "c", *map(str, index)).exists()
+def _is_ours(folder: Path) -> bool:
+    """Whether there is no link in a folder, which would lead out of it; removes what was not written whole."""
+    for where, folders, files in os.walk(folder):
+        paths = [Path(where, name) for name in folders + files]
+        if any(path.is_symlink() for path in paths):
+            return False
+        for path in paths:
+            if path.suffix == PARTIAL:
+                remove_tree(path)
+    return not folder.is_symlink()
 
 
 def _key(path: Path, name: str) -> str:

@@ -56,9 +56,10 @@ class Tiling:
             encoded = tuple(even(length, edge // self.cell, 1) for length in cells)
         elif self.block == "whole":
             pixels, encoded = size, cells
-        elif self.block < self.cell:
+        elif not isinstance(self.block, int) or self.block < self.cell:
             raise UserError(
-                f"infer.block: {self.block} px is smaller than one latent cell of this checkpoint; at least {self.cell}"
+                f"infer.block: {self.block}; allowed: auto, whole, or a number of pixels from {self.cell} on, one"
+                " latent cell of this checkpoint"
             )
         else:
             pixels, encoded = (self.block, self.block), (self.block // self.cell, self.block // self.cell)

@@ -1,7 +1,7 @@
 """Where which of several styles, or kinds of noise, applies: weights over an unbounded plane, read by window.
 
 A map is called with a region of features and the pixels between them (feature i is centred on pixel spacing * i), and
-gives the weights [N, h, w] of N kinds, which sum to 1. It has plain values only, so that a latent file can hold it.
+gives the weights [N, h, w] of N kinds, which sum to 1. It is checked, and written into latent files, by pydantic.
 Positions beyond the canvas take the weights of its nearest pixel.
 """
 
@@ -9,26 +9,49 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Literal
 
 import cv2
 import numpy as np
 import PIL.Image
 import torch
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic.dataclasses import dataclass, rebuild_dataclass
 from torch import Tensor
 
 from models.geometry import Interval, Region
 
+Whole = Annotated[int, Field(ge=-(2**62), le=2**62)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Size = tuple[Annotated[int, Field(ge=1, le=2**31)], Annotated[int, Field(ge=1, le=2**31)]]
 Labels = Callable[[np.ndarray, np.ndarray], np.ndarray]  # pixel rows [h], columns [w] -> index of a kind [h, w]
+
+
+def _encode(values: np.ndarray) -> str:
+    """Labels [n, m] as a PNG in base64."""
+    file = io.BytesIO()
+    PIL.Image.fromarray(values.astype(np.uint8)).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _decode(values: np.ndarray | str) -> np.ndarray:
+    """What `_encode` made, and arrays as they are. ValueError for anything else."""
+    if isinstance(values, np.ndarray):
+        return values
+    try:
+        with PIL.Image.open(io.BytesIO(base64.b64decode(values)), formats=["PNG"]) as image:
+            return np.asarray(image.convert("L"))
+    except (OSError, TypeError) as error:
+        raise ValueError("no PNG of labels") from error
 
 
 @dataclass(frozen=True)
 class Centres:
     """Labels by the nearest of some positions (row, column), in pixels; the first one of equally near ones."""
 
-    positions: Sequence[Sequence[float]]
+    positions: list[tuple[Finite, Finite]]
+    kind: Literal["centres"] = "centres"
 
     def __call__(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
         nearest = np.full((len(rows), len(cols)), np.inf)
@@ -44,10 +67,6 @@ class Centres:
         # whole pixels, cut towards zero as InfinityGAN does; float32 first, so that 0.55 * 100 is the pixel 55
         return np.trunc((positions - centre).astype(np.float32), dtype=np.float64)
 
-    def describe(self) -> dict:
-        """As plain values."""
-        return {"centres": [list(map(float, position)) for position in self.positions]}
-
 
 @dataclass(frozen=True)
 class Boxes:
@@ -56,7 +75,8 @@ class Boxes:
     Where boxes overlap, the first one counts.
     """
 
-    boxes: Sequence[Sequence[int]]
+    boxes: list[tuple[Whole, Whole, Whole, Whole]]
+    kind: Literal["boxes"] = "boxes"
 
     def __call__(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
         labels = np.zeros((len(rows), len(cols)), np.int64)
@@ -64,42 +84,34 @@ class Boxes:
             labels[np.ix_((rows >= top) & (rows < bottom), (cols >= left) & (cols < right))] = k + 1
         return labels
 
-    def describe(self) -> dict:
-        """As plain values."""
-        return {"boxes": [list(map(int, box)) for box in self.boxes]}
 
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, config=ConfigDict(arbitrary_types_allowed=True))
 class LabelImage:
     """Labels of an image, stretched to (height, width): each pixel takes the one that its centre lies in."""
 
-    values: np.ndarray  # uint8 or bool [n, m]
-    size: tuple[int, int]
+    values: Annotated[np.ndarray, BeforeValidator(_decode), PlainSerializer(_encode)]  # uint8 or bool [n, m]
+    size: Size
+    kind: Literal["image"] = "image"
 
     def __call__(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
         pairs = zip((rows, cols), self.values.shape, self.size, strict=True)
         found = ((2 * position + 1) * count // (2 * edge) for position, count, edge in pairs)
         return self.values[np.ix_(*found)].astype(np.int64)
 
-    def describe(self) -> dict:
-        """As plain values: a PNG in base64."""
-        file = io.BytesIO()
-        PIL.Image.fromarray(self.values.astype(np.uint8)).save(file, "PNG", optimize=True)
-        return {"image": base64.b64encode(file.getvalue()).decode()}
-
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
     """Weights that are the mean of one-hot labels over a square of 2 * blur + 1 pixels around each pixel."""
 
-    labels: Centres | Boxes | LabelImage
-    count: int  # of the kinds; the last one has all labels from count - 1 on
-    size: tuple[int, int]  # height and width of the canvas, pixels
-    blur: int = 0  # pixels
+    labels: Annotated[Centres | Boxes | LabelImage, Field(discriminator="kind")]
+    count: Annotated[int, Field(ge=1, le=256)]  # of the kinds; the last one has all labels from count - 1 on
+    size: Size  # height and width of the canvas, pixels
+    blur: Annotated[int, Field(ge=0, le=2**20)] = 0  # pixels
+    kind: Literal["labels"] = "labels"
 
     def __post_init__(self) -> None:
-        if min(self.count, *self.size) < 1 or self.blur < 0:
-            raise ValueError(f"{self.count} kinds on a canvas of {self.size} pixels, with a blur of {self.blur}")
+        if isinstance(self.labels, LabelImage) and self.labels.size != self.size:
+            raise ValueError(f"labels of {self.labels.size} pixels on a canvas of {self.size}")
 
     def __call__(self, region: Region, spacing: int) -> Tensor:
         """Weights [N, h, w]; see the head of this file."""
@@ -123,17 +135,14 @@ class LabelMap:
         inner = sums[self.blur : height - self.blur, self.blur : width - self.blur]
         return inner.astype(np.float32) / edge**2
 
-    def describe(self) -> dict:
-        """As plain values."""
-        return {"labels": self.labels.describe(), "count": self.count, "canvas": list(self.size), "blur": self.blur}
-
 
 @dataclass(frozen=True)
 class HorizontalBlend:
     """Two kinds side by side: the first up to a column, the second from another on, a smooth step between."""
 
-    first: int  # pixels
-    last: int
+    first: Whole  # pixels
+    last: Whole
+    kind: Literal["blend"] = "blend"
     count: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
@@ -147,57 +156,28 @@ class HorizontalBlend:
         step = (share * share * (3 - 2 * share)).float()
         return torch.stack([1 - step, step])[:, None].expand(-1, region.rows.size, -1)
 
-    def describe(self) -> dict:
-        """As plain values."""
-        return {"blend": [self.first, self.last]}
-
 
 @dataclass(frozen=True)
 class ShiftedMap:
     """The map of an image whose first pixel lies elsewhere on a canvas."""
 
     weights: WeightMap
-    top: int  # pixels, multiples of a latent cell
-    left: int
+    top: Whole  # pixels, multiples of a latent cell
+    left: Whole
+    kind: Literal["shifted"] = "shifted"
+
+    @property
+    def count(self) -> int:
+        """Of the kinds."""
+        return self.weights.count
 
     def __call__(self, region: Region, spacing: int) -> Tensor:
         """Weights [N, h, w]; see the head of this file."""
         return self.weights(region.moved(-self.top // spacing, -self.left // spacing), spacing)
 
-    def describe(self) -> dict:
-        """As plain values."""
-        return {"shift": [self.top, self.left], "map": self.weights.describe()}
 
-
-WeightMap = LabelMap | HorizontalBlend | ShiftedMap
-
-
-def parse_map(values: dict) -> WeightMap:
-    """The map that `describe` described. ValueError, KeyError, TypeError or OSError for anything else."""
-    if "shift" in values:
-        return ShiftedMap(parse_map(values["map"]), *map(int, values["shift"]))
-    if "blend" in values:
-        first, last = map(parse_whole, values["blend"])
-        return HorizontalBlend(first, last)
-    height, width = map(parse_whole, values["canvas"])
-    labels = _parse_labels(values["labels"], (height, width))
-    return LabelMap(labels, parse_whole(values["count"]), (height, width), parse_whole(values["blur"]))
-
-
-def parse_whole(value: float | str) -> int:
-    """A whole number that positions and seeds can be. ValueError or TypeError for anything else."""
-    if not -(2**62) <= float(value) <= 2**62:
-        raise ValueError(f"{value}: too large")
-    return int(value)
-
-
-def _parse_labels(values: dict, size: tuple[int, int]) -> Centres | Boxes | LabelImage:
-    if "centres" in values:
-        return Centres([(float(row), float(col)) for row, col in values["centres"]])
-    if "boxes" in values:
-        return Boxes([tuple(map(parse_whole, box)) for box in values["boxes"]])
-    with PIL.Image.open(io.BytesIO(base64.b64decode(values["image"])), formats=["PNG"]) as image:
-        return LabelImage(np.asarray(image.convert("L")), size)
+WeightMap = Annotated[LabelMap | HorizontalBlend | ShiftedMap, Field(discriminator="kind")]
+rebuild_dataclass(ShiftedMap)
 
 
 def of_cells(labels: Labels, size: tuple[int, int], cell: int) -> Callable[[Region], np.ndarray]:

@@ -14,9 +14,8 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,10 @@ from utils import log
 from utils.checkpoint import load_pretrained
 from utils.config import dump_config, load_config, validate_section
 from utils.errors import UserError, run_command
-from utils.files import atomic_path
-from utils.schema import TrainConfig
+from utils.files import atomic_path, refuse_overwriting
+from utils.schema import Section, TrainConfig, key
 
 MINIBATCH_GROUP = 16  # the public models' batch, in one group
-MAPPING_LR_MULTIPLIER = 0.01
 WIDEST = 512  # channels of a discriminator and of a patch encoder with the defaults
 HEAD = """\
 # Goes on from a public InfinityGAN model.
@@ -51,6 +49,8 @@ HALVING = {
     "conv1.weight": "conv1.0.weight", "conv1.bias": "conv1.1.bias",
     "conv2.weight": "conv2.1.weight", "conv2.bias": "conv2.2.bias", "skip.weight": "skip.1.weight",
 }  # fmt: skip
+
+NETWORKS = {"generator": "g", "discriminator": "d", "average": "g_ema"}  # their names in a checkpoint
 
 # How our names begin, how theirs do, and the ends of both. Theirs may have more axes of length 1.
 NAMES = {
@@ -69,29 +69,13 @@ NEVER_READ = re.compile(r".*tmp_var.*|texture_synthesizer\.(const_z\.input|noise
 BLURS = {3: (0.5, 1.0, 0.5), 4: (0.125, 0.375, 0.375, 0.125)}  # taps that our networks compute with, by their number
 
 
-@dataclass(frozen=True)
-class Constants:
+class Constants(Section):
     """Settings of a public training run that no tensor's shape tells, by their public names."""
 
-    ts_input_size: int = 11  # latent cells along the edge of a training patch
-    vert_sample_size: int = 10  # rows of the canvas at which a training patch may start
-    hori_occupy_ratio: float = 0.25  # share of the canvas' columns that the local latents of a patch cover
-    vert_cut_pt: float = 3.0  # vertical coordinate at the ends of the canvas, before the tanh
-
-    def __post_init__(self) -> None:
-        """UserError for a value of no use."""
-        ranges = ((5, 1024), (1, 65536), (0.001, 1), (0, 1000))  # 4 cells draw no pixel
-        for field, (low, high) in zip(fields(self), ranges, strict=True):
-            if not low <= getattr(self, field.name) <= high:
-                raise UserError(f"{field.name}: {getattr(self, field.name)} given; allowed: {low} to {high}")
-
-    def coordinates(self, margin: int) -> dict[str, float | int]:
-        """The numbers of `CoordinateGrid`, where a patch has `margin` more local latents than cells."""
-        return {
-            "vertical_slope": 2 * self.vert_cut_pt / (self.ts_input_size + self.vert_sample_size - 1),
-            "horizontal_period": round((self.ts_input_size + margin) / self.hori_occupy_ratio),
-            "row_starts": self.vert_sample_size,
-        }
+    ts_input_size: int = key(11, "latent cells along the edge of a training patch", ge=5, le=1024)  # 4 draw no pixel
+    vert_sample_size: int = key(10, "rows of the canvas at which a training patch may start", ge=1, le=65536)
+    hori_occupy_ratio: float = key(0.25, "share of the canvas' columns that a patch's latents cover", ge=0.001, le=1)
+    vert_cut_pt: float = key(3.0, "vertical coordinate at the ends of the canvas, before the tanh", ge=0, le=1000)
 
 
 @dataclass(frozen=True)
@@ -99,9 +83,8 @@ class Checkpoint:
     """What a public checkpoint holds, with our names; all tensors are float32 and finite."""
 
     model: dict  # a complete `model` section
-    average: dict[str, Tensor]  # of the generator
-    generator: dict[str, Tensor] | None  # as it trains
-    discriminator: dict[str, Tensor] | None
+    patch: int  # pixels along the edge of what a training patch draws
+    states: dict[str, dict[str, Tensor]]  # `average` of the generator; `generator`, `discriminator` where there
     path_mean: float  # moving average of the path lengths; 0 where the file has none
     iteration: int
     best_fid: float | None
@@ -112,38 +95,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="inter_*.pth.tar or best_fid.pth.tar of the public code")
     parser.add_argument("output", type=Path, help="file to write, .safetensors; the others are named after it")
-    for field in fields(Constants):
-        option = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(option, type=type(field.default), default=field.default, help="default: %(default)s")
-    arguments = vars(parser.parse_args(argv))
-    source, output = arguments.pop("checkpoint"), arguments.pop("output")
-    targets = name_targets(source, output)
-    constants = Constants(**arguments)
-    checkpoint = read_checkpoint(source, constants)
-    cells, patch = constants.ts_input_size, drawn_by(checkpoint.model, constants.ts_input_size)
-    best = "unknown" if checkpoint.best_fid is None else f"{checkpoint.best_fid:.2f}"
-    log.info(f"iteration {checkpoint.iteration:,}, best FID {best}; {cells} x {cells} cells draw {patch} x {patch} px")
-    files = plan(checkpoint, constants, *targets)
-    write_together(files)
-    for path in files:
-        log.info(f"wrote {path}")
-    return 0
-
-
-def name_targets(source: Path, output: Path) -> tuple[Path, Path, Path]:
-    """Paths of the generator, the training weights, the config. UserError where they cannot be written there."""
+    for name, field in Constants.model_fields.items():
+        about = f"{field.description}; default: {field.default}"
+        parser.add_argument(f"--{name.replace('_', '-')}", default=field.default, help=about)
+    arguments = parser.parse_args(argv)
+    options = [f"{name}={getattr(arguments, name)}" for name in Constants.model_fields]
+    constants, output = load_config(Constants, None, options), arguments.output
     if output.suffix != ".safetensors":
         raise UserError(f"{output}: the output must be a file with the suffix .safetensors")
-    targets = output, output.with_name(f"{output.stem}-training.safetensors"), output.with_suffix(".yaml")
-    for path in targets:
-        if os.path.realpath(path) == os.path.realpath(source):
-            raise UserError(f"{path}: is the checkpoint itself; choose another output")
-        if path.is_dir():
-            raise UserError(f"{path}: is a folder; choose another output")
-    return targets
+    training, config = output.with_name(f"{output.stem}-training.safetensors"), output.with_suffix(".yaml")
+    refuse_overwriting([arguments.checkpoint], [output, training, config])
 
-
-# Reading
+    checkpoint = read_checkpoint(arguments.checkpoint, constants)
+    cells, patch = constants.ts_input_size, checkpoint.patch
+    best = "unknown" if checkpoint.best_fid is None else f"{checkpoint.best_fid:.2f}"
+    log.info(f"iteration {checkpoint.iteration:,}, best FID {best}; {cells} x {cells} cells draw {patch} x {patch} px")
+    write(checkpoint, constants, output, training, config)
+    return 0
 
 
 def read_checkpoint(path: str | Path, constants: Constants) -> Checkpoint:
@@ -151,25 +119,27 @@ def read_checkpoint(path: str | Path, constants: Constants) -> Checkpoint:
     held = load_pretrained(path)
     if held.get("g_ema") is None:
         raise UserError(f"{path}: not an InfinityGAN checkpoint: it holds no generator under 'g_ema'")
-    states = {name: used(held[name], f"{path}: {name}") for name in ("g_ema", "g", "d") if held.get(name) is not None}
-    model = model_of(states["g_ema"], states.get("d"), constants, f"{path}: g_ema")
-    patch = drawn_by(model, constants.ts_input_size)
+    there = {ours: name for ours, name in NETWORKS.items() if held.get(name) is not None}
+    states = {ours: used(held[name], f"{path}: {name}") for ours, name in there.items()}
+    model = model_of(states["average"], states.get("discriminator"), constants, f"{path}: g_ema")
     with torch.device("meta"):
-        networks = {"g_ema": build_generator(model), "g": build_generator(model)}
+        networks = dict.fromkeys(("average", "generator"), build_generator(model))
+        patch = patch_pixels(networks["average"], constants.ts_input_size).size
         try:
-            networks["d"] = Discriminator(patch, **model["discriminator"])
+            networks["discriminator"] = Discriminator(patch, **model["discriminator"])
         except ValueError as error:
             raise UserError(f"{path}: d: {error}") from error
-    ours = {name: converted(state, networks[name], f"{path}: {name}") for name, state in states.items()}
     lengths = held.get("mean_path_lengths", held.get("mean_path_length", 0.0))
     lengths = lengths[0] if isinstance(lengths, (list, tuple)) and len(lengths) == 1 else lengths
     best_fid = held.get("best_fid")
     return Checkpoint(
-        model, ours["g_ema"], ours.get("g"), ours.get("d"),
+        model,
+        patch,
+        {name: converted(state, networks[name], f"{path}: {there[name]}") for name, state in states.items()},
         path_mean=number(lengths, f"{path}: mean_path_lengths"),
         iteration=round(number(held.get("iter", 0), f"{path}: iter")),
         best_fid=None if best_fid is None else number(best_fid, f"{path}: best_fid"),
-    )  # fmt: skip
+    )
 
 
 def used(state: Any, where: str) -> dict[str, Tensor]:
@@ -201,19 +171,14 @@ def number(value: Any, where: str) -> float:
     return float(value)
 
 
-def model_of(
-    public: Mapping[str, Tensor],  # the generator
-    judge: Mapping[str, Tensor] | None,  # the discriminator
-    constants: Constants,
-    where: str,
-) -> dict:
-    """The `model` section of a public generator and discriminator. UserError, beginning with `where`, if it is none.
+def model_of(public: Mapping, judge: Mapping | None, constants: Constants, where: str) -> dict:
+    """The `model` section of the tensors of a generator and a discriminator; UserError, naming `where`, if it is none.
 
     Encoders, and a missing discriminator, begin with half as many channels for each stage more, as in
     configs/landscape.
     """
 
-    def size(name: str, axis: int, held: Mapping[str, Tensor] = public) -> int:
+    def size(name: str, axis: int, held: Mapping = public) -> int:
         if name not in held or held[name].dim() <= axis:
             raise UserError(f"{where}: {name} is missing, or has too few axes")
         return held[name].shape[axis]
@@ -228,11 +193,16 @@ def model_of(
         "stages": stages,
         "local_dim": size(weight + "weight", 1),
         "global_dim": size(weight + "modulation.weight", 1),
-        "structure": {"layers": layers, "radius": radius, **constants.coordinates(2 * layers * radius)},
-        "texture": {
+        "structure": {
+            "layers": layers,
+            "radius": radius,
+            "vertical_slope": 2 * constants.vert_cut_pt / (constants.ts_input_size + constants.vert_sample_size - 1),
+            "horizontal_period": round((constants.ts_input_size + 2 * layers * radius) / constants.hori_occupy_ratio),
+            "row_starts": constants.vert_sample_size,
+        },
+        "texture": default.texture | {
             "widths": [size(f"{TEXTURE}convs.{2 * k}.conv.weight", 1) for k in range(stages)],
             "mapping_layers": count(public, TEXTURE + "mapping.") - 1,
-            "mapping_lr_multiplier": MAPPING_LR_MULTIPLIER,
         },
         "discriminator": {"widths": widths, "minibatch_group": MINIBATCH_GROUP},
         "encoder": default.encoder | {"widths": [min(WIDEST, 2 ** (11 - stages + k)) for k in range(stages)]},
@@ -247,15 +217,9 @@ def count(names: Iterable[str], prefix: str) -> int:
     return max((int(match[1]) + 1 for match in matches if match), default=0)
 
 
-def drawn_by(model: dict, cells: int) -> int:
-    """Pixels along the edge that latent cells draw."""
-    with torch.device("meta"):
-        return patch_pixels(build_generator(model), cells).size
-
-
 def converted(public: Mapping[str, Tensor], network: nn.Module, where: str) -> dict[str, Tensor]:
     """The state dict of a network, float32, from public tensors that are exactly those which are needed."""
-    needed = {public_name(key): (key, value.shape) for key, value in network.state_dict().items()}
+    needed = {public_name(ours): (ours, value.shape) for ours, value in network.state_dict().items()}
     kernels = {name for name in public if name.endswith(".kernel")}
     for name in sorted(needed.keys() ^ (public.keys() - kernels)):
         raise UserError(f"{where}: {name[:120]} is {'missing' if name in needed else 'not expected'}")
@@ -265,68 +229,50 @@ def converted(public: Mapping[str, Tensor], network: nn.Module, where: str) -> d
         if public[name].shape != kernel.shape or not torch.allclose(public[name].float(), kernel, rtol=0, atol=1e-6):
             raise UserError(f"{where}: {name} is another blur than the networks compute with")
     state = {}
-    for name, (key, shape) in needed.items():
+    for name, (ours, shape) in needed.items():
         value = public[name].float()
         if [n for n in value.shape if n != 1] != [n for n in shape if n != 1]:
             raise UserError(f"{where}: {name} has {tuple(value.shape)}, not {tuple(shape)}")
         if not bool(torch.isfinite(value).all()):
             raise UserError(f"{where}: {name} holds values that are not finite")
-        state[key] = value.reshape(shape).contiguous()
+        state[ours] = value.reshape(shape).contiguous()
     return state
 
 
-def public_name(key: str) -> str:
+def public_name(name: str) -> str:
     """The public name of a tensor of ours."""
-    found = re.search(r"\.(\d+)\.", key)
+    found = re.search(r"\.(\d+)\.", name)
     k = int(found[1]) if found else 0
     for ours, (theirs, ends) in NAMES.items():
-        begin, end = ours.format(k=k), key[len(ours.format(k=k)) :]
-        if key.startswith(begin) and end in ends:
+        begin, end = ours.format(k=k), name[len(ours.format(k=k)) :]
+        if name.startswith(begin) and end in ends:
             return theirs.format(k=k, next=k + 1, even=2 * k, odd=2 * k + 1) + ends[end]
-    raise KeyError(key)
+    raise KeyError(name)
 
 
-# Writing
-
-
-def plan(
-    checkpoint: Checkpoint, constants: Constants, weights: Path, training: Path, config: Path
-) -> dict[Path, Callable[[Path], None]]:
-    """The files to write, and how each is written. Says where the checkpoint lacks what training goes on from."""
-    model, step, start = checkpoint.model, checkpoint.iteration, {"generator": weights}
-    files = {weights: lambda path: export(path, model, {"generator": checkpoint.average}, step)}
-    if checkpoint.generator is None or checkpoint.discriminator is None:
-        if training.exists():
-            raise UserError(f"{training}: of another import, and this checkpoint has none; remove it first")
-        log.info(f"no {training}: the checkpoint has no generator (g) or no discriminator (d)")
+def write(checkpoint: Checkpoint, constants: Constants, weights: Path, training: Path, config: Path) -> None:
+    """Write the average, what training goes on from, if the checkpoint has it, and a config that does."""
+    model, step, states = checkpoint.model, checkpoint.iteration, checkpoint.states
+    complete = len(states) == len(NETWORKS)
+    if not complete and training.exists():
+        raise UserError(f"{training}: of another import, and this checkpoint has none; remove it first")
+    export(weights, model, {"generator": states["average"]}, step)
+    start = {"generator": os.path.abspath(weights)}
+    if complete:
+        export(training, model, states, step, {"path_mean": torch.tensor(checkpoint.path_mean)})
+        start = dict.fromkeys(("generator", "discriminator"), os.path.abspath(training))
     else:
-        states = {name: getattr(checkpoint, name) for name in ("generator", "discriminator", "average")}
-        values = {"path_mean": torch.tensor(checkpoint.path_mean)}
-        files[training] = lambda path: export(path, model, states, step, values)
-        start = dict.fromkeys(("generator", "discriminator"), training)
+        log.info(f"no {training}: the checkpoint has no generator (g) or no discriminator (d)")
     text = dump_config({
         "model": model,
         # as published: 197 px for patches of 101, the patch of one stage more
-        "data": {"resize": 2 * drawn_by(model, constants.ts_input_size) - 5},
-        "train": {
-            **{name: os.path.abspath(path) for name, path in start.items()},
-            "patch_cells": constants.ts_input_size,
-            "batch": MINIBATCH_GROUP,
-        },
+        "data": {"resize": 2 * checkpoint.patch - 5},
+        "train": start | {"patch_cells": constants.ts_input_size, "batch": MINIBATCH_GROUP},
     })  # fmt: skip
-    files[config] = lambda path: path.write_text(HEAD + text, encoding="utf-8")
-    return files
-
-
-def write_together(files: dict[Path, Callable[[Path], None]]) -> None:
-    """Write all files or none: they appear, one after the other, when the last one is whole."""
-    with ExitStack() as stack:
-        for path, write in files.items():
-            temporary = stack.enter_context(atomic_path(path))
-            try:
-                write(temporary)
-            except UserError as error:
-                raise UserError(str(error).replace(str(temporary), str(path))) from error
+    with atomic_path(config) as path:
+        path.write_text(HEAD + text, encoding="utf-8")
+    for path in (weights, *([training] if complete else []), config):
+        log.info(f"wrote {path}")
 
 
 if __name__ == "__main__":

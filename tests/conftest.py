@@ -6,7 +6,7 @@ import torch
 from hypothesis import settings
 
 from models.weights import export
-from tests.inversion.conftest import tiny_inverter
+from tests.inversion.conftest import photograph, tiny_inverter
 from utils.errors import run_command
 
 # A busy core is no failure.
@@ -40,6 +40,16 @@ def torchvision():
         library = None
     yield torchvision
     del library  # the schemas live as long as their library
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder with a.png (37 x 61), more/B.JPG (64 x 20) and tiny.png (a pixel)."""
+    folder = tmp_path / "photographs"
+    (folder / "more").mkdir(parents=True)
+    for name, size in {"a.png": (37, 61), "more/B.JPG": (64, 20), "tiny.png": (1, 1)}.items():
+        PIL.Image.fromarray(photograph(*size)).save(folder / name)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -52,9 +52,9 @@ def test_trains_and_measures_once(folders, tmp_path, capsys):
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
     assert [row[0] for row in rows] == ["run", "---", *CHOSEN]
     for row, entry in zip(rows[2:], entries, strict=True):
-        values = dict(zip(ablation.COLUMNS, row[3:], strict=True))
-        assert row[2] == f"{entry['parameters']['encoders']:,}"
-        assert values["psnr"] == f"{entry['means']['psnr']:.2f}" and values["edit_score"] != "–"
+        values = dict(zip(rows[0], row, strict=True))
+        assert values["encoder parameters"] == f"{entry['parameters']['encoders']:,}"
+        assert values["PSNR"] == f"{entry['means']['psnr']:.2f}" and "Score of edits" in values
     # again: the finished run is left as it is, one that is lost is trained anew
     before = read_weights(runs / "rolled/inverter.safetensors").fingerprint
     shutil.rmtree(runs / "random-global")
@@ -71,17 +71,10 @@ def test_a_failed_training_ends_the_command(folders, tmp_path, capsys):
     assert not (tmp_path / "ablation.md").exists() and capsys.readouterr().err.startswith("error: ")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["model.encoder.convolution=valid"], "tells the configs apart"),
-        (["losses.inverter.reciprocal=0"], "tells the configs apart"),
-        (["generate.width=3"], "generate"),
-        (["evaluate.details=-1"], "evaluate.details"),
-        (["train.step=1"], "train.step"),
-        (["model.encoder.depth=0"], "model.encoder.depth"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["model.encoder.convolution=valid"], "tells the configs apart"), (["generate.width=3"], "generate"),
+    (["evaluate.details=-1"], "evaluate.details"), (["train.step=1"], "train.step"),
+])  # fmt: skip
 def test_a_wrong_command_is_refused_before_anything_is_trained(folders, tmp_path, capsys, arguments, words):
     command = [*folders, "--configs", "shifted", "--output", str(tmp_path / "runs"), *TINY, *arguments]
     assert run_command(ablation.main, command) == 2
@@ -100,18 +93,12 @@ def test_every_config_has_its_row():
     assert {path.stem for path in ablation.CONFIGS.glob("*.yaml")} == {*ablation.INVERTERS, ablation.GENERATOR}
 
 
-@pytest.mark.parametrize(
-    ("name", "changed"),
-    [
-        *((kind, {"model.encoder.convolution": kind}) for kind in ("valid", "zero_pad", "rolled")),
-        *((f"no-{loss}", {f"losses.inverter.{loss}": 0.0}) for loss in ("reciprocal", "distribution")),
-        ("random-global", {
-            "model.global_encoder.widths": [],
-            "losses.inverter.global_latent": 0.0,
-            "losses.inverter.distribution": 0.0,
-        }),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "changed"), [
+    *((kind, {"model.encoder.convolution": kind}) for kind in ("valid", "zero_pad", "rolled")),
+    *((f"no-{loss}", {f"losses.inverter.{loss}": 0.0}) for loss in ("reciprocal", "distribution")),
+    ("random-global", {"model.global_encoder.widths": [], "losses.inverter.global_latent": 0.0,
+                       "losses.inverter.distribution": 0.0}),
+])  # fmt: skip
 def test_a_config_changes_one_thing(name, changed):
     shifted, other = (
         dict(flat(load_config(TrainConfig, ablation.CONFIGS / f"{each}.yaml"))) for each in ("shifted", name)

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from editing.verbs import VERBS, Verb
 from inversion import Latents, PatchInverter, commands, runs
 from inversion.noise import FieldNoise
 from models.weights import export
-from tests.conftest import lines, write_inverter
+from tests.conftest import write_inverter
 from tests.inversion.conftest import photograph, tiny_inverter
 from utils import schema
 from utils.files import lock_folder
@@ -87,9 +88,8 @@ def test_results_and_their_names(run, photographs, checkpoint, verb):
     single, _ = run(verb, "infer.noise=field", "infer.seed=3", output="single")
     stems = ["a", "b"][: VERBS[verb].images]
     names, stored = names_of(verb, "-".join(stems)), sorted((single / "inversions").iterdir())
-    assert list(map(str, sorted(contents(single)))) == [f"{name}.png" for name in names] + [
-        f"latents/{name}.safetensors" for name in names
-    ]
+    expected = [form.format(name) for form in ("{}.png", "latents/{}.safetensors") for name in names]
+    assert [str(path) for path in sorted(contents(single))] == expected
     model = PatchInverter.from_pretrained(checkpoint, device="cpu", dtype="float32")
     for name in names:
         latents = Latents.load(single / "latents" / f"{name}.safetensors")
@@ -127,9 +127,8 @@ def test_generated_images(run, command, tmp_path):
     """A generator alone will do, also for the saved latents of what it generated."""
     inverter, given = tiny_inverter(), tmp_path / "generator.safetensors"
     export(given, inverter.model, {"generator": inverter.generator}, 0)
-    plain = command(generate.main, *GENERATED, "infer.dtype=float32", "save_latents=true", output="plain", given=given)[
-        2
-    ]
+    options = [*GENERATED, "infer.dtype=float32", "save_latents=true"]
+    plain = command(generate.main, *options, output="plain", given=given)[2]
     for verb in SMALL:
         stored = [plain / "latents" / "seed-4.safetensors"] * VERBS[verb].images
         again, _ = run(verb, "--input", *stored, output=verb, given=given)
@@ -137,8 +136,6 @@ def test_generated_images(run, command, tmp_path):
         if VERBS[verb].generates:
             output, _ = run(verb, *GENERATED, "generate.count=2", output=f"{verb}-2", given=given)
             assert pictures(output) == names_of(verb, "seed-4", "seed-5")
-    own, _ = run("fuse", *GENERATED, "styles=[own]", output="own", given=given)
-    assert abs(png(own / "seed-4-fused.png") - png(plain / "seed-4.png")).max() <= 1
 
 
 def test_styles_and_masks_of_files(run, photographs, tmp_path):
@@ -174,24 +171,26 @@ def test_large_images_are_worked_on_on_the_disk(run, monkeypatch):
     assert sorted(path.name for path in disk.iterdir()) == ["a-seed-0.tif", "a-seed-1.tif", "inversions", "latents"]
 
 
-# verb, how an input is given, a result that it may be, and the photographs that go with it
-INPUTS = [(verb, "--input", f"{names_of(verb, 'a' if verb != 'inbetween' else 'a-b')[-1]}.png") for verb in SMALL] + [
-    ("outpaint", "--input", "a-seed-1.tif"), ("outpaint", "--input", "inversions/a.safetensors"),
-    ("inbetween", "--input", "inversions/b.safetensors"), ("fuse", "--input", "latents/a-fused.zarr"),
-    ("fuse", "styles=[own,{}]", "a-fused.png"), ("resample", "region=null mask={}", "a-resampled-5.png"),
+RESULTS = [
+    ("fuse", "--input {a}", "a-fused.png"), ("outpaint", "--input {a}", "a-seed-1.tif"),
+    ("inbetween", "--input {a} {b}", "a-b-seed-3.png"), ("resample", "--input {a}", "latents/a-resampled-5.zarr"),
+    ("outpaint", "--input {a}", "inversions/a.safetensors"),
+    ("inbetween", "--input {b} {a}", "inversions/b.safetensors"),
+    ("fuse", "--input {b} styles=[own,{a}]", "b-fused.png"),
+    ("resample", "--input {b} region=null mask={a}", "b-resampled-5.png"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("verb", "given", "result"), INPUTS)
+@pytest.mark.parametrize(("verb", "given", "result"), RESULTS)
 @pytest.mark.parametrize("link", [os.link, os.symlink])
 def test_no_input_is_overwritten(run, photographs, tmp_path, verb, given, result, link):
     """Whatever it is, and whatever its name leads to."""
+    a, b = photographs
     result, before = tmp_path / "output" / result, contents(tmp_path)
     result.parent.mkdir(parents=True)
-    link(photographs[0], result)
-    options = [] if given == "--input" else given.format(photographs[0]).split()
-    _, err = run(verb, *options, code=2)
-    assert err == [f"error: {result}: would overwrite the input {photographs[0]}; choose another --output"]
+    link(a, result)
+    _, err = run(verb, *given.format(a=a, b=b).split(), code=2)
+    assert err == [f"error: {result}: would overwrite the input {a}; choose another --output"]
     result.unlink()
     assert contents(tmp_path) == before
 
@@ -202,17 +201,15 @@ def test_two_runs_do_not_write_to_one_folder(run, tmp_path):
     assert "another run is writing there" in err[0] and pictures(output) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing_half_done(run, monkeypatch, number):
+def test_an_interrupted_run_leaves_nothing_half_done(run, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(PatchInverter, "draw", lambda *arguments, **options: os.kill(os.getpid(), number))
-        if number == signal.SIGINT:
-            run("fuse", code=130)
-        else:
-            with pytest.raises(SystemExit, match="143"):
-                run("fuse")
-    output, _ = run("fuse")
-    assert pictures(output) == ["a-fused"] and not list(output.rglob(".*"))
+        for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+            patch.setattr(PatchInverter, "draw", lambda *_, number=number, **options: os.kill(os.getpid(), number))
+            with pytest.raises(SystemExit, match="143") if code == 143 else nullcontext():
+                output, _ = run("fuse", code=code)
+    assert contents(output).keys() == {Path("latents/a-fused.safetensors")} and not list(output.rglob(".*"))
+    (output / "latents" / ".tmp-4194305-00000000.png").touch()  # of a process that was killed
+    assert pictures(run("fuse")[0]) == ["a-fused"] and not list(output.rglob(".*"))
 
 
 WRONG = [
@@ -220,21 +217,16 @@ WRONG = [
     ("fuse", "styles=[1,{tmp}/none.png]", "none.png"),
     ("fuse", "styles=[1,{other}]", "encoded by the weights"),
     ("fuse", "centres=[[0.5,0.5],[0,0]] mask={mask}", "both set"),
-    ("fuse", "styles=[1,2,3] mask={mask}", "colours: 2, styles (fuse.styles): 3"),
     ("fuse", "generate.panorama=true", "is not read here"),
     ("fuse", "generate.width=16384 generate.height=1 format=webp", "seed-0: infer.format: webp holds edges"),
     ("fuse", "--input {folder} --output {folder}", "is the input folder"),
-    ("outpaint", "--input {tmp}/none.zarr", "none.zarr"),
-    ("outpaint", "outpaint.top=3", "a.png: outpaint.top: 3; allowed: multiples of 8 px"),
     ("outpaint", "--input {tmp}/empty", "no JPEG, PNG"),
     ("outpaint", "--output {a}", "a.png"),
     ("outpaint", "--input {folder} --checkpoint {tmp}/generator.safetensors", "holds no encoder"),
     ("inbetween", "inbetween.width=170", "b.jpg: inbetween.width: 170"),
     ("inbetween", "--input {a} {folder}", "no single image in this folder"),
     ("resample", "mask={mask}", "one of them"),
-    ("resample", "region=null", "one of them"),
     ("resample", "region=0,0,65,20", "a.png: resample.region: [0, 0, 65, 20], but the image has 64 x 83 pixels"),
-    ("resample", "region=null mask={tmp}/none.png", "none.png"),
 ]
 
 
@@ -251,21 +243,19 @@ def test_a_wrong_command_gets_one_line(run, command, photographs, tmp_path, verb
     places |= {"tmp": tmp_path, "a": photographs[0], "folder": photographs[0].parent}
     before = contents(tmp_path)
     _, err = run(verb, *(word.format(**places) for word in wrong.split()), code=2)
-    assert lines("\n".join(err)) == err and len(err) == 1 and said in err[0]
+    assert len(err) == 1 and err[0].startswith("error: ") and said in err[0]
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        ("", 2, "required: VERB"), ("tint", 2, "'tint' (choose from"), ("outpaint --output x", 2, "--input"),
-        ("--help", 0, "resample   a part of an image made anew"), ("fuse --help", 0, "without it, generated"),
-    ],
-)  # fmt: skip
-def test_help(capsys, arguments, code, said):
-    with pytest.raises(SystemExit, match=str(code)):
+HELP = {"": "required: VERB", "tint": "'tint' (choose from", "outpaint --output x": "arguments are required: --input"}
+HELP |= {"--help": "outpaint   a photograph on a larger canvas", "fuse --help": "without it, generated"}
+
+
+@pytest.mark.parametrize("arguments", HELP)
+def test_help(capsys, arguments):
+    with pytest.raises(SystemExit, match="0" if "--help" in arguments else "2"):
         edit.main(arguments.split())
-    assert said in "".join(capsys.readouterr())
+    assert HELP[arguments] in "".join(capsys.readouterr())
 
 
 class Tint(schema.Section):

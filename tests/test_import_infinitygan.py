@@ -110,7 +110,7 @@ class Command:
         ({"iter": -1}, "iter: allowed: a number from 0 on"),
         ({"mean_path_lengths": nan}, "mean_path_lengths: allowed"),
         ({"output": "out"}, "must be a file with the suffix .safetensors"),
-        ({"output": "a.pth.tar/b.safetensors"}, "cannot write"),
+        ({"output": "a.pth.tar/b.safetensors"}, "would overwrite the input"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(run, changed, words):

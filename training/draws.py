@@ -60,7 +60,7 @@ class StepRandom:
 
 
 @dataclass(frozen=True)
-class Latents:
+class PatchLatents:
     """Everything that a batch of generated patches is made from."""
 
     z_l: Tensor  # [B, C, h, w]
@@ -77,8 +77,12 @@ class Latents:
         first, second = (generator.texture.mapping(z)[:, None] for z in (self.z_g, self.z_mix))
         return torch.where((layer < self.mix_from[:, None])[..., None], first, second)
 
+    def generate(self, generator: Generator, styles: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The patches [B, 3, P, P], by given styles or those of z_g, and their structure latents [B, C, h, w]."""
+        return generator(self.z_l, self.z_g, self.coordinates, self.noise, styles)
 
-def draw_latents(draws: StepRandom, generator: Generator, cells: int, mixing: float = 0.0) -> Latents:
+
+def draw_latents(draws: StepRandom, generator: Generator, cells: int, mixing: float = 0.0) -> PatchLatents:
     """Latents for patches of `cells` structure cells. Samples 2k and 2k + 1 differ in local latents and noise only."""
     structure, texture = generator.structure, generator.texture
     local_cells = structure.rule.receptive_field(Interval(0, cells - 1)).size
@@ -93,7 +97,7 @@ def draw_latents(draws: StepRandom, generator: Generator, cells: int, mixing: fl
     last = texture.style_count
     mix_from = np.where(pair[:, 5] < mixing, 1 + np.floor(pair[:, 6] * (last - 1)), last)
 
-    return Latents(
+    return PatchLatents(
         z_l=gaussian_field(seeds, range(structure.local_dim), 0, 0, local_cells, local_cells),
         z_g=gaussian_field(shared, range(-1, 0), 0, 0, 1, structure.global_dim)[:, 0, 0],
         z_mix=gaussian_field(shared, range(-2, -1), 0, 0, 1, structure.global_dim)[:, 0, 0],

@@ -19,7 +19,7 @@ from losses.adversarial import (
 from models import build_discriminator, build_generator, patch_pixels
 from models.weights import export, fill, read_weights
 from training.context import TrainContext
-from training.draws import Latents, Stream, draw_latents
+from training.draws import PatchLatents, Stream, draw_latents
 from training.optimization import EMA, NetworkOptimizer
 from training.stage import Window
 
@@ -94,11 +94,11 @@ class GeneratorStage:
         self.average.update(step, len(fake) * self.context.world.size)
         return scalars
 
-    def _generate(self, latents: Latents) -> tuple[Tensor, Tensor, Tensor]:
+    def _generate(self, latents: PatchLatents) -> tuple[Tensor, Tensor, Tensor]:
         """Patches [B, 3, P, P], their structure latents [B, C, h, w] and their styles [B, L + 1, D]."""
         with self.context.autocast():
             styles = latents.styles(self.generator)
-            images, z_s = self.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise, styles)
+            images, z_s = latents.generate(self.generator, styles)
         return images, z_s, styles
 
     def _discriminator_step(self, batch: dict, fake: Tensor, row: Tensor) -> dict[str, Tensor]:
@@ -124,7 +124,7 @@ class GeneratorStage:
         self.optimizers["discriminator"].update(self.losses.generator.r1 / 2 * self.losses.r1_every * penalty, scalars)
         return scalars
 
-    def _generator_step(self, fake: Tensor, latents: Latents, z_s: Tensor) -> dict[str, Tensor]:
+    def _generator_step(self, fake: Tensor, latents: PatchLatents, z_s: Tensor) -> dict[str, Tensor]:
         self.discriminator.requires_grad_(False)
         with self.context.autocast():
             scores, guess, _ = self.discriminator(fake)
@@ -159,7 +159,7 @@ class GeneratorStage:
         """Image batches [N, 3, H, W] to show: real patches; patches of twice the cells by the averaged weights."""
         draws = self.context.draws(Stream.PICTURES, 0)
         latents = draw_latents(draws, self.average.copy, 2 * self.cells)
-        generated, _ = self.average.copy(latents.z_l, latents.z_g, latents.coordinates, latents.noise)
+        generated, _ = latents.generate(self.average.copy)
         return {"real": batch["window"], "generated": generated}
 
     def validate(self, batches: list[dict[str, Tensor]]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from models.noise import NoiseField
 from models.texture import TextureSynthesizer
 from models.weights import export, fill, read_weights
 from training.context import TrainContext
-from training.draws import Latents, Stream, draw_latents
+from training.draws import PatchLatents, Stream, draw_latents
 from training.optimization import EMA, NetworkOptimizer
 from training.stage import Stateful, Window
 from utils.checkpoint import fingerprint
@@ -189,7 +189,7 @@ class InverterStage:
         """
         latents = self.latents(step)
         with torch.no_grad():
-            generated, z_s = self.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise)
+            generated, z_s = latents.generate(self.generator)
         texture = self.trained.texture
         redrawn = texture(z_s, texture.mapping(latents.z_g), latents.noise) if texture else generated
         image = redrawn.detach()
@@ -207,7 +207,7 @@ class InverterStage:
             tensors["encoded_structure"] = encoder(image[..., pixels, pixels])
         return tensors
 
-    def latents(self, step: int) -> Latents:
+    def latents(self, step: int) -> PatchLatents:
         """What the generated patches of a step are made from: half a batch, for they cost a generation too."""
         draws = self.context.draws(Stream.RECIPROCAL, step, max(self.context.batch // 4 * 2, 2))
         return draw_latents(draws, self.generator, self.cells.size)

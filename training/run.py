@@ -12,7 +12,6 @@ from training.optimization import Diverged
 from training.stage import Stage
 from utils import log
 from utils.checkpoint import load_latest, save_checkpoint
-from utils.config import save_config
 from utils.errors import UserError
 
 CONFIG = "config.yaml"  # in the folder of a run
@@ -33,7 +32,7 @@ def conditions(config: dict, context: TrainContext, stage: Stage) -> dict:
 
 
 def resume(folder: Path, config: dict, context: TrainContext, stage: Stage) -> dict:
-    """Load the newest valid checkpoint of the run, if there is one, and leave the config in its folder.
+    """Load the newest valid checkpoint of the run, if there is one.
 
     Returns the run's `step`, seconds `elapsed` and `conditions`. Raises UserError where the folder cannot be written,
     or holds a run that this one cannot go on from.
@@ -42,15 +41,16 @@ def resume(folder: Path, config: dict, context: TrainContext, stage: Stage) -> d
     loaded = load_latest(folder / "checkpoints")
     if loaded is not None:
         state, path, skipped = loaded
-        notes = _compare(folder, state["conditions"], now)
-        saved = state.pop("stage")
-        for name, part in stage.state.items():
-            part.load_state_dict(saved[name])
+        notes = _compare(folder, state.get("conditions", {}), now)
+        try:
+            saved = state.pop("stage")
+            for name, part in stage.state.items():
+                part.load_state_dict(saved[name])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path}: does not hold the state of this run ({str(error).splitlines()[0]})") from error
         for line in [*skipped, *notes, f"resuming from {path}"]:
             log.info(line, context.world.main)
     context.world.wait()
-    if context.world.main:
-        save_config(config, folder / CONFIG)
     return state | {"conditions": now}
 
 

@@ -5,12 +5,9 @@ So the CRCs are compared first, and weights carry a fingerprint of their tensors
 """
 
 import hashlib
-import os
-import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +18,17 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.files import atomic_path, free_space, refusals, remove_stale
+from utils.files import atomic_path, refusals, remove_stale
 
 NAME = re.compile(r"step-(\d{8,})\.pt")
-SPACE_MARGIN = 1.2  # free space asked for, over the size of the tensors
 FOLDER = 0x10  # attribute of an entry of a zip archive
-HEADER = 9  # bytes of a safetensors file up to the brace that its JSON begins with
+ARCHIVE = b"PK\3\4"  # how one begins
 
 # What the restricted unpickler takes back. Subclasses are left out: it refuses them, and so would lose the checkpoint.
 PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size)
 NESTED = (dict, OrderedDict, list, tuple, set)
-# Numbers of numpy in files by others: their types, and the function that makes them, as numpy 1 and 2 call it.
+# Numbers of numpy in files by others: their types, and what numpy 1 and 2 call the function that makes them.
 NUMBERS = [np.dtype, *(type(np.dtype(code)) for code in ("?", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1"))]
-NUMBER = np.float64(0).__reduce__()[0]
 NUMBER_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 
 
@@ -44,8 +39,7 @@ def save_checkpoint(folder: str | Path, step: int, state: dict, keep: int) -> Pa
     Raises UserError where it cannot be written; the checkpoints before it are then intact.
     """
     path = Path(folder) / f"step-{step:08d}.pt"
-    remove_stale(path.parent)
-    _require_space(path, sum(tensor.nbytes for tensor in _tensors(state, "state")))
+    _require_plain(state, "state")
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         try:
             torch.save(state, file)
@@ -68,7 +62,6 @@ def load_latest(folder: str | Path) -> tuple[dict, Path, list[str]] | None:
     skipped = []
     for _, path in _checkpoints(folder):
         try:
-            _check_archive(path)
             return _load_restricted(path), path, skipped
         except UserError as error:
             skipped.append(str(error))
@@ -80,18 +73,14 @@ def load_latest(folder: str | Path) -> tuple[dict, Path, list[str]] | None:
 def save_weights(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write weights as safetensors, with metadata and, under `fingerprint`, the fingerprint of the tensors.
 
-    Raises ValueError where the metadata claims another fingerprint, UserError where the file cannot be written.
+    Raises UserError where the file cannot be written.
     """
     # safetensors takes neither views nor tensors that share memory.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    mark = fingerprint(tensors)
-    if metadata.get("fingerprint", mark) != mark:
-        raise ValueError(f"the metadata's fingerprint is {metadata['fingerprint']}, that of the tensors {mark}")
-    metadata = {**metadata, "fingerprint": mark}
+    metadata = {**metadata, "fingerprint": fingerprint(tensors)}
     metadata["checksum"] = _metadata_checksum(metadata)
-    _require_space(Path(path), sum(tensor.nbytes for tensor in tensors.values()))
     with atomic_path(path) as temporary:
         temporary.write_bytes(serialize(tensors, metadata))
 
@@ -113,14 +102,12 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def load_pretrained(path: str | Path) -> dict:
     """Weights by others: .safetensors, or what torch.save wrote, in which only tensors and plain values are accepted.
 
-    Raises UserError where the file is missing, damaged or would run code.
+    Numbers of numpy become Python's. Raises UserError where the file is missing, damaged or would run code.
     """
     path = Path(path)
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)[0]
-    if _head(path).startswith(b"PK\3\4"):
-        _check_archive(path)
-    with torch.serialization.safe_globals([*NUMBERS, *((NUMBER, name) for name in NUMBER_NAMES)]):
+    with torch.serialization.safe_globals([*NUMBERS, *((_number, name) for name in NUMBER_NAMES)]):
         return _load_restricted(path)
 
 
@@ -134,33 +121,19 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _tensors(value: Any, place: str) -> Iterator[Tensor]:
-    """The tensors of a state; TypeError for a value that would not load again."""
-    if isinstance(value, Tensor):
-        yield value
-    elif type(value) in NESTED:
+def _require_plain(value: Any, place: str) -> None:
+    """TypeError for a value that would not load again."""
+    if type(value) in NESTED:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _tensors(item, f"{place}[{key!r}]")
-    elif type(value) not in PLAIN:
+            _require_plain(item, f"{place}[{key!r}]")
+    elif type(value) not in PLAIN and not isinstance(value, Tensor):
         raise TypeError(f"{place} is a {type(value).__name__}; a checkpoint holds tensors and plain values only")
-
-
-def _require_space(path: Path, size: int) -> None:
-    need, free = SPACE_MARGIN * size, free_space(path)
-    if free < need:
-        raise UserError(f"cannot write {path}: {free / 2**20:.0f} MiB free, {need / 2**20:.0f} MiB needed")
 
 
 def _checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
     """(step, path) of a folder's checkpoints, newest first; none where the folder is missing."""
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"checkpoints {folder}: {error.strerror or error}") from error
-    matches = [match for match in map(NAME.fullmatch, names) if match]
-    return sorted(((int(match[1]), Path(folder) / match[0]) for match in matches), reverse=True)
+    matches = ((NAME.fullmatch(path.name), path) for path in Path(folder).glob("step-*.pt"))
+    return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
 
 def _check_archive(path: Path) -> None:
@@ -178,36 +151,36 @@ def _check_archive(path: Path) -> None:
 
 def _load_restricted(path: Path) -> dict:
     try:
+        with open(path, "rb") as file:
+            if file.read(len(ARCHIVE)) == ARCHIVE:
+                _check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"weights {path}: {error.strerror or error}") from error
     except Exception as error:  # a hostile or damaged pickle may raise anything; torch advises to lower the guard
         name = re.search(r"GLOBAL (\S+)", str(error))
-        kind = "" if isinstance(error, (pickle.UnpicklingError, EOFError)) else f" ({type(error).__name__})"
-        reason = f"not a file of weights, or damaged{kind}"
-        if name:
-            reason = f"it asks for {name[1]}, but only tensors and plain values are loaded"
+        reason = f"it asks for {name[1]}, but only tensors and plain values are loaded" if name else "not whole weights"
         raise UserError(f"{path}: refused: {reason}") from error
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds a {type(state).__name__}, not a dict of weights")
     return state
 
 
+def _number(kind: np.dtype, data: bytes) -> bool | int | float:
+    """Stands for numpy's function: it makes nothing but numbers."""
+    return np.frombuffer(data, kind, count=1)[0].item()
+
+
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if _head(path)[8:] != b"{":
-        raise UserError(f"weights {path}: not a safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in sorted(file.keys())}, dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"weights {path}: damaged: {error}") from error
-
-
-def _head(path: Path) -> bytes:
-    """The first bytes of a file of weights; UserError where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(HEADER)
     except OSError as error:
         raise UserError(f"weights {path}: {error.strerror or error}") from error
+    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"weights {path}: damaged, or not a safetensors file: {error}") from error
 
 
 def _metadata_checksum(metadata: dict[str, str]) -> str:

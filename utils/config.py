@@ -12,16 +12,13 @@ import re
 import reprlib
 import textwrap
 from collections.abc import Iterable, Iterator
-from functools import cache
-from itertools import accumulate
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
 import yaml
 from easydict import EasyDict
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
-from pydantic.json_schema import GenerateJsonSchema
 
 from utils.errors import UserError
 from utils.files import atomic_path
@@ -32,16 +29,6 @@ DEFAULT = CONFIGS / "default.yaml"
 COMMAND_LINE = "command line"
 WIDTH, COLUMN = 120, 31  # of lines, and where the comments of configs/default.yaml begin
 BASE = {"type": "string", "description": "another config to start from, relative to this file"}
-HEAD = """\
-# yaml-language-server: $schema=schema.json
-# Every key that a config may set, with its default; written by `python -m utils.config`. No command reads this file: to
-# change a value, name it in a config of your own, which holds only what it changes:
-#   base: sample/generator.yaml   # another config to start from, relative to this file; left out: these defaults
-#   train.batch: 8                # the same as train: {batch: 8}
-# The command line may change single keys: train.batch=8 model.encoder.widths=[32,64,96]. There, a key that only one
-# section has, or a command's own section, needs no prefix: batch=8.
-
-"""
 
 
 def load_config(command: type[Section], path: str | Path | None = None, overrides: Iterable[str] = ()) -> EasyDict:
@@ -51,12 +38,12 @@ def load_config(command: type[Section], path: str | Path | None = None, override
     sections of a key that no other section has, or that the command's own section has.
     Raises UserError naming file, key, value and what is allowed.
     """
-    values = _flat(command().model_dump())
+    values = _checked(command, command().model_dump(), "defaults")
     for file, layer in _layers(Path(path)) if path is not None else []:
         values |= _checked(command, layer, str(file))
     for text in overrides:
         values |= _checked(command, _parse_override(command, text), COMMAND_LINE)
-    return EasyDict(_nested(values))
+    return _nested(values)
 
 
 def validate_section(name: str, values: dict, where: str) -> EasyDict:
@@ -64,18 +51,16 @@ def validate_section(name: str, values: dict, where: str) -> EasyDict:
 
     where: what an error names as the origin, such as the path of a weights file.
     """
-    if not _is_section(_find(Config, name)[1]):
-        raise KeyError(f"{name} is not a section of the config")
-    result = _checked(Config, values, where, f"{name}.")
+    result = _checked(Config, {name: values}, where)
     missing = [key for key in keys_of(Config) if key.startswith(f"{name}.") and key not in result]
     if missing:
         raise UserError(f"{where}: key {missing[0]} is missing ({len(missing)} missing in all)")
-    return EasyDict(_nested({key.removeprefix(f"{name}."): value for key, value in result.items()}))
+    return reduce(EasyDict.get, name.split("."), _nested(result))
 
 
 def dump_config(config: dict) -> str:
     """The config as YAML, in its own order, lists on one line; `load_config` reads it back unchanged."""
-    return yaml.dump(_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)
 
 
 def save_config(config: dict, path: str | Path) -> None:
@@ -85,14 +70,18 @@ def save_config(config: dict, path: str | Path) -> None:
 
 
 @cache
-def keys_of(section: type[Section]) -> tuple[str, ...]:
-    """Every key of a command or section that holds a value, in full: `model.encoder.widths`."""
-    return tuple(_flat(section().model_dump()))
+def keys_of(section: type[Section], prefix: str = "") -> dict[str, type[Section]]:
+    """Every key of a command or section that holds a value, in full (`model.encoder.widths`): the section it is in."""
+    keys = {}
+    for name, field in section.model_fields.items():
+        is_section = isinstance(field.default, Section)
+        keys |= keys_of(field.annotation, f"{prefix}{name}.") if is_section else {prefix + name: section}
+    return keys
 
 
 def schema_of(section: type[Section], name: str) -> dict:
     """The JSON schema of the value of a section's key."""
-    return _json_schema(section)["properties"][name]
+    return {word: value for word, value in section.model_json_schema()["properties"][name].items() if word != "title"}
 
 
 def allowed(schema: dict) -> str:
@@ -119,13 +108,14 @@ def allowed(schema: dict) -> str:
 
 
 def generated_files() -> dict[Path, str]:
-    """configs/default.yaml and configs/schema.json as utils/schema.py has them."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | _json_schema(Config)
+    """configs/default.yaml, below the comment at its head, and configs/schema.json, as utils/schema.py has them."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Config.model_json_schema()
     schema["properties"] = {"base": BASE} | schema["properties"]
     for section in (schema, *schema["$defs"].values()):
         section["patternProperties"] = {r"^\w+(\.\w+)+$": {}}  # keys with their sections: infer.block
+    head = DEFAULT.read_text(encoding="utf-8").partition("\n\n")[0]
     return {
-        DEFAULT: HEAD + "\n".join([*_documented(Config), ""]),
+        DEFAULT: "\n".join([head, "", *_documented(Config), ""]),
         CONFIGS / "schema.json": json.dumps(schema, indent=1) + "\n",
     }
 
@@ -133,34 +123,20 @@ def generated_files() -> dict[Path, str]:
 def _documented(section: type[Section], indent: str = "") -> Iterator[str]:
     """The lines of a section's defaults, each key with its meaning."""
     for name, field in section.model_fields.items():
-        if _is_section(field):
+        if isinstance(field.default, Section):
             yield from [] if indent else [""]
-            yield from _commented(f"{indent}{name}:", field.annotation.__doc__.rstrip("."))
+            yield _commented(f"{indent}{name}:", field.annotation.__doc__.rstrip("."))
             yield from _documented(field.annotation, indent + "  ")
         else:
             schema = schema_of(section, name)
             choices = f"{allowed(schema)}; " if _words(schema) else ""
-            line = dump_config({name: field.get_default()}).rstrip()
-            yield from _commented(indent + line, choices + field.description)
+            yield _commented(indent + dump_config({name: field.default}).rstrip(), choices + field.description)
 
 
-def _commented(line: str, comment: str) -> Iterator[str]:
+def _commented(line: str, comment: str) -> str:
     column = max(COLUMN, len(line) + 3)
-    for part in textwrap.wrap(comment, WIDTH - column - 2, break_on_hyphens=False):
-        yield f"{line:<{column}}# {part}"
-        line = ""
-
-
-class _Untitled(GenerateJsonSchema):
-    """JSON schemas whose titles are only those that utils/schema.py gives."""
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        """None is made of a key's name."""
-        return False
-
-
-def _json_schema(section: type[Section]) -> dict:
-    return section.model_json_schema(schema_generator=_Untitled)
+    begin, others = f"{line:<{column}}# ", f"{'':<{column}}# "
+    return textwrap.fill(comment, WIDTH, initial_indent=begin, subsequent_indent=others, break_on_hyphens=False)
 
 
 class _Loader(yaml.SafeLoader):
@@ -177,25 +153,21 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper with lists on one line, and line breaks of any kind escaped."""
+    """SafeDumper with lists on one line."""
 
     def represent_list(self, data: list) -> yaml.SequenceNode:
         return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
 
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        escaped = '"' if data.splitlines() not in ([data], []) else None
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style=escaped)
-
 
 _Dumper.add_representer(list, _Dumper.represent_list)
-_Dumper.add_representer(str, _Dumper.represent_str)
+_Dumper.add_multi_representer(dict, _Dumper.represent_dict)
 for _side in (_Loader, _Dumper):  # YAML 1.1 takes 1e-4, which has no point, for text
     _side.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
     )
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def _parse_yaml(text: str | bytes, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -205,96 +177,70 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def _read(path: Path) -> dict:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"config {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"config {path}: not UTF-8 text (byte {error.start})") from error
-    values = _parse_yaml(text, str(path))
-    return {} if values is None else values
-
-
 def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, Any]]:
     """The file and the files that it rests on, deepest base first, without the defaults."""
     if path.resolve() == DEFAULT:
         return []
-    if path.resolve() in above:
-        chain = " -> ".join(str(file) for file in (*above, path.resolve()))
-        raise UserError(f"config {path}: base files form a cycle: {chain}")
-    values = _read(path)
+    above = (*above, path.resolve())
+    if path.resolve() in above[:-1]:
+        raise UserError(f"config {path}: base files form a cycle: {' -> '.join(map(str, above))}")
+    try:
+        values = _parse_yaml(path.read_bytes(), str(path)) or {}
+    except OSError as error:
+        raise UserError(f"config {path}: {error.strerror or error}") from error
     base = values.pop("base", None) if isinstance(values, dict) else None
-    if base is None:
-        return [(path, values)]
-    if not isinstance(base, str) or not base:
+    if not isinstance(base, str | None):
         raise UserError(f"{path}: base: {_short(base)} given; allowed: the path of a config, relative to this file")
-    return [*_layers(path.parent / base, (*above, path.resolve())), (path, values)]
+    return [*(_layers(path.parent / base, above) if base else []), (path, values)]
 
 
 def _parse_override(command: type[Section], text: str) -> dict:
-    """`a.b=YAML` as {"a.b": value}."""
+    """`a.b=YAML` as {"a.b": value}; a path is taken as it stands, but for null."""
     key, equals, raw = text.partition("=")
-    key = key.strip()
+    key = _in_full(command, key.strip())
     if not equals or not key:
         raise UserError(f"{COMMAND_LINE}: {text!r} given; allowed: key=value, such as infer.block=256")
-    key = _in_full(command, key)
-    field = _find(command, key)[1]
-    is_path = field is not None and field.annotation == File
-    return {key: _parse_path(raw) if is_path else _parse_yaml(raw, f"{COMMAND_LINE}: {key}")}
+    section = keys_of(command).get(key)
+    if section and section.model_fields[key.rpartition(".")[2]].annotation == File:
+        return {key: None if raw == "null" else raw}
+    return {key: _parse_yaml(raw, f"{COMMAND_LINE}: {key}")}
 
 
 def _in_full(command: type[Section], key: str) -> str:
     """A key with the sections that were left out; a key that is complete or unknown, as it is."""
-    if _find(command, key)[1] is not None:
-        return key
     ends = [each for each in keys_of(command) if each.endswith(f".{key}")]
     ends = [each for each in ends if each.startswith(f"{command.own}.")] or ends
+    if not ends or key in keys_of(command) or _names(command, f"{key}."):
+        return key
     if len(ends) > 1:
         raise UserError(f"{COMMAND_LINE}: {key!r} is a key of several sections; allowed: {' | '.join(ends)}")
-    return ends[0] if ends else key
+    return ends[0]
 
 
-def _parse_path(raw: str) -> str | None:
-    """A path as it stands, whatever YAML would make of it: only null and quotes around the whole are special."""
-    if raw == "null":
-        return None
-    quote = raw[:1]
-    quoted = quote in ("'", '"') and raw.endswith(quote) and raw.count(quote) == 2
-    return raw[1:-1] if quoted else raw
-
-
-def _find(section: type[Section], key: str) -> tuple[type[Section], FieldInfo | None]:
-    """The section that a full key lies in, as far as its parts are known, and its field; None for an unknown key."""
-    *parents, name = key.split(".")
-    for parent in parents:
-        field = section.model_fields.get(parent)
-        if not _is_section(field):
-            return section, None
-        section = field.annotation
-    return section, section.model_fields.get(name)
-
-
-def _is_section(field: FieldInfo | None) -> bool:
-    return field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+def _names(command: type[Section], prefix: str) -> list[str]:
+    """The keys and sections inside a section, such as "train."; none where there is no such section."""
+    inside = (key.removeprefix(prefix) for key in keys_of(command) if key.startswith(prefix))
+    return list(dict.fromkeys(key.partition(".")[0] for key in inside))
 
 
 def _checked(command: type[Section], values: Any, where: str, prefix: str = "") -> dict:
     """{full key: value in its final type}; keys may be missing, but none may be unknown, wrong or given twice."""
     if not isinstance(values, dict):
-        section = _find(command, prefix[:-1])[1].annotation if prefix else command
         place = f"{where}: {prefix[:-1]}: " if prefix else f"{where}: "
-        raise UserError(f"{place}{_short(values)} given; allowed: a section with {', '.join(section.model_fields)}")
+        names = ", ".join(_names(command, prefix))
+        raise UserError(f"{place}{_short(values)} given; allowed: a section with {names}")
     result = {}
     for name, value in values.items():
-        key = f"{prefix}{name}"
-        section, field = _find(command, key)
-        if field is None:
-            raise UserError(f"{where}: {_unknown(command, key, isinstance(value, dict))}")
-        if _is_section(field):
+        first, dot, rest = str(name).partition(".")
+        key, value = prefix + first, {rest: value} if dot else value
+        if key in keys_of(command):
+            found = {key: _parse(keys_of(command)[key], key, value, where)}
+        elif _names(command, f"{key}."):
             found = _checked(command, value, where, f"{key}.")
+        elif key in keys_of(Config) or _names(Config, f"{key}."):
+            raise UserError(f"{where}: {key!r} is not read here; allowed: {', '.join(_names(command, prefix))}")
         else:
-            found = {key: _parse(section, key, value, where)}
+            raise UserError(f"{where}: unknown key {_near(command, f'{prefix}{name}')}")
         if twice := result.keys() & found.keys():
             raise UserError(f"{where}: key {min(twice)!r} is given twice")
         result |= found
@@ -318,40 +264,24 @@ def _words(schema: dict) -> list[str]:
     return [word for kind in kinds for word in kind.get("enum", [kind["const"]] if "const" in kind else [])]
 
 
-def _unknown(command: type[Section], key: str, is_section: bool) -> str:
-    """What is wrong with a key that the command does not know, and the valid one that was most likely meant."""
-    section = _find(command, key)[0]
-    if _find(Config, key)[1] is not None:
-        unread = next(name for name in accumulate(key.split("."), "{}.{}".format) if _find(command, name)[1] is None)
-        return f"{unread!r} is not read here; allowed: {', '.join(section.model_fields)}"
+def _near(command: type[Section], key: str) -> str:
+    """A key that the command does not know, and the valid key or section that was most likely meant."""
 
     def likeness(valid: str) -> float:
         pairs = (key[-80:], valid), (key[-80:].rpartition(".")[2], valid.rpartition(".")[2])
         return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
-    keys = keys_of(command)
-    near = max({valid.rpartition(".")[0] for valid in keys} - {""} if is_section else keys, key=likeness)
-    return f"unknown key {_short(key)}; the nearest valid key is {near!r}"
+    valid = [*keys_of(command), *dict.fromkeys(each.rpartition(".")[0] for each in keys_of(command) if "." in each)]
+    return f"{_short(key)}; the nearest valid key is {max(valid, key=likeness)!r}"
 
 
-def _flat(values: dict, prefix: str = "") -> dict:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    result = {}
-    for name, value in values.items():
-        result |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return result
-
-
-def _nested(values: dict) -> dict:
+def _nested(values: dict) -> EasyDict:
     """{"a.b": 1} as {"a": {"b": 1}}."""
     result = {}
     for key, value in values.items():
         *parents, name = key.split(".")
-        section = result
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[name] = value
-    return result
+        reduce(lambda section, parent: section.setdefault(parent, {}), parents, result)[name] = value
+    return EasyDict(result)
 
 
 def _short(value: Any) -> str:
@@ -359,12 +289,6 @@ def _short(value: Any) -> str:
     shorten = reprlib.Repr()
     shorten.maxlevel, shorten.maxstring, shorten.maxother = 2, 80, 80
     return shorten.repr(value) if value is not None else "null"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 if __name__ == "__main__":

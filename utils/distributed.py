@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from utils.device import select_device
 from utils.errors import UserError
 
-LAUNCHER = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets beside WORLD_SIZE
-Item = TypeVar("Item")
-
-POLL = 0.01  # seconds between looks at whether all have come
+POLL = 0.001  # seconds between looks at whether all have come
 
 
 class LostWorker(UserError):
@@ -56,33 +52,25 @@ class ProcessGroup:
             value.copy_(mean.view_as(value))
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Whether each flag is set in any process."""
+        """Whether each flag is set in any process; returns when all are here. Signals are heard while waiting.
+
+        LostWorker where a process has gone.
+        """
         if self.size == 1:
             return flags
         values = torch.tensor(flags, dtype=torch.uint8, device="cuda" if dist.get_backend() == "nccl" else "cpu")
-        dist.all_reduce(values, op=dist.ReduceOp.MAX)
-        return tuple(map(bool, values.tolist()))
-
-    def any_rank(self, flag: bool = False) -> bool:
-        """Return when all processes are here: whether the flag is set in any. Signals are heard while waiting.
-
-        LostWorker where a process has gone. The processes speak gloo.
-        """
-        if self.size == 1:
-            return flag
-        value = torch.tensor([flag], dtype=torch.uint8)
         try:
-            work = dist.all_reduce(value, op=dist.ReduceOp.MAX, async_op=True)
+            work = dist.all_reduce(values, op=dist.ReduceOp.MAX, async_op=True)
             while not work.is_completed():
                 time.sleep(POLL)
             work.wait()
         except RuntimeError as error:
             raise LostWorker("another worker was lost; start again to go on") from error
-        return bool(value)
+        return tuple(map(bool, values.tolist()))
 
-    def share(self, items: Iterable[Item]) -> Iterator[Item]:
-        """This process's part of what all processes count in the same order."""
-        return islice(items, self.rank, None, self.size)
+    def wait(self) -> None:
+        """Return when all processes are here, as `any`."""
+        self.any(False)
 
     def gather(self, values: Tensor) -> Tensor:
         """The samples [B, ...] of all processes, in order of rank, with gradients to each."""
@@ -92,11 +80,6 @@ class ProcessGroup:
 
         return torch.cat(all_gather(values.contiguous()))
 
-    def wait(self) -> None:
-        """Return when all processes are here."""
-        if self.size > 1:
-            dist.barrier()
-
 
 SINGLE = ProcessGroup()
 
@@ -105,31 +88,21 @@ def start(device: torch.device, timeout_minutes: float, gloo: bool = False) -> t
     """Join the processes of torchrun, if it started this one; the world and the device of this process.
 
     They speak NCCL on GPUs, unless `gloo` is asked for: it is for those that exchange no tensors of the GPU.
-    Raises UserError where the launcher's variables are incomplete, a GPU is missing, or the processes do not meet.
+    Raises UserError where a GPU is missing, or the processes do not meet.
     """
     if "WORLD_SIZE" not in os.environ:
         return SINGLE, device
-    missing = [name for name in LAUNCHER if name not in os.environ]
-    if missing:
-        raise UserError(f"WORLD_SIZE is set, but not {', '.join(missing)}: start with torchrun, or unset WORLD_SIZE")
     backend, gpu = "gloo", None
     if device.type == "cuda":
-        backend, gpu = "gloo" if gloo else "nccl", _gpu(int(os.environ["LOCAL_RANK"]))
+        backend, gpu = "gloo" if gloo else "nccl", select_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
         torch.cuda.set_device(gpu)
     bound = gpu if backend == "nccl" else None
     try:
         dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes), device_id=bound)
     except (RuntimeError, ValueError) as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        where = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
         raise UserError(f"cannot join the other processes at {where}: {str(error).splitlines()[0]}") from error
     return ProcessGroup(dist.get_rank(), dist.get_world_size()), gpu or device
-
-
-def _gpu(local_rank: int) -> torch.device:
-    count = torch.cuda.device_count()
-    if local_rank >= count:
-        raise UserError(f"LOCAL_RANK is {local_rank}, but this machine has {count} GPUs; one process each at most")
-    return torch.device("cuda", local_rank)
 
 
 def stop() -> None:

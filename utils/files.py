@@ -16,10 +16,16 @@ from filelock import FileLock, Timeout
 
 from utils.errors import UserError
 
-TEMPORARY = re.compile(r"\.tmp-(\d+)-[0-9a-f]{8}(\..*)?")
+TEMPORARY = re.compile(r"\.tmp-(\d{1,9})-[0-9a-f]{8}(\..*)?")
 ABANDONED_AFTER = 24 * 3600.0  # seconds without a write, after which nobody is still writing a file
-NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # Windows, some network file systems: folders do not sync
+NO_MISTAKE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of the user: the disk is full, or broken
 LOCK = ".lock"
+
+
+class DiskFailure(UserError):
+    """The disk, and not the command, is to blame."""
+
+    exit_code = 1
 
 
 @contextmanager
@@ -37,8 +43,9 @@ def atomic_path(path: str | Path, sync: bool = True) -> Iterator[Path]:
         if sync:
             _sync(temporary, os.O_RDWR)  # which Windows asks for
         os.replace(temporary, path)
-        if sync:
-            _sync_folder(path.parent)
+        with suppress(OSError):  # Windows and some network file systems sync no folders
+            if sync:
+                _sync(path.parent, os.O_RDONLY)
 
 
 @contextmanager
@@ -83,7 +90,8 @@ def refusals(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         free = f"{free_space(path) / 2**20:.0f} MiB free"
-        raise UserError(f"cannot write {path}: {error.strerror or error} ({free})") from error
+        kind = DiskFailure if error.errno in NO_MISTAKE else UserError
+        raise kind(f"cannot write {path}: {error.strerror or error} ({free})") from error
 
 
 @contextmanager
@@ -136,28 +144,16 @@ def _identity(path: str | Path) -> object:
     return status.st_dev, status.st_ino
 
 
-def remove_stale(folder: str | Path) -> list[Path]:
-    """Remove the temporary files and folders that killed processes left in a folder; returns them.
+def remove_stale(folder: str | Path) -> None:
+    """Remove the temporary files and folders that killed processes left in a folder, or below it.
 
-    Files of other living processes stay, unless untouched for a day: process numbers are used again.
+    Those of other living processes stay, unless untouched for a day: process numbers are used again.
     """
-    removed = []
-    names = []
-    with suppress(OSError):
-        names = sorted(os.listdir(folder))
-    for path, match in ((Path(folder) / name, TEMPORARY.fullmatch(name)) for name in names):
+    for path in sorted(Path(folder).rglob(".tmp-*")):
         # Somebody else may clean up too, and a folder may be read-only: what cannot be removed is only untidy.
         with suppress(OSError):
-            if match and _is_abandoned(path, int(match[1])):
+            if (match := TEMPORARY.fullmatch(path.name)) and _is_abandoned(path, int(match[1])):
                 remove_tree(path)
-                removed += [] if path.exists() else [path]
-    return removed
-
-
-def remove_all_stale(folder: Path) -> None:
-    """`remove_stale` in a folder and all below it."""
-    for where, _, _ in os.walk(folder):
-        remove_stale(where)
 
 
 def free_space(path: str | Path) -> int:
@@ -169,16 +165,9 @@ def free_space(path: str | Path) -> int:
 
 
 def _is_abandoned(path: Path, writer: int) -> bool:
-    if writer == os.getpid() or not _is_alive(writer):
+    if writer == os.getpid() or not psutil.pid_exists(writer):
         return True
     return time.time() - path.stat().st_mtime > ABANDONED_AFTER
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        return psutil.pid_exists(process)
-    except OverflowError:
-        return False
 
 
 def _sync(path: Path, flags: int) -> None:
@@ -187,11 +176,3 @@ def _sync(path: Path, flags: int) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sync_folder(folder: Path) -> None:
-    try:
-        _sync(folder, os.O_RDONLY)
-    except OSError as error:
-        if error.errno not in NO_FOLDER_SYNC:
-            raise

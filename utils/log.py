@@ -17,8 +17,13 @@ def error(text: str) -> None:
     _write(" ".join(text.splitlines()), sys.stderr)
 
 
+def printable(text: str) -> str:
+    """The text in UTF-8: other bytes, that a file's name may have, stand as \\xNN."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _write(text: str, file: TextIO) -> None:
     """The bar is drawn again after the line has left its buffer, or the line would follow the bar."""
     with tqdm.external_write_mode(file=file):
-        file.write(f"{text}\n")
+        file.write(f"{printable(text)}\n")
         file.flush()

@@ -13,13 +13,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator
 MANY = 10**12  # the largest number that stands for a count
 
 
-def expand_path(path: str) -> str:
-    """A path with the home folder in place of a leading `~`; a relative one is relative to the working directory."""
-    if "\0" in path:
-        raise ValueError
-    return os.path.expanduser(path)
-
-
 def read_rectangle(value: Any, check: Callable[[Any], list[int]]) -> list[int]:
     """A rectangle with at least a pixel; it may be given as text without brackets, too: 0,0,256,256."""
     edges = check([int(word) for word in value.split(",")] if isinstance(value, str) else value)
@@ -33,22 +26,27 @@ Count = Annotated[int, Field(ge=1, le=MANY)]
 Whole = Annotated[int, Field(ge=0, le=MANY)]
 Small = Annotated[int, Field(ge=1, le=64)]
 Channels = Annotated[int, Field(ge=1, le=65536)]
+Widths = Annotated[list[Channels], Field(max_length=16)]
 StageWidths = Annotated[list[Channels], Field(min_length=3, max_length=8)]
 Edge = Annotated[int, Field(ge=1, le=1_000_000)]  # pixels that a PNG has along an edge
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Point = Annotated[list[Share], Field(min_length=2, max_length=2)]
+Points = Annotated[list[Point], Field(min_length=1, max_length=256)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
+Factor = Annotated[float, Field(ge=0, le=1e3)]
 Rate = Annotated[float, Field(gt=0, le=1e3)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Minutes = Annotated[float, Field(gt=0, le=1e12)]
 Noise = Literal["field", "none"]
+Format = Literal["auto", "png", "tiff", "jpeg", "webp", "pyramid", "dzi"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"] | Annotated[str, Field(title="cuda:N", pattern=r"^cuda:\d{1,3}$")]
-Path = Annotated[str, Field(title="a path (text, not empty)", pattern=r"\S"), AfterValidator(expand_path)]
+LINE = r"^[^\x00-\x1f\x85\u2028\u2029]+$"  # text without control characters
+Path = Annotated[str, Field(title="a path (a line of text)", pattern=LINE), AfterValidator(os.path.expanduser)]
 File = Path | None
 SOURCES = f"a seed (a whole number from 0 to {2**32 - 1}), the path of an image or latent file, or own"
-StyleSource = Annotated[Seed | Path, Field(title=SOURCES)]
+Styles = Annotated[list[Annotated[Seed | Path, Field(title=SOURCES)]], Field(min_length=1, max_length=256)]
 EDGES = "top, left, bottom, right (bottom and right excluded): four whole numbers from 0 on"
 Rectangle = Annotated[list[Whole], Field(title=EDGES, min_length=4, max_length=4), WrapValidator(read_rectangle)]
 
@@ -58,13 +56,8 @@ def key(default: Any, meaning: str, **limits: float) -> Any:
     return Field(default, description=meaning, **limits)
 
 
-def part(section: type[BaseModel]) -> Any:
-    """A section inside another one; its docstring says what it is."""
-    return Field(default_factory=section)
-
-
 class Section(BaseModel):
-    """Keys that belong together."""
+    """Keys and sections that belong together."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -74,7 +67,7 @@ class Structure(Section):
 
     layers: Small = key(4, "modulated convolutions")
     radius: int = key(3, "cells that a convolution reaches in each direction (kernel 2 * radius + 1)", ge=0, le=64)
-    vertical_slope: float = key(0.3, "vertical coordinate: tanh(slope * rows below the canvas' centre)", ge=0, le=1e3)
+    vertical_slope: Factor = key(0.3, "vertical coordinate: tanh(slope * rows below the canvas' centre)")
     horizontal_period: Count = key(140, "columns of the canvas after which the horizontal coordinates repeat")
     row_starts: Count = key(10, "rows of the canvas at which a training patch may start")
 
@@ -90,9 +83,7 @@ class Texture(Section):
 class Discriminator(Section):
     """Discriminator: patch -> score."""
 
-    widths: list[Channels] = key(
-        [256, *[512] * 5], "channels at full, 1/2, 1/4 ... resolution", min_length=1, max_length=16
-    )
+    widths: Widths = key([256, *[512] * 5], "channels at full, 1/2, 1/4 ... resolution", min_length=1)
     minibatch_group: Count = key(4, "samples over which the minibatch standard deviation is taken")
 
 
@@ -109,12 +100,7 @@ class GlobalEncoder(Section):
     """Global encoder: thumbnail of the whole image -> z_g."""
 
     thumbnail: int = key(64, "edge of the square thumbnail, pixels", ge=2, le=4096)
-    widths: list[Channels] = key(
-        [64, 128, 256, 512],
-        "channels of each scale; each halves the thumbnail; []: no network, z_g is random, whatever the image shows, as"
-        " published (ablation)",
-        max_length=12,
-    )
+    widths: Widths = key([64, 128, 256, 512], "channels of each halving of the thumbnail; []: z_g is random (ablation)")
 
 
 class Model(Section):
@@ -123,11 +109,11 @@ class Model(Section):
     stages: int = key(4, "up-sampling stages; one latent cell covers 2^stages pixels", ge=3, le=8)
     local_dim: Channels = key(256, "channels of the local latent z_l and of the structure latent z_s")
     global_dim: Channels = key(512, "length of the global latent z_g and of the style w")
-    structure: Structure = part(Structure)
-    texture: Texture = part(Texture)
-    discriminator: Discriminator = part(Discriminator)
-    encoder: Encoder = part(Encoder)
-    global_encoder: GlobalEncoder = part(GlobalEncoder)
+    structure: Structure = Structure()
+    texture: Texture = Texture()
+    discriminator: Discriminator = Discriminator()
+    encoder: Encoder = Encoder()
+    global_encoder: GlobalEncoder = GlobalEncoder()
 
 
 class Data(Section):
@@ -149,9 +135,7 @@ class Optimizer(Section):
     name: Literal["adam", "adamw", "muon"] = key("adam", "with muon, convolutions learn in far fewer steps")
     lr: Rate = key(0.002, "learning rate")
     betas: list[Decay] = key([0.0, 0.99], "decay of Adam's averages", min_length=2, max_length=2)
-    weight_decay: float = key(
-        0.0, "share of the weights that a step takes away, times lr (adam: L2 penalty)", ge=0, le=1e3
-    )
+    weight_decay: Factor = key(0.0, "share of the weights that a step takes away, times lr (adam: L2 penalty)")
     decay_every: Count | None = key(None, "steps between decays of the learning rate; null: constant")
     decay_factor: float = key(0.1, "multiplies the learning rate at each decay", gt=0, le=1)
     cosine_steps: Count | None = key(None, "steps in which the learning rate falls to 0 along a cosine; null: none")
@@ -174,7 +158,7 @@ class Train(Section):
     batch: Count = key(16, "samples per process")
     patch_cells: Count = key(11, "latent cells along the edge of a training patch")
     ema_images: Count = key(5000, "half-life of the averaged weights, in images")
-    optimizer: Optimizer = part(Optimizer)
+    optimizer: Optimizer = Optimizer()
     style_mixing: Share = key(0.9, "generator: share of samples that mix two styles")
     log_every: Count = key(50, "steps between scalars")
     image_every: Count = key(1000, "steps between image grids")
@@ -222,22 +206,18 @@ class Pretrained(Section):
 class Losses(Section):
     """name: weight; a term is built only where its weight is not zero."""
 
-    generator: GeneratorLosses = part(GeneratorLosses)
+    generator: GeneratorLosses = GeneratorLosses()
     r1_every: Count = key(16, "steps between gradient penalties")
     path_length_every: Count = key(4, "steps between path length penalties")
-    generated_every: Count = key(
-        1,
-        "inverter: steps between the terms of generated images (reciprocal, global_latent, preservation), whose weights"
-        " are multiplied by it; inverter/total is that of the step",
-    )
-    inverter: InverterLosses = part(InverterLosses)
-    weights: Pretrained = part(Pretrained)
+    generated_every: Count = key(1, "inverter: steps between terms of generated images; it multiplies their weights")
+    inverter: InverterLosses = InverterLosses()
+    weights: Pretrained = Pretrained()
 
 
 class PretrainedLosses(Section):
     """What evaluation needs of the losses."""
 
-    weights: Pretrained = part(Pretrained)
+    weights: Pretrained = Pretrained()
 
 
 class Compute(Section):
@@ -255,11 +235,7 @@ class Inversion(Compute):
     refine: int = key(0, "steps that optimise structure latents after encoding; 100 add some 5 dB", ge=0, le=100_000)
     refine_prior: Weight = key(0.0, "weight that draws them to the generator's own latents meanwhile; 0.001 to 0.1")
     refine_style: int = key(0, "steps that optimise the global latent before", ge=0, le=100_000)
-    noise: Noise | None = key(
-        None,
-        "texture noise of what is drawn; null: that which saved latents were drawn with, and none for photographs,"
-        " which is closest to them",
-    )
+    noise: Noise | None = key(None, "texture noise; null: that of saved latents, of photographs none (the closest)")
     seed: Seed = key(0, "of the noise field")
     max_pixels: Count = key(2**28, "larger images are refused before they are decoded; those read by window are not")
 
@@ -267,9 +243,7 @@ class Inversion(Compute):
 class Pictures(Compute):
     """How pictures are drawn and written."""
 
-    format: Literal["auto", "png", "tiff", "jpeg", "webp", "pyramid", "dzi"] = key(
-        "auto", "pyramid: TIFF of several resolutions; dzi: DeepZoom folder; auto: png, and tiff for what is too large"
-    )
+    format: Format = key("auto", "pyramid: TIFF of several resolutions; dzi: DeepZoom folder; auto: png, or tiff")
 
 
 class Edited(Inversion, Pictures):
@@ -289,11 +263,7 @@ class Evaluate(Section):
     """Inverters, measured on photographs (evaluate.py)."""
 
     details: Whole = key(50, "images, evenly spread, whose seams, edits and cycles are measured; 0: none")
-    seam_block: Edge = key(
-        64,
-        "pixels along the edge of the blocks across whose borders seams are measured; at least 4 latent cells, or none"
-        " are measured",
-    )
+    seam_block: Edge = key(64, "edge of the blocks whose seams are measured, pixels; below 4 latent cells: none are")
     cycles: Count = key(5, "inversions one after the other, each of the result before")
     pictures: Whole = key(8, "images shown in the report")
     generated: Whole = key(200, "generated images that encoded latents and real patches are compared with; 0: none")
@@ -326,12 +296,8 @@ class Generate(Generated):
 class Fuse(Section):
     """Several styles in one image (edit.py fuse)."""
 
-    styles: Annotated[list[StyleSource], Field(min_length=1, max_length=256)] = key(
-        [1, 2, 3, 4], "seed of a generated style | image or latent file | own (that of the input)"
-    )
-    centres: Annotated[list[Point], Field(min_length=1, max_length=256)] | None = key(
-        None, "[row, column] of each style, as shares of height and width; null: from left to right"
-    )
+    styles: Styles = key([1, 2, 3, 4], "seed of a generated style | image or latent file | own (that of the input)")
+    centres: Points | None = key(None, "[row, column] of each style, shares of height and width; null: left to right")
     mask: File = key(None, "image with one flat colour for each style, from dark to bright, stretched to the canvas")
     blur: int = key(127, "pixels to each side over which neighbouring styles blend", ge=0, le=1024)
     modulation: Literal["exact", "fast"] = key("exact", "fast: one convolution for all styles, as InfinityGAN")
@@ -342,7 +308,7 @@ class Complete(Section):
 
     steps: Whole = key(60, "of the fit of local latents to the known structure; 0 goes on without regard to it")
     lr: Rate = key(0.15, "learning rate of local latents")
-    style_lr: float = key(0.05, "learning rate of the new structure's global latent; 0: the photograph's", ge=0, le=1e3)
+    style_lr: Factor = key(0.05, "learning rate of the new structure's global latent; 0: the photograph's")
     fidelity: Weight = key(10.0, "weight of the known structure against the draw of the seed")
     band: Small = key(6, "latent cells of known structure beside the border that the fit looks at")
     fade: int = key(12, "latent cells over which what the fit leaves fades out", ge=0, le=64)
@@ -384,7 +350,7 @@ SEED = (Seed, key(0, "all randomness is a function of it and of the position (st
 
 def command(own: str, **sections: type[Section] | tuple) -> type[Section]:
     """What a command reads: sections, or keys as (type, default). The keys of its `own` section need no prefix."""
-    fields = {name: kind if isinstance(kind, tuple) else (kind, part(kind)) for name, kind in sections.items()}
+    fields = {name: kind if isinstance(kind, tuple) else (kind, kind()) for name, kind in sections.items()}
     return create_model(f"{own.title()}Config", __base__=Section, own=(ClassVar[str], own), **fields)
 
 

@@ -8,12 +8,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from datasets.image import thumbnail
 from easydict import EasyDict
 
 import datasets
 from datasets import CropDataset, StepSampler, build, loader, loading_failures
 from datasets.sources import FolderSource
+from images.thumbnail import thumbnail
 from utils.errors import UserError
 
 PATCH, BEFORE, AFTER, THUMBNAIL = 8, 3, 5, 4

@@ -60,17 +60,6 @@ def test_a_photograph_on_a_canvas(inverters, data):
     check_window(known, Region.at(top, left, height, width), cells)
 
 
-def test_two_photographs(model):
-    canvas, sizes, places = (40, 97), [(40, 30), (24, 33)], [(0, 0), (CELL, 8 * CELL)]
-    cells = model.cells(canvas)
-    placements = [Placement(latents_of(model, size), *at) for size, at in zip(sizes, places, strict=True)]
-    both = PlacedLatents.of(model, placements, canvas)
-    one, two = (PlacedLatents.of(model, [placement], canvas) for placement in placements)
-    assert not (one.where(cells) & two.where(cells)).any()
-    assert (both.where(cells) == one.where(cells) | two.where(cells)).all()
-    assert (both.read(cells) == one.read(cells) + two.read(cells)).all()
-
-
 def test_latents_without_those_inside_a_mask(model):
     latents, cells = latents_of(model, (50, 40)), model.cells((50, 40))
 

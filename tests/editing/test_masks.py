@@ -3,11 +3,8 @@
 import numpy as np
 import PIL.Image
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from editing.masks import read_labels, read_mask
-from inversion.weight_maps import LabelImage
 from utils.errors import UserError
 
 PIXELS = 10**6
@@ -18,10 +15,6 @@ def save(path, pixels, **options):
     return path
 
 
-def stretched(values, height, width):
-    return LabelImage(values, (height, width))(np.arange(height), np.arange(width))
-
-
 def test_labels_go_from_dark_to_bright(tmp_path):
     blue, red, white, black = (0, 0, 250), (100, 0, 0), (255, 255, 255), (0, 0, 0)
     assert read_labels(save(tmp_path / "mask.png", [[white, red], [blue, black]]), 4, PIXELS).tolist() == [
@@ -30,22 +23,6 @@ def test_labels_go_from_dark_to_bright(tmp_path):
     ]
     equally_bright = save(tmp_path / "equal.png", [[(90, 0, 0), (0, 90, 0), (0, 0, 90)]])
     assert sorted(read_labels(equally_bright, 3, PIXELS)[0].tolist()) == [0, 1, 2]
-
-
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9))
-def test_an_image_of_another_size_is_stretched(tmp_path_factory, rows, cols, down, right):
-    """A whole number of times larger, each pixel becomes a rectangle; drawn smaller again, it is as before."""
-    values = np.random.default_rng(rows * cols).integers(0, 2, (rows, cols))
-    values[0, 0] = 1  # a mask is not black everywhere
-    path, large = tmp_path_factory.getbasetemp() / "stretched.png", values.repeat(down, 0).repeat(right, 1)
-    assert (stretched(read_mask(save(path, 255 * values), PIXELS), *large.shape) == large).all()
-    assert (stretched(read_mask(save(path, 255 * large), PIXELS), rows, cols) == values).all()
-
-
-def test_stretching_by_a_fraction(tmp_path):
-    found = stretched(read_mask(save(tmp_path / "mask.png", [[0, 255, 0], [255, 0, 255]]), PIXELS), 5, 4)
-    # the centres lie at columns 0.375, 1.125, 1.875, 2.625 of the mask, and at its rows 0.2, 0.6, 1.0, 1.4, 1.8
-    assert found.tolist() == [[0, 1, 1, 0]] * 2 + [[1, 0, 0, 1]] * 3
 
 
 def test_a_mask_is_white_where_the_mean_colour_is(tmp_path):

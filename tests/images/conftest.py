@@ -12,6 +12,16 @@ import tifffile
 from images import reading
 
 COLOUR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}  # channels -> PNG
+ORIENTED = {  # EXIF orientation -> the shown array of the stored one
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: np.swapaxes(a, 0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.swapaxes(np.rot90(a, 2), 0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
 
 
 def exif(orientation):
@@ -20,23 +30,17 @@ def exif(orientation):
     return data.tobytes()
 
 
-def png(values, orientation=1, transparent=None, claim=None):
-    """A PNG of an [H, W, C] array of 8 or 16 bits, made without a library; `claim` is the size in its header."""
+def png(values, orientation=1, transparent=None):
+    """A PNG of an [H, W, C] array of 8 or 16 bits, made without a library."""
     height, width, channels = values.shape
     rows = np.ascontiguousarray(values.astype(values.dtype.newbyteorder(">"))).view(np.uint8).reshape(height, -1)
     body = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
-    depth = 8 * values.dtype.itemsize
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", *(claim or (width, height)), depth, COLOUR_TYPE[channels], 0, 0, 0),
-        b"eXIf": exif(orientation).removeprefix(b"Exif\0\0"),
-        b"tRNS": struct.pack(f">{channels}H", *transparent) if transparent is not None else None,
-        b"IDAT": zlib.compress(body),
-        b"IEND": b"",
-    }
+    head = struct.pack(">IIBBBBB", width, height, 8 * values.dtype.itemsize, COLOUR_TYPE[channels], 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"eXIf", exif(orientation).removeprefix(b"Exif\0\0"))]
+    chunks += [(b"tRNS", struct.pack(f">{channels}H", *transparent))] if transparent else []
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks.items()
-        if data is not None
+        for name, data in (*chunks, (b"IDAT", zlib.compress(body)), (b"IEND", b""))
     )
 
 

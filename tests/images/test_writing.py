@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 
 from images import writing
 from images.reading import Image
-from images.writing import SUFFIXES, Comparison, EightBit, picture_kind, strips, to_eight_bit, write_npy, write_picture
+from images.writing import SUFFIXES, Comparison, EightBit, picture_kind, to_eight_bit, write_npy, write_picture
 from utils.errors import UserError
-
-sizes = st.tuples(st.integers(1, 50), st.integers(1, 50))
 
 
 def smooth(height, width, seed=0):
@@ -25,21 +23,18 @@ def smooth(height, width, seed=0):
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "jpeg", "webp", "pyramid"])
 @settings(max_examples=6)
-@given(size=sizes, strip=st.integers(1, 999), seed=st.integers(0, 99))
-def test_pictures_hold_the_pixels(tmp_path_factory, kind, size, strip, seed):
+@given(size=st.tuples(st.integers(1, 50), st.integers(1, 50)), strip=st.integers(1, 999))
+def test_pictures_hold_the_pixels(tmp_path_factory, kind, size, strip):
     """Of strips of any height; JPEG nearly."""
-    folder, pixels = tmp_path_factory.mktemp("pictures"), smooth(*size, seed)
+    folder, pixels = tmp_path_factory.mktemp("pictures"), smooth(*size)
     paths = [folder / f"{k}{SUFFIXES[kind]}" for k in range(2)]
-    with pytest.MonkeyPatch.context() as patch:
-        for path in paths:
-            write_picture(path, pixels, kind)
+    for path in paths:
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(writing, "STRIP", strip)
+            write_picture(path, pixels, kind)
     found = np.asarray(PIL.Image.open(paths[0]))
-    assert found.shape == pixels.shape and found.dtype == np.uint8
-    assert abs(found.astype(int) - pixels).max() <= (12 if kind == "jpeg" else 0)
-    if kind != "png":  # whose pieces are as long as the strips
-        assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert sorted(folder.iterdir()) == paths
+    assert found.shape == pixels.shape and abs(found.astype(int) - pixels).max() <= (12 if kind == "jpeg" else 0)
+    assert paths[0].read_bytes() == paths[1].read_bytes() and sorted(folder.iterdir()) == paths
 
 
 def test_pyramids_and_large_tiffs(tmp_path, monkeypatch):
@@ -90,34 +85,23 @@ def test_arrays_hold_the_values(tmp_path):
     assert (np.load(tmp_path / "a.npy") == values).all()
 
 
-@given(size=st.tuples(st.integers(1, 10_000), st.integers(1, 10_000_000)))
-def test_strips_cover_an_image_and_stay_small(size):
-    found = list(strips(size))
-    assert [strip.rows.first for strip in found[1:]] == [strip.rows.last + 1 for strip in found[:-1]]
-    assert found[0].rows.first == 0 and found[-1].rows.last == size[0] - 1
-    for strip in found:
-        assert strip.cols == (0, size[1] - 1)
-        assert strip.rows.size == 1 or strip.rows.size * size[1] * 3 <= writing.STRIP
-
-
 @pytest.mark.parametrize(
-    ("option", "size", "by_window", "kind"),
+    ("size", "by_window", "kind"),
     [
-        ("auto", (2**14, 2**14), False, "png"), ("auto", (2**14, 2**14), True, "tiff"),
-        ("auto", (2**14, 2**14 + 1), False, "tiff"), ("auto", (1, 1_000_001), False, "tiff"),
-        ("png", (2**15, 2**15), True, "png"), ("jpeg", (65_500, 1), False, "jpeg"), ("webp", (1, 16_383), True, "webp"),
-        ("dzi", (10**7, 1), False, "dzi"), ("pyramid", (1, 10**7), True, "pyramid"),
+        ((2**14, 2**14), False, "png"), ((2**14, 2**14), True, "tiff"), ((2**14, 2**14 + 1), False, "tiff"),
+        ((1, 1_000_001), False, "tiff"),
     ],
 )  # fmt: skip
-def test_the_kind_of_a_picture(option, size, by_window, kind):
-    assert picture_kind(option, size, by_window) == kind
+def test_the_kind_of_a_picture(size, by_window, kind):
+    assert picture_kind("auto", size, by_window) == kind
 
 
-@pytest.mark.parametrize(("option", "edge"), [("png", 1_000_001), ("jpeg", 65_501), ("webp", 16_384), ("dzi", 10**7 + 1)])
-def test_an_edge_that_a_format_does_not_hold(option, edge):
-    for size in ((edge, 1), (1, edge)):
-        with pytest.raises(UserError, match=f"infer.format: {option} holds edges of at most {edge - 1} pixels"):
-            picture_kind(option, size)
+@pytest.mark.parametrize(("kind", "edge"), [("png", 10**6), ("jpeg", 65_500), ("webp", 16_383), ("dzi", 10**7)])
+def test_an_edge_that_a_format_does_not_hold(kind, edge):
+    assert picture_kind(kind, (edge, 1)) == picture_kind(kind, (1, edge), True) == kind
+    for size in ((edge + 1, 1), (1, edge + 1)):
+        with pytest.raises(UserError, match=f"infer.format: {kind} holds edges of at most {edge} pixels"):
+            picture_kind(kind, size)
 
 
 def test_rounding_and_clipping():

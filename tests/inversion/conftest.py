@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from inversion import PatchInverter
-from inversion.tiling import Tiling
 from models import build_encoders, build_generator
 from models.weights import SHIPPED, Inverter
 from utils.config import load_config
@@ -37,7 +36,7 @@ def tiny_inverter(stages=3, convolution="shifted"):
 
 def tiny_model(networks, block="auto", dtype=torch.float32):
     """The program's interface on the networks of an inverter."""
-    return PatchInverter(networks, CPU, dtype, Tiling(networks.generator.texture, networks.encoder, dtype, block, 1024))
+    return PatchInverter(networks, CPU, dtype, block)
 
 
 def photograph(height, width, seed=0):
@@ -62,7 +61,7 @@ def inverters():
     return get
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def model(inverters):
     """A `PatchInverter` of three stages."""
     return tiny_model(inverters())

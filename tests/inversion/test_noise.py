@@ -1,23 +1,19 @@
 """Texture noise as plain values: that it survives a latent file, and what each kind stands for."""
 
-import json
-from dataclasses import replace
-
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inversion.noise import DEEPEST, FieldNoise, MixedNoise, ShiftedNoise, mix_noise, parse_noise
-from inversion.weight_maps import Boxes, HorizontalBlend, LabelImage, LabelMap
+from inversion.latents import NOISE
+from inversion.noise import FieldNoise, MixedNoise, ShiftedNoise, mix_noise
+from inversion.weight_maps import Boxes, HorizontalBlend, LabelMap
 from models.noise import NoiseField
 from tests.inversion.conftest import CPU
 
 SIZE = (40, 60)
 WINDOW = (5, -3, 2, 20, 25)  # the last layer of three stages: its features are pixels
 WHOLE = (5, 0, 0, *SIZE)
-MASK = np.arange(24).reshape(4, 6) % 5 == 0
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +22,14 @@ def values(inverters):
     texture = inverters().generator.texture
 
     def get(noise, window=WINDOW):
-        return parse_noise(json.loads(json.dumps(noise.describe()))).build(texture, CPU)(*window)[0, 0]
+        return NOISE.validate_json(NOISE.dump_json(noise)).build(texture, CPU)(*window)[0, 0]
 
     return get
 
 
-def by_boxes(kinds, *boxes, blur=0, size=SIZE):
-    return mix_noise(kinds, LabelMap(Boxes(boxes), len(kinds), size, blur))
-
-
-def test_none_is_no_noise():
-    assert parse_noise(None) is None
-    assert mix_noise([None, None], HorizontalBlend(0, 1)) is None
-
-
 def test_a_field_is_that_of_its_seed(values):
     assert torch.equal(values(FieldNoise(7)), NoiseField(7)(*WINDOW)[0, 0])
+    assert NOISE.validate_json("null") is None and mix_noise([None, None], HorizontalBlend(0, 1)) is None
 
 
 @pytest.mark.parametrize("stages", [3, 4])
@@ -61,71 +49,47 @@ def test_shifted_noise_goes_with_its_image(values, layer):
     assert torch.equal(here, values(FieldNoise(7), (layer, 0, 0, 9, 7)))
 
 
-def test_kinds_by_boxes(values):
-    drawn = values(by_boxes([FieldNoise(1), FieldNoise(2), None], (0, 0, 10, 30), (5, 10, 40, 60)), WHOLE)
-    first, second = (values(FieldNoise(seed), WHOLE) for seed in (1, 2))
-    assert torch.equal(drawn[:10, :30], second[:10, :30])
-    assert (drawn[10:, 10:] == 0).all() and (drawn[5:10, 30:] == 0).all()
-    assert torch.equal(drawn[10:, :10], first[10:, :10])
-
-
-def test_kinds_by_an_image(values):
-    drawn = values(MixedNoise([None, FieldNoise(3)], LabelMap(LabelImage(MASK, SIZE), 2, SIZE)), WHOLE)
-    inside = torch.from_numpy(MASK.repeat(10, 0).repeat(10, 1))
-    assert torch.equal(drawn[inside], values(FieldNoise(3), WHOLE)[inside])
-    assert (drawn[~inside] == 0).all()
-
-
-def test_noise_within_noise(values):
-    inner = by_boxes([None, FieldNoise(4)], (0, 0, 9, 9), blur=2, size=(20, 20))
-    outer = by_boxes([FieldNoise(5), ShiftedNoise(inner, 8, 16)], (8, 16, 28, 36))
-    drawn = values(outer, WHOLE)
+def test_kinds_by_boxes_and_noise_within_noise(values):
+    inner = MixedNoise([None, FieldNoise(4)], LabelMap(Boxes([(0, 0, 9, 9)]), 2, (20, 20), blur=2))
+    kinds = FieldNoise(1), ShiftedNoise(inner, 8, 16), None
+    drawn = values(mix_noise(kinds, LabelMap(Boxes([(8, 16, 28, 36), (5, 10, 40, 60)]), 3, SIZE)), WHOLE)
     assert torch.equal(drawn[8:28, 16:36], values(inner, (5, 0, 0, 20, 20)))
-    assert torch.equal(drawn[:8], values(FieldNoise(5), WHOLE)[:8])
+    assert torch.equal(drawn[:5], values(FieldNoise(1), WHOLE)[:5])
+    assert (drawn[28:, 10:] == 0).all() and (drawn[5:8, 10:] == 0).all()
 
 
-starts = st.integers(-40, 40)
-
-
-@given(
-    st.lists(st.none() | st.integers(0, 99), min_size=2, max_size=2).filter(any), st.integers(0, 5),
-    st.integers(0, 60), st.integers(1, 50), starts, starts, st.integers(1, 30),
-)  # fmt: skip
-def test_mixed_noise_is_each_kind_where_it_has_all_the_weight(values, seeds, layer, first, gap, top, left, width):
-    """To the last bit; in between it is weighted by the position of a layer's features, and None is none."""
-    blend = HorizontalBlend(first, first + gap)
-    kinds = [None if seed is None else FieldNoise(seed) for seed in seeds]
-    mixed = values(MixedNoise(kinds, blend), (layer, top, left, 3, width))
-    parts = [torch.zeros(3, width) if kind is None else values(kind, (layer, top, left, 3, width)) for kind in kinds]
-    spacing = 4 >> layer // 2  # of three stages
-    cols = spacing * torch.arange(left, left + width)
-    for part, alone in zip(parts, (cols <= first, cols >= first + gap), strict=True):
-        assert torch.equal(mixed[..., alone], part[..., alone])
+@given(st.integers(0, 5), st.integers(0, 60), st.integers(1, 50), st.integers(-40, 40), st.integers(1, 30))
+def test_mixed_noise_is_weighted_by_the_position_of_features(values, layer, first, gap, left, width):
+    """Where a kind has all the weight, it is that kind to the last bit."""
+    window, blend = (layer, -3, left, 2, width), HorizontalBlend(first, first + gap)
+    mixed = values(MixedNoise([FieldNoise(1), FieldNoise(2)], blend), window)
+    one, two = (values(FieldNoise(seed), window) for seed in (1, 2))
+    cols = (4 >> layer // 2) * torch.arange(left, left + width)  # pixels, of three stages
     share = ((cols - first) / gap).clamp(0, 1)
     share = share * share * (3 - 2 * share)
-    assert torch.allclose(mixed, parts[0] * (1 - share) + parts[1] * share, atol=1e-5)
+    assert torch.allclose(mixed, one * (1 - share) + two * share, atol=1e-5)
+    assert torch.equal(mixed[:, share == 0], one[:, share == 0])
+    assert torch.equal(mixed[:, share == 1], two[:, share == 1])
 
 
-BLEND = {"blend": [0, 9]}
+BLEND = {"kind": "blend", "first": 0, "last": 8}
+FIELD = {"kind": "field", "seed": 1}
+LABELS = {"kind": "labels", "count": 2, "size": [4, 4]}
 
 
 @pytest.mark.parametrize(
     "found",
-    [{}, [1], "field", {"field": 1}, {"field": "x", "period": None}, {"field": 1, "period": 0}, {"shift": [1]},
-     {"shift": [1, 2], "noise": {"field": "x"}}, {"shift": [8, 8], "noise": None}, {"kinds": [None], "weights": BLEND},
-     {"kinds": [None, None], "weights": BLEND}, {"kinds": [{"field": 1, "period": None}], "weights": BLEND},
-     {"kinds": [None, {"field": 1, "period": None}], "weights": {"blend": [9, 9]}},
-     {"kinds": [None, {"field": 1, "period": None}], "weights": {"labels": {"image": "bm8gUE5H", "size": [2, 2]}}}],
+    [{}, [1], "field", {"seed": 1}, {"kind": "field", "seed": "x"}, {"kind": "field", "seed": 1, "period": 0},
+     {"kind": "shifted", "top": 8, "left": 8, "noise": None}, {"kind": "mixed", "kinds": [None], "weights": BLEND},
+     {"kind": "mixed", "kinds": [None, None], "weights": BLEND}, {"kind": "mixed", "kinds": [FIELD], "weights": BLEND},
+     {"kind": "mixed", "kinds": [None, FIELD], "weights": BLEND | {"last": -9}},
+     {"kind": "mixed", "kinds": [None, FIELD], "weights": LABELS | {"labels": {"kind": "image", "values": "bm8"}}}],
 )  # fmt: skip
 def test_what_is_no_noise_is_an_error(found):
-    with pytest.raises((ValueError, KeyError, TypeError, OSError)):
-        parse_noise(found)
+    with pytest.raises(ValueError, match="validation error"):
+        NOISE.validate_python(found)
 
 
-def test_noise_is_no_deeper_than_its_limit():
-    noise = FieldNoise(1)
-    for _ in range(DEEPEST - 1):
-        noise = ShiftedNoise(noise, 8, 8)
-    assert parse_noise(noise.describe()) == noise
-    with pytest.raises(ValueError, match="without end"):
-        parse_noise(replace(noise, noise=noise).describe())
+def test_noise_within_noise_without_end_is_an_error():
+    with pytest.raises(ValueError, match="recursion|Invalid JSON"):
+        NOISE.validate_json('{"kind": "shifted", "top": 8, "left": 8, "noise": ' * 5000)

@@ -5,32 +5,23 @@ import time
 
 import pytest
 
-from inversion.prefetch import BackgroundWriter, prefetch
+from inversion.blockwise import BackgroundWriter, prefetch
 
 
-def test_items_come_in_order_from_another_thread():
-    def items():
-        for k in range(20):
-            yield k, threading.get_ident()
-
-    found = list(prefetch(items()))
-    assert [k for k, _ in found] == list(range(20))
-    assert {thread for _, thread in found} != {threading.get_ident()}
-    assert list(prefetch([])) == []
-
-
-def test_reading_runs_ahead_by_a_bounded_number():
+def test_items_come_in_order_from_another_thread_that_runs_ahead_by_a_bounded_number():
     made = []
 
     def items():
         for k in range(20):
             made.append(k)
-            yield k
+            yield k, threading.get_ident()
 
-    for k in prefetch(items(), depth=3):
+    for expected, (k, thread) in enumerate(prefetch(items(), depth=3)):
         time.sleep(0.002)
+        assert k == expected and thread != threading.get_ident()
         assert len(made) <= k + 1 + 3
     assert len(made) == 20
+    assert list(prefetch([])) == []
 
 
 def test_an_error_comes_out_in_its_place():
@@ -38,11 +29,10 @@ def test_an_error_comes_out_in_its_place():
         yield 1
         raise KeyError("two")
 
-    found = []
+    reader = prefetch(items())
+    assert next(reader) == 1
     with pytest.raises(KeyError, match="two"):
-        for item in prefetch(items()):
-            found.append(item)
-    assert found == [1]
+        next(reader)
 
 
 def test_a_reader_that_is_left_early_ends():
@@ -55,9 +45,9 @@ def test_a_reader_that_is_left_early_ends():
 
 def test_work_behind_is_done_in_order_and_by_the_end():
     done = []
-    with BackgroundWriter() as behind:
+    with BackgroundWriter() as writer:
         for k in range(20):
-            behind.do(lambda k: (time.sleep(0.001), done.append(k)), k)
+            writer.do(lambda k: (time.sleep(0.001), done.append(k)), k)
             assert len(done) >= k - 3
     assert done == list(range(20))
 
@@ -67,18 +57,13 @@ def test_an_error_behind_comes_out(count):
     def fail():
         raise OSError("full")
 
-    with pytest.raises(OSError, match="full"), BackgroundWriter() as behind:
+    with pytest.raises(OSError, match="full"), BackgroundWriter() as writer:
         for _ in range(count):
-            behind.do(fail)
+            writer.do(fail)
 
 
 def test_an_error_of_the_caller_is_the_one_that_counts():
-    with pytest.raises(ValueError, match="mine"), BackgroundWriter() as behind:
-        behind.do(time.sleep, 0.01)
-        raise ValueError("mine")
-
-
-def test_what_waits_behind_an_error_is_not_done():
+    """What waits is not done any more."""
     done, goes_on = [], threading.Event()
     with pytest.raises(ValueError, match="mine"), BackgroundWriter() as writer:
         writer.do(goes_on.wait, 10)

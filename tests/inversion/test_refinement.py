@@ -1,39 +1,32 @@
 """The refinement of latents: gradients by blocks against autograd through the whole image, and what the steps do."""
 
+import copy
 import math
-from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inversion.blocks import blocks
-from inversion.generation import GeneratedStructure, LocalField
-from inversion.passes import Decoder, Encoder
 
 from images.reading import Image
-from inversion import refinement
-from inversion.cost import refine_cost
+from inversion import Style, refinement
 from inversion.refinement import MOMENTUM, Prior, Refiner, curvature_window, fit_style, largest_eigenvalue
-from models import layers, winograd
-from models.generator import Generator
+from inversion.synthesis import GeneratedStructure, LocalField
+from inversion.tiling import blocks
 from models.geometry import Interval, Region
 from models.noise import NoiseField
-from models.texture import TextureSynthesizer
+from tests.inversion.conftest import CPU, photograph, tiny_model
 
-CPU = torch.device("cpu")
 RELATIVE = 1e-5
+WHOLE = (1000, 1000)
 STYLE = torch.linspace(-1, 1, 6)
-edges = st.integers(1, 90)
+UNMEASURED = {"WINDOW_CELLS": 1, "SAMPLES": 1, "LANCZOS_STEPS": 1}  # where what is measured does not matter
+edges = st.integers(1, 70)
 
 
-def picture(height, width, seed=0):
-    random = np.random.default_rng(seed)
-    small = random.integers(0, 256, (4, 4, 3), np.uint8)
-    return Image(np.asarray(PIL.Image.fromarray(small).resize((width, height), PIL.Image.Resampling.BICUBIC)))
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def target(image):
@@ -41,49 +34,58 @@ def target(image):
     return torch.from_numpy(image.window_float(0, 0, image.height, image.width)).permute(2, 0, 1)
 
 
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def reader(z_s, cells):
-    """Reads the latents [C, h, w] of all cells by region."""
-    return lambda region: z_s[:, *region.slices_in(cells)]
-
-
-def encoded(inverter, image):
-    cells = Decoder(inverter.generator, CPU, torch.float32).cells(image.height, image.width)
-    ((_, z_s),) = Encoder(inverter, CPU, torch.float32).encode(image, [cells])
-    return z_s.clone()
-
-
 class Case:
-    """The refinement of an image from given latents [C, h, w], or those of the encoder."""
+    """The refinement of an image from given latents (cells -> [C, h, w]), or from those of the encoder.
 
-    def __init__(self, inverter, image, z_s=None, seed=None, prior=0.0, dtype=torch.float32, measured=False):
-        decoder = Decoder(inverter.generator, CPU, dtype)
-        self.image, self.pixels = image, Region.at(0, 0, image.height, image.width)
-        self.cells = decoder.cells(image.height, image.width)
-        self.z_s = encoded(inverter, image) if z_s is None else z_s(self.cells)
+    `measured`: constants of the measurement to change; None: preconditioner and rate are fixed ones.
+    """
+
+    def __init__(self, networks, image, z_s=None, seed=None, prior=0.0, dtype=torch.float32, measured=None):
+        size, double = (image.height, image.width), dtype == torch.float64
+        model = tiny_model(networks, dtype=torch.float32 if double else dtype)
+        self.image, self.texture = image, networks.generator.texture
+        self.pixels, self.cells = Region.at(0, 0, *size), model.cells(size)
+        encoded = torch.from_numpy(model.encode(image).structure) if z_s is None else z_s(self.cells)
         self.noise = None if seed is None else NoiseField(seed)
         with pytest.MonkeyPatch.context() as patch:
-            if not measured:  # what is measured takes time, and does not matter
-                patch.setattr(Refiner, "_measure", unmeasured)
-            self.refiner = Refiner(decoder, image, STYLE, self.noise, reader(self.z_s, self.cells), prior)
+            for name, value in (UNMEASURED if measured is None else measured).items():
+                patch.setattr(refinement, name, value)
+            self.refiner = Refiner(
+                networks.generator, model.dtype, CPU, image, STYLE, self.noise, encoded.numpy(), prior
+            )  # fmt: skip
+        channels = len(encoded)
+        if measured is None:
+            self.refiner.preconditioner, self.refiner.rate = torch.eye(channels) + 0.1, 0.01
+        if double:
+            self.refiner.draw = self.texture.bake(self.texture.mapping(STYLE[None])[0], dtype, differentiable=True)
+            self.refiner.preconditioner = self.refiner.preconditioner.to(dtype)
+        self.z_s = encoded.to(dtype if double else torch.float32)
 
-    def step(self, z_s, momentum, shape):
+    def gradient(self, block, z_s=None):
+        """Of half the squared error by the latents of a block, and that error: a step without preconditioner."""
+        self.refiner.preconditioner = torch.eye(len(self.z_s), dtype=self.z_s.dtype)
+        _, moved, error = self.refiner.step_block((self.z_s if z_s is None else z_s).numpy(), None, block)
+        return moved, error
+
+    def whole_gradient(self):
+        """The same of all cells, through the whole image."""
+        z_s = self.z_s.clone().requires_grad_()
+        return torch.autograd.grad((self.drawn(z_s) - target(self.image)).square().sum() / 2, z_s)[0]
+
+    def step(self, z_s, momentum, shape=WHOLE):
         """One step of all cells, in blocks of a shape."""
-        following = torch.full((2, *z_s.shape), math.nan)
-        around = momentum if momentum is None else reader(momentum, self.cells)
-        for region in blocks(self.cells, shape):
-            *values, _ = self.refiner.step(reader(z_s, self.cells), around, region)
-            following[:, :, *region.slices_in(self.cells)] = torch.stack(values)
+        following = torch.full((2, *z_s.shape), math.nan, dtype=z_s.dtype)
+        for block in blocks(self.cells, shape):
+            index = slice(None), *block.slices_in(self.cells)
+            *values, _ = self.refiner.step_block(z_s.numpy(), momentum if momentum is None else momentum[index], block)
+            following[(slice(None), *index)] = torch.stack(values)
         return following
 
-    def steps(self, count, shape=(1000, 1000)):
+    def steps(self, count):
         """The latents after some steps."""
         z_s, momentum = self.z_s, None
         for _ in range(count):
-            z_s, momentum = self.step(z_s, momentum, shape)
+            z_s, momentum = self.step(z_s, momentum)
         return z_s
 
     def drawn(self, z_s):
@@ -93,29 +95,12 @@ class Case:
         return float((self.drawn(z_s) - target(self.image)).square().mean())
 
 
-def unmeasured(refiner, z_s, cells, pixels):
-    refiner.preconditioner, refiner.rate = torch.eye(len(z_s)) + 0.1 * torch.ones(len(z_s), len(z_s)), 0.01
+def picture(height, width):
+    return Image(photograph(height, width))
 
 
 def random_latents(seed, channels=5):
     return lambda cells: normal(channels, *cells.shape, seed=seed)
-
-
-@pytest.mark.parametrize("stages", [3, 4])
-@settings(max_examples=12)
-@given(data=st.data())
-def test_the_gradient_of_any_block_is_that_through_the_whole_image(inverters, stages, data):
-    """In double precision: in single precision, a value that is nearly 0 may have another sign in a block."""
-    image = picture(data.draw(edges, "height"), data.draw(edges, "width"))
-    seed = data.draw(st.none() | st.integers(0, 2**40), "seed")
-    case = Case(inverters(stages), image, random_latents(data.draw(st.integers(0, 99))), seed, dtype=torch.float64)
-    z_s = case.z_s.clone().requires_grad_()
-    half = (case.drawn(z_s) - target(image)).square().sum() / 2
-    (expected,) = torch.autograd.grad(half, z_s)
-    rows, cols = (draw_interval(data, axis) for axis in (case.cells.rows, case.cells.cols))
-    region = Region(rows, cols)
-    found, _ = case.refiner._gradient(reader(case.z_s, case.cells), region)
-    assert (found - expected[:, *region.slices_in(case.cells)]).abs().max() <= RELATIVE * expected.abs().max()
 
 
 def draw_interval(data, axis):
@@ -123,161 +108,126 @@ def draw_interval(data, axis):
     return Interval(first, data.draw(st.integers(first, axis.last)))
 
 
-def test_gradients_in_single_precision(inverters):
-    image = picture(61, 83)
-    case = Case(inverters(), image, random_latents(1), seed=4)
-    z_s = case.z_s.clone().requires_grad_()
-    (expected,) = torch.autograd.grad((case.drawn(z_s) - target(image)).square().sum() / 2, z_s)
-    for region in blocks(case.cells, (3, 5)):
-        found, error = case.refiner._gradient(reader(case.z_s, case.cells), region)
-        assert (found - expected[:, *region.slices_in(case.cells)]).abs().max() <= RELATIVE * expected.abs().max()
-        touched = region.affected_output(case.refiner.texture.rule).common(case.pixels)
-        residual = (case.drawn(case.z_s) - target(image))[:, *touched.slices_in(case.pixels)]
-        assert error == pytest.approx(float(residual.square().sum()), rel=1e-4)
+@pytest.mark.parametrize("stages", [3, 4])
+@settings(max_examples=8)
+@given(data=st.data())
+def test_the_gradient_of_any_block_is_that_through_the_whole_image(inverters, stages, data):
+    """In double precision: in single precision, a value that is nearly 0 may have another sign in a block."""
+    image = picture(data.draw(edges, "height"), data.draw(edges, "width"))
+    seed = data.draw(st.none() | st.integers(0, 2**40), "seed")
+    case = Case(inverters(stages), image, random_latents(data.draw(st.integers(0, 99))), seed, dtype=torch.float64)
+    expected = case.whole_gradient()
+    block = Region(*(draw_interval(data, axis) for axis in (case.cells.rows, case.cells.cols)))
+    found, _ = case.gradient(block)
+    assert (found - expected[:, *block.slices_in(case.cells)]).abs().max() <= RELATIVE * expected.abs().max()
 
 
-@settings(max_examples=12)
-@given(height=edges, width=edges, shape=st.tuples(*[st.integers(1, 9)] * 2), prior=st.sampled_from([0, 0.3]))
-def test_steps_in_blocks_are_those_of_the_whole(inverters, height, width, shape, prior):
-    case = Case(inverters(), picture(height, width), random_latents(2), prior=prior, dtype=torch.float64)
-    whole, _ = case.step(*case.step(case.z_s, None, (1000, 1000)), (1000, 1000))
-    parts, _ = case.step(*case.step(case.z_s, None, shape), shape)
-    assert (whole - parts).abs().max() <= RELATIVE * (whole - case.z_s).abs().max()
+def test_gradients_and_errors_in_single_precision(inverters):
+    case = Case(inverters(), picture(61, 83), random_latents(1), seed=4)
+    expected, residual = case.whole_gradient(), case.drawn(case.z_s) - target(case.image)
+    for block in blocks(case.cells, (3, 5)):
+        found, error = case.gradient(block)
+        assert (found - expected[:, *block.slices_in(case.cells)]).abs().max() <= RELATIVE * expected.abs().max()
+        touched = block.affected_output(case.texture.rule).common(case.pixels)
+        squares = residual[:, *touched.slices_in(case.pixels)].square()
+        assert error == pytest.approx(float(squares.sum()), rel=1e-4)
 
 
 def test_a_step_is_nesterovs_with_the_prior(inverters):
     case = Case(inverters(), picture(40, 40), prior=0.5)
     refiner, z_s, momentum = case.refiner, case.z_s, normal(*case.z_s.shape)
-    mean, variance = refiner.prior.mean, refiner.prior.variance
-    gradient = refiner._gradient(reader(z_s, case.cells), case.cells)[0] + 0.5 * (z_s - mean) / variance
+    gradient = case.whole_gradient() + 0.5 * (z_s - refiner.prior.mean) / refiner.prior.variance
     direction = (refiner.preconditioner @ gradient.flatten(1)).view_as(z_s)
     moved = MOMENTUM * momentum + direction
-    found = case.step(z_s, momentum, (1000, 1000))
+    found = case.step(z_s, momentum)
     assert torch.allclose(found[1], moved, rtol=1e-4, atol=1e-6 * float(moved.abs().max()))
     assert torch.allclose(found[0], z_s - refiner.rate * (direction + MOMENTUM * moved), rtol=1e-4, atol=1e-5)
-    rest = case.step(z_s, None, (1000, 1000))
-    assert torch.equal(rest, case.step(z_s, torch.zeros_like(z_s), (1000, 1000)))
+    assert torch.equal(case.step(z_s, None), case.step(z_s, torch.zeros_like(z_s)))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 300), (70, 2), (5, 5), (97, 131)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("size", [(1, 1), (1, 90), (70, 2), (50, 70)])
+@pytest.mark.parametrize(("dtype", "seed"), [(torch.float32, None), (torch.bfloat16, 3)])
 def test_steps_lower_the_error_of_any_size(inverters, size, dtype, seed):
-    case = Case(inverters(), picture(*size), seed=seed, dtype=dtype, measured=True)
-    errors = [case.error(case.steps(count)) for count in (0, 1, 4, 30)]
+    case = Case(inverters(), picture(*size), seed=seed, dtype=dtype, measured={"WINDOW_CELLS": 1})
+    errors = [case.error(case.steps(count)) for count in (0, 1, 4, 20)]
     assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 0.9 * errors[0]
-
-
-def test_the_error_before_each_step_is_told(inverters):
-    case = Case(inverters(), picture(50, 70))
-    z_s = case.z_s
-    for _ in range(3):
-        expected = case.error(z_s) * 3 * 50 * 70
-        z_s, _, error = case.refiner.step(reader(z_s, case.cells), None, case.cells)
-        assert error == pytest.approx(expected, rel=1e-4)
-
-
-def test_latents_that_draw_the_image_stay(inverters):
-    case = Case(inverters(), picture(40, 40), random_latents(3))
-    case.refiner.image = drawn_image(case)
-    moved = (case.steps(5) - case.z_s).abs().max()
-    case.refiner.image = case.image
-    assert moved < 0.02 * (case.steps(5) - case.z_s).abs().max()
-
-
-def drawn_image(case):
-    """What the latents draw, as a photograph without rounding."""
-
-    class Drawn:
-        height, width = case.image.height, case.image.width
-
-        def window_float(self, top, left, height, width):
-            return case.drawn(case.z_s)[:, top : top + height, left : left + width].permute(1, 2, 0).numpy()
-
-    return Drawn()
+    assert errors[-1] < 0.95 * errors[0]
 
 
 def test_a_strong_prior_draws_latents_to_the_generators(inverters):
-    free, drawn = (Case(inverters(), picture(40, 60), prior=prior, measured=True) for prior in (0.0, 1e4))
-    prior = drawn.refiner.prior
+    cases = [Case(inverters(), picture(24, 30), prior=prior, measured={"WINDOW_CELLS": 1}) for prior in (0.0, 1e4)]
+    prior, start = cases[1].refiner.prior, cases[1].z_s
+    free, drawn = (case.steps(20) for case in cases)
 
     def distance(z_s):
         return float(((z_s - prior.mean).square() / prior.variance).mean())
 
-    assert distance(drawn.steps(30)) < 0.1 * distance(drawn.z_s)
-    assert distance(drawn.steps(30)) < 0.1 * distance(free.steps(30))
-    assert free.error(free.steps(30)) < drawn.error(drawn.steps(30))
+    assert distance(drawn) < 0.1 * min(distance(start), distance(free))
+    assert cases[0].error(free) < cases[0].error(drawn)
 
 
 def test_the_prior_is_of_generated_structure(inverters):
     generator = inverters().generator
     prior = Prior.of(generator, STYLE, 2.0)
     cells = Region.at(0, 0, 32, 32)
-    other = GeneratedStructure(generator, cells, LocalField(5, 77, CPU), STYLE).read(cells)
+    other = GeneratedStructure(generator, Style(STYLE), LocalField(5, 77, CPU), cells).read(cells)
     normalised = (other - prior.mean) / prior.variance.sqrt()
     assert normalised.mean((1, 2)).abs().max() < 0.3
     assert torch.allclose(normalised.std((1, 2)), torch.ones(5), atol=0.3)
     assert torch.allclose(prior.gradient(other), 2 * normalised / prior.variance.sqrt(), rtol=1e-4)
 
 
-def test_a_constant_channel_has_a_finite_prior(inverters):
-    generator = inverters().generator
-    values = torch.arange(5.0)[:, None, None] * torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
+def dead(network):
+    """The network with weights of 0."""
+    network = copy.deepcopy(network)
+    for parameter in network.parameters():
+        parameter.data.zero_()
+    return network
+
+
+def test_networks_that_give_the_same_whatever_they_read_are_left_alone(inverters):
+    """Their structure has no variance, or pixels do not depend on it."""
+    networks = copy.copy(inverters())
+    object.__setattr__(networks, "generator", dead(networks.generator))
+    case = Case(networks, picture(20, 20), prior=1.0, measured={})
+    assert (case.refiner.prior.variance > 0).all() and torch.isfinite(case.steps(2)).all()
+    free = Case(networks, picture(20, 20), measured={})
+    assert math.isfinite(free.refiner.rate) and torch.equal(free.steps(2), free.z_s)
+
+
+def touching_only(pixels, cells, rule):
+    """The cells that touch none but these pixels."""
+    axes = []
+    for axis, outer in ((cells.rows, pixels.rows), (cells.cols, pixels.cols)):
+        touched = {cell: rule.affected_output(Interval(cell, cell)) for cell in range(axis.first, axis.last + 1)}
+        found = [cell for cell, part in touched.items() if outer.first <= part.first and part.last <= outer.last]
+        axes.append(Interval(found[0], found[-1]))
+    return Region(*axes)
+
+
+def test_the_preconditioner_is_the_inverse_of_the_mean_curvature(inverters):
+    texture, values, prior = inverters().generator.texture, normal(5, 1, 1, seed=5), 0.1
+    case = Case(inverters(), picture(40, 40), lambda cells: values.expand(5, *cells.shape).contiguous(), prior=prior,
+                measured={"SAMPLES": 150, "WINDOW_CELLS": 1, "DAMPING": 0.0})  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(refinement, "GeneratedStructure", lambda *_: SimpleNamespace(read=lambda _: values))
-        prior = Prior.of(generator, STYLE, 1.0)
-    assert (prior.variance > 0).all() and torch.isfinite(prior.gradient(torch.ones(5, 3, 3))).all()
-
-
-@pytest.mark.parametrize("prior", [0.0, 0.1])
-def test_the_preconditioner_is_the_inverse_of_the_mean_curvature(inverters, monkeypatch, prior):
-    monkeypatch.setattr(refinement, "SAMPLES", 300)
-    monkeypatch.setattr(refinement, "WINDOW_CELLS", 1)  # the smallest window
-    monkeypatch.setattr(refinement, "DAMPING", 0.0)
-    case = Case(inverters(), picture(300, 300), prior=prior, measured=True)
-    refiner, texture = case.refiner, inverters().generator.texture
-    cells, pixels = curvature_window(texture, torch.float32)
-    inner = refinement._touching_only(pixels, cells, texture.rule)
-    z_s = refinement._reflected(reader(case.z_s, case.cells), case.cells, cells.shape)
-    draw = partial(refiner.draw, noise=None, pixels=pixels)
-
+        patch.setattr(refinement, "WINDOW_CELLS", 1)
+        cells, pixels = curvature_window(texture, torch.float32)
+    z_s = values.expand(5, *cells.shape).contiguous()  # the same in all cells, as in any window
+    inner = touching_only(pixels, cells, texture.rule)
     curvature, count = torch.zeros(5, 5), 0
-    for region in blocks(inner, (1, 1)):
+    for cell in blocks(inner, (1, 1)):
         columns = []
         for channel in range(5):
             change = torch.zeros_like(z_s)
-            change[channel, *region.slices_in(cells)] = 1
-            columns.append(torch.func.jvp(lambda z: draw(z[None]), (z_s,), (change,))[1].flatten())
+            change[channel, *cell.slices_in(cells)] = 1
+            draw = torch.func.jvp(lambda z: case.refiner.draw(z[None], None, pixels), (z_s,), (change,))
+            columns.append(draw[1].flatten())
         curvature, count = curvature + torch.stack(columns) @ torch.stack(columns).T, count + 1
-    expected = curvature / count + torch.diag(prior / refiner.prior.variance.flatten())
-
-    found = torch.linalg.inv(refiner.preconditioner)
-    assert torch.linalg.norm(found - expected) < 0.15 * torch.linalg.norm(expected)
+    expected = curvature / count + torch.diag(prior / case.refiner.prior.variance.flatten())
+    found = torch.linalg.inv(case.refiner.preconditioner)
+    assert torch.linalg.norm(found - expected) < 0.2 * torch.linalg.norm(expected)
     assert torch.allclose(found, found.T, rtol=1e-3, atol=1e-4 * float(found.abs().max()))
-
-
-def test_the_preconditioner_is_symmetric_and_positive(inverters):
-    preconditioner = Case(inverters(), picture(64, 64), measured=True).refiner.preconditioner
-    assert (preconditioner - preconditioner.T).abs().max() <= 1e-4 * preconditioner.abs().max()
-    assert torch.linalg.eigvalsh(preconditioner).min() > 0
-
-
-def test_a_network_that_draws_the_same_whatever_the_latents_is_left_alone(inverters):
-    refiner = Case(inverters(), picture(20, 20)).refiner
-    refiner.draw = lambda z_s, noise, pixels: (0 * z_s).sum() + torch.zeros(1, 3, *pixels.shape)
-    cells, pixels = curvature_window(refiner.texture, torch.float32)
-    refiner._measure(normal(5, *cells.shape), cells, pixels)
-    assert math.isfinite(refiner.rate) and torch.isfinite(refiner.preconditioner).all()
-
-
-@settings(max_examples=40)
-@given(size=st.integers(1, 6), rank=st.integers(1, 6), seed=st.integers(0, 10**6))
-def test_the_largest_eigenvalue_of_a_small_matrix(size, rank, seed):
-    root = normal(size, rank, seed=seed).double()
-    matrix = root @ root.T
-    found = largest_eigenvalue(lambda v: matrix @ v, normal(size, seed=seed + 1).double())
-    assert found == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-1]), rel=1e-4)
+    assert torch.linalg.eigvalsh(case.refiner.preconditioner).min() > 0
 
 
 @settings(max_examples=20)
@@ -289,96 +239,29 @@ def test_the_largest_eigenvalue_of_a_large_matrix_is_nearly_found_and_from_below
     assert 0.8 * true <= found <= 1.0001 * true
 
 
-@pytest.mark.parametrize("stages", [3, 4, 5])
-def test_the_window_of_the_curvature(inverters, stages, monkeypatch):
-    texture = inverters(stages).generator.texture
-    edges = []
-    for limit in (0, 2**24, refinement.WINDOW_BYTES):
-        monkeypatch.setattr(refinement, "WINDOW_BYTES", limit)
-        cells, pixels = curvature_window(texture, torch.float32)
-        assert cells == pixels.receptive_field(texture.rule)
-        inner = refinement._touching_only(pixels, cells, texture.rule)
-        touched = inner.affected_output(texture.rule)
-        assert touched.common(pixels) == touched
-        assert inner.grown(1).affected_output(texture.rule).common(pixels) != inner.grown(1).affected_output(texture.rule)
-        edges.append(pixels.rows.size // 2**stages)
-        assert edges[-1] == edges[0] or refine_cost(texture, pixels, torch.float32).bytes <= limit
-    assert edges == sorted(edges) and edges[0] < edges[-1] == refinement.WINDOW_CELLS
+@pytest.mark.parametrize("size", [(1, 1), (40, 7), (170, 180)])
+def test_fitting_the_style_lowers_the_error(inverters, monkeypatch, size):
+    monkeypatch.setattr(refinement, "WINDOW_CELLS", 10)
+    case, asked = Case(inverters(), picture(*size)), []
+
+    def encode(region):
+        asked.append(region.common(case.cells) == region)
+        return case.z_s[:, *region.slices_in(case.cells)]
+
+    options = case.texture, torch.float32, CPU, case.image, STYLE, None, encode, 8
+    fitted = fit_style(*options)
+    assert asked == (4 if size == (170, 180) else 1) * [True] and not fitted.requires_grad
+    assert torch.equal(fitted, fit_style(*options))
+    before = case.error(case.z_s)
+    case.refiner.draw = case.texture.bake(case.texture.mapping(fitted[None])[0], torch.float32)
+    assert case.error(case.z_s) < before
 
 
-@given(height=st.integers(1, 12), width=st.integers(1, 12), rows=st.integers(1, 30), cols=st.integers(1, 30))
-def test_latents_of_the_window(height, width, rows, cols):
-    """The middle where there are enough, else what numpy's reflection gives."""
-    cells = Region.at(-3, 5, height, width)
-    z_s = normal(2, height, width)
-    found = refinement._reflected(reader(z_s, cells), cells, (rows, cols)).numpy()
-    expected = z_s.numpy()
-    for axis, count in ((1, rows), (2, cols)):
-        size = expected.shape[axis]
-        start = (size - count) // 2
-        if start >= 0:
-            expected = np.take(expected, range(start, start + count), axis)
-        else:
-            pads = [(0, 0)] * 3
-            pads[axis] = -start, count - size + start
-            expected = np.pad(expected, pads, mode="reflect")
-    assert np.array_equal(found, expected)
-
-
-@given(length=st.integers(1, 900), edge=st.integers(1, 200))
-def test_windows_of_the_style_lie_inside(length, edge):
-    found = refinement._spread(length, edge)
-    assert len(found) == (2 if length >= 2 * edge else 1)
-    assert all(part.first >= 0 and part.last < length and part.size == min(edge, length) for part in found)
-    assert edge < 3 or len(set(found)) == len(found)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (40, 7), (300, 280)])
-def test_fitting_the_style_lowers_the_error(inverters, size):
-    inverter, image = inverters(), picture(*size)
-    case = Case(inverter, image)
-    decoder, read = Decoder(inverter.generator, CPU, torch.float32), reader(case.z_s, case.cells)
-    asked = []
-
-    def spy(region):
-        asked.append(region)
-        return read(region)
-
-    fitted = fit_style(decoder, image, STYLE, None, spy, 15)
-    assert len(asked) == (4 if size == (300, 280) else 1) and not fitted.requires_grad
-    assert torch.equal(fitted, fit_style(decoder, image, STYLE, None, read, 15))
-    after = Case(inverter, image)
-    after.refiner.draw = case.refiner.texture.bake(case.refiner.texture.mapping(fitted[None])[0], torch.float32)
-    assert after.error(case.z_s) < case.error(case.z_s)
-
-
-def wide_generator():
-    """A generator whose layers are convolved by Winograd's method where nothing is differentiated."""
-    torch.manual_seed(0)
-    texture = TextureSynthesizer(6, 6, [256, 256], mapping_layers=1, mapping_lr_multiplier=0.01).requires_grad_(False)
-    for stage in texture.synthesis:
-        stage.to_rgb.conv.weight *= 0.2
-    return texture
-
-
-def test_wide_networks_are_differentiated_as_they_are_unfolded(inverters):
-    texture = wide_generator()
-    assert winograd.is_faster(texture.layers[1].conv.weight, torch.float32)
-    generator = Generator(inverters().generator.structure, texture)
-    decoder, image = Decoder(generator, CPU, torch.float32), picture(33, 30)
-    cells = decoder.cells(33, 30)
-    z_s = normal(6, *cells.shape)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layers, "WinogradConv2d", None)  # its gradients take more time and memory
-        patch.setattr(Prior, "of", lambda *_: Prior(torch.zeros(6, 1, 1), torch.ones(6, 1, 1), 0.0))
-        patch.setattr(refinement, "WINDOW_CELLS", 1)
-        refiner = Refiner(decoder, image, STYLE, NoiseField(1), reader(z_s, cells), 0.0)
-        found, _ = refiner._gradient(reader(z_s, cells), cells)
-    z_s.requires_grad_()
-    drawn = texture(z_s[None], texture.mapping(STYLE[None]), NoiseField(1), (cells.rows.first, cells.cols.first))[0]
-    given_back = cells.valid_output(texture.rule)
-    drawn = drawn[:, *Region.at(0, 0, 33, 30).slices_in(given_back)]
-    (expected,) = torch.autograd.grad((drawn - target(image)).square().sum() / 2, z_s)
-    difference = (found - expected).abs()
-    assert difference.mean() <= RELATIVE * expected.abs().mean()  # a single value may be on the other side of 0
-    assert difference.max() <= 1e-3 * expected.abs().max()
+@pytest.mark.parametrize(("larger", "told"), [(1.1, ""), (1e-3, "squared error"), (1e-30, "nan")])
+def test_a_refinement_that_leaves_the_photograph_is_told(model, monkeypatch, capsys, larger, told):
+    monkeypatch.setattr(refinement, "LARGER", larger)
+    image = picture(30, 40)
+    refined = model.invert(image, refine=4)
+    said = capsys.readouterr().err
+    assert told in said and bool(said) == bool(told) and np.isfinite(refined.structure).all() == (told != "nan")
+    assert not told or said.startswith("note: image: refinement went away") and said.count("\n") == 1

@@ -40,7 +40,8 @@ class Case:
             for name in ("state_dict", "discriminator_state_dict")
         )
         names = "vert_sample_size", "hori_occupy_ratio", "vert_cut_pt"
-        self.constants = Constants(self.given["ts_input_size"], *(self.given["coord"][name] for name in names))
+        coordinates = {name: self.given["coord"][name] for name in names}
+        self.constants = Constants(ts_input_size=self.given["ts_input_size"], **coordinates)
         self.model = model_of(generator, self.judge, self.constants, str(folder))
         self.generator = build_generator(self.model).requires_grad_(False)
         self.generator.load_state_dict(converted(generator, self.generator, "generator"))
@@ -292,5 +293,5 @@ def test_sizes_follow_from_the_shapes(folder):
     }  # fmt: skip
     assert sizes == {name: given[name] for name in sizes}
     if (folder / "infinitygan_best_fid.pth.tar").is_file():
-        average = read_checkpoint(folder / "infinitygan_best_fid.pth.tar", case.constants).average
+        average = read_checkpoint(folder / "infinitygan_best_fid.pth.tar", case.constants).states["average"]
         assert all(torch.equal(value, average[key]) for key, value in case.generator.state_dict().items())

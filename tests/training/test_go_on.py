@@ -11,6 +11,7 @@ from training.stage import Stage
 from utils.config import load_config
 from utils.distributed import SINGLE
 from utils.errors import UserError
+from utils.schema import TrainConfig
 
 KEPT = 0.5 ** (4 / 50)  # share that an average keeps in a step of four images, where its half-life is 50
 
@@ -24,7 +25,7 @@ def random_state(build, name):
 @pytest.fixture(scope="module")
 def imported(tiny, tmp_path_factory):
     """A file of a generator, its average, and the mean of path lengths; the states that are in it."""
-    model = load_config(tiny).model
+    model = load_config(TrainConfig, tiny).model
     states = {name: random_state(lambda: build_generator(model), name) for name in ("generator", "average")}
     states["discriminator"] = random_state(lambda: build_discriminator(model, 29), "discriminator")
     path = tmp_path_factory.mktemp("imported") / "imported.safetensors"
@@ -34,7 +35,7 @@ def imported(tiny, tmp_path_factory):
 
 def loaded(tiny, *overrides):
     """The stage of a config, with the files that it names."""
-    config = load_config(tiny, overrides)
+    config = load_config(TrainConfig, tiny, overrides)
     with torch.random.fork_rng():
         torch.manual_seed(5)
         stage = training.build(config, TrainContext(0, config.train.batch, torch.device("cpu"), torch.float32, SINGLE))
@@ -83,6 +84,6 @@ def test_an_exported_run_starts_another(tiny, generator_run):
 @pytest.mark.parametrize("value", [torch.ones(2), torch.tensor(float("nan"))])
 def test_a_path_mean_of_no_use_is_named(tiny, imported, tmp_path, value):
     path = tmp_path / "a.safetensors"
-    export(path, load_config(tiny).model, imported[1], 0, {"path_mean": value})
+    export(path, load_config(TrainConfig, tiny).model, imported[1], 0, {"path_mean": value})
     with pytest.raises(UserError, match="path_mean is not a single finite number"):
         loaded(tiny, f"train.generator={path}")

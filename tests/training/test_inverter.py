@@ -14,6 +14,7 @@ from training.stage import Stage
 from utils.config import load_config
 from utils.distributed import SINGLE
 from utils.errors import UserError
+from utils.schema import TrainConfig
 
 JUDGING = {"adversarial", "feature_matching"}
 GENERATED_TERMS = {"reciprocal", "global_latent", "preservation"}
@@ -22,7 +23,7 @@ GENERATED_TERMS = {"reciprocal", "global_latent", "preservation"}
 @pytest.fixture
 def stage(tiny, stage_arguments):
     def stage(*overrides):
-        config = load_config(tiny, [*stage_arguments["inverter"], *overrides])
+        config = load_config(TrainConfig, tiny, [*stage_arguments["inverter"], *overrides])
         torch.manual_seed(config.seed)
         context = TrainContext(config.seed, config.train.batch, torch.device("cpu"), torch.float32, SINGLE)
         stage = InverterStage(config, context)
@@ -66,7 +67,7 @@ def test_encoded_cells_are_those_that_see_generated_pixels_only(stage, kind):
     rule, pixels, margin = stage.trained.encoder.rule, stage.pixels, 64
     latents = stage.latents(0)
     with torch.no_grad():
-        image, z_s = stage.generator(latents.z_l, latents.z_g, latents.coordinates, latents.noise)
+        image, z_s = latents.generate(stage.generator)
         canvas = torch.nn.functional.pad(image, [margin] * 4, value=torch.nan)
         seen = Interval(pixels.first - margin, pixels.last + margin)
         origin = rule.valid_output(seen).first  # the first cell that the canvas gives
@@ -112,7 +113,7 @@ def test_only_what_a_loss_needs_is_computed(stage):
 
 def test_generated_images_come_every_few_steps_with_as_much_more_weight(stage, tiny):
     stage = stage("losses.generated_every=3")
-    given = load_config(tiny).losses.inverter
+    given = load_config(TrainConfig, tiny).losses.inverter
     photographs = {name for name, weight in given.items() if weight} - GENERATED_TERMS
     for step in range(4):
         scalars = stage.step(step, random_batch(stage))
@@ -133,7 +134,7 @@ def test_generated_images_come_every_few_steps_with_as_much_more_weight(stage, t
     ],
 )
 def test_steps_without_a_loss_are_refused(stage, terms, every, message):
-    others = without(*load_config(None).losses.inverter.keys() - set(terms))
+    others = without(*load_config(TrainConfig).losses.inverter.keys() - set(terms))
     with pytest.raises(UserError, match=message) if message else nullcontext():
         stage(*others, *(f"losses.inverter.{name}=1" for name in terms), f"losses.generated_every={every}")
 

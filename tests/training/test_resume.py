@@ -95,10 +95,20 @@ def test_what_merely_changes_results_is_noted(again, override, words):
     assert code == 0 and final_step(folder) == 3
 
 
-def test_a_checkpoint_of_another_version_is_refused(run, again, capsys):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state | {"conditions": {"torch": "2.0"}}, "holds another run: train.stage was None"),
+        (lambda state: {"step": 2}, "holds another run: train.stage was None"),
+        (lambda state: state | {"stage": {}}, "does not hold the state of this run ('generator')"),
+        (lambda state: state | {"stage": dict.fromkeys(state["stage"], {"a": torch.ones(1)})}, "does not hold the st"),
+    ],
+)
+def test_another_state_is_refused(run, again, capsys, change, words):
+    """As of another version, or altered."""
     folder, _, _ = again("generator", steps=2)
     for path in (folder / "checkpoints").iterdir():
-        state = torch.load(path, weights_only=True)
-        torch.save(state | {"conditions": {"torch": "2.0"}}, path)
+        torch.save(change(torch.load(path, weights_only=True)), path)
     assert run(f"train.output={folder}", "train.steps=3") == 2
-    assert "holds another run: train.stage was None" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line

@@ -19,6 +19,7 @@ from training.stage import Window
 from utils.checkpoint import load_latest, load_weights
 from utils.config import load_config
 from utils.files import lock_folder
+from utils.schema import TrainConfig
 
 STAGES = pytest.mark.parametrize("stage", ["generator", "inverter"])
 STEPS = 30
@@ -108,8 +109,11 @@ def test_what_a_run_leaves(run, stage_arguments, straight, tiny, stage, names, p
     validated = [step for step, value in shown if value.tag == "validation/psnr"]
     assert validated == ([30] if stage == "inverter" else [])
 
-    config = load_config(tiny, [*stage_arguments[stage], f"train.output={folder}", f"train.steps={STEPS}"])
-    assert load_config(folder / "config.yaml") == config
+    config = load_config(TrainConfig, tiny, [*stage_arguments[stage], f"train.output={folder}", f"train.steps={STEPS}"])
+    assert load_config(TrainConfig, folder / "config.yaml") == config
+    written = (folder / "config.yaml").read_bytes()
+    assert run(f"--config={folder}/config.yaml", "train.log_every=7") == 0  # goes on, at its end, by its own config
+    assert (folder / "config.yaml").read_bytes() == written
     if stage == "generator":
         assert load_generator(folder / "generator.safetensors")[1] == config.model
     else:
@@ -237,7 +241,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         ("generator", ["train.optimizer.cosine_steps=1", "train.steps=2"], "train.optimizer.cosine_steps: 1 of 2"),
         ("generator", ["train.generator={tmp}/file"], "{tmp}/file"),
         ("generator", ["train.generator={run}/generator.safetensors", "train.output={run}"], "would overwrite the inp"),
-        ("generator", ["--config={run}/config.yaml", "train.output={run}"], "config.yaml: would overwrite the input"),
         ("generator", ["train.discriminator={run}/generator.safetensors"], "holds no discriminator, only generator"),
         ("generator", [DISCRIMINATOR, "model.discriminator.widths=[4,5,6]"], "another architecture: discriminator."),
         ("inverter", ["train.generator=null"], "train.generator is not set"),

@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from utils import checkpoint
 from utils.checkpoint import fingerprint, load_latest, load_pretrained, load_weights, save_checkpoint, save_weights
 from utils.errors import UserError
 
@@ -51,10 +50,8 @@ class TestCheckpoints:
         state, path, skipped = load_latest(tmp_path)
         assert same(state, state_of(4)) and path.name == "step-00000004.pt" and skipped == []
 
-    def test_no_checkpoint(self, tmp_path):
-        assert load_latest(tmp_path) is None and load_latest(tmp_path / "missing") is None
-
     def test_steps_sort_as_numbers_and_other_files_are_left_alone(self, tmp_path):
+        assert load_latest(tmp_path) is None and load_latest(tmp_path / "missing") is None
         (tmp_path / "step-1.pt").write_text("mine")
         for step in (99_999_999, 100_000_000):
             save_checkpoint(tmp_path, step, state_of(step), keep=1)
@@ -115,11 +112,6 @@ class TestDamage:
         newest.write_bytes(content)
         assert "damaged" in load_latest(newest.parent)[2][0]
 
-    def test_a_folder_in_place_of_the_file(self, newest):
-        newest.unlink()
-        newest.mkdir()
-        assert newest.name in load_latest(newest.parent)[2][0]
-
     def test_saving_after_a_fall_back_keeps_the_new_one(self, newest):
         newest.write_bytes(newest.read_bytes()[:-1])
         save_checkpoint(newest.parent, 1, state_of(1), keep=1)
@@ -132,20 +124,16 @@ class TestDamage:
 
 
 class TestFullDisk:
-    def assert_intact(self, folder: Path) -> None:
-        assert load_latest(folder)[0]["step"] == 1
-        assert [path.name for path in folder.iterdir()] == ["step-00000001.pt"]
-
-    def test_too_little_space_is_said_before_writing(self, tmp_path, monkeypatch):
+    @pytest.fixture(autouse=True)
+    def intact(self, tmp_path):
+        """The checkpoint before is as it was, and alone."""
         save_checkpoint(tmp_path, 1, state_of(1), keep=1)
-        monkeypatch.setattr(checkpoint, "free_space", lambda path: 2**20)
-        with pytest.raises(UserError, match=r"step-00000002.pt: 1 MiB free, 2 MiB needed"):
-            save_checkpoint(tmp_path, 2, state_of(2, size=500_000), keep=1)
-        self.assert_intact(tmp_path)
+        yield
+        assert load_latest(tmp_path)[0]["step"] == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
 
     @pytest.mark.parametrize("size", [100, 5_000, 100_000])
     def test_a_write_that_fails(self, tmp_path, size):
-        save_checkpoint(tmp_path, 1, state_of(1), keep=1)
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
         try:
@@ -155,7 +143,6 @@ class TestFullDisk:
                 save_weights(tmp_path / "w.safetensors", {"a": torch.zeros(100_000)}, {})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        self.assert_intact(tmp_path)
 
 
 class Payload:
@@ -179,9 +166,7 @@ HOSTILE = {
     "zip": lambda path, trace: torch.save({"a": Payload(trace)}, path),
     "legacy": lambda path, trace: torch.save({"a": Payload(trace)}, path, _use_new_zipfile_serialization=False),
     "pickle": lambda path, trace: path.write_bytes(pickle.dumps(Payload(trace))),
-    "text": lambda path, trace: path.write_text("GLOBAL weights\n" * 10),
     "empty": lambda path, trace: path.write_bytes(b""),
-    "list": lambda path, trace: torch.save([1], path),
     "numpy": lambda path, trace: torch.save({"a": np.zeros(2)}, path),
     "bomb": lambda path, trace: bomb(path),
 }
@@ -209,11 +194,6 @@ class TestFilesByOthers:
         save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors")
         assert same(load_pretrained(tmp_path / "a.safetensors"), {"a": torch.ones(2)})
 
-    def test_missing(self, tmp_path):
-        for name in ("a.pth", "a.safetensors"):
-            with pytest.raises(UserError, match=f"{name}: No such file or directory"):
-                load_pretrained(tmp_path / name)
-
 
 class TestWeights:
     shared = torch.arange(12.0).reshape(3, 4)
@@ -227,10 +207,8 @@ class TestWeights:
         save_weights(path, self.tensors, {"model": "{}"})
         tensors, metadata = load_weights(path)
         assert same(tensors, self.tensors) and metadata == {"model": "{}", "fingerprint": fingerprint(self.tensors)}
-        save_weights(path, tensors, metadata)
+        save_weights(path, tensors, metadata | {"fingerprint": "of other tensors"})
         assert load_weights(path)[1] == metadata
-        with pytest.raises(ValueError, match="fingerprint is other"):
-            save_weights(path, self.tensors, {"fingerprint": "other"})
 
     def test_the_fingerprint_sees_names_types_shapes_and_values(self):
         base = {"a": torch.zeros(4), "b": torch.ones(1)}
@@ -251,15 +229,15 @@ class TestWeights:
         for contents in damaged(path.read_bytes(), random.Random(0), 150):
             for content in contents:
                 path.write_bytes(content)
-                with pytest.raises(UserError, match="w.safetensors: (damaged|no fingerprint|not a safetensors)"):
+                with pytest.raises(UserError, match="w.safetensors: (damaged|no fingerprint)"):
                     load_weights(path)
 
     def test_what_is_wrong_is_said(self, tmp_path):
         path = tmp_path / "w.safetensors"
-        with pytest.raises(UserError, match="weights .*: No such file or directory"):
-            load_weights(path)
+        for load in (load_weights, load_pretrained):
+            for missing in (path, tmp_path / "w.pth"):
+                with pytest.raises(UserError, match="weights .*: No such file or directory"):
+                    load(missing)
         save_file({"a": torch.ones(2)}, path)
         with pytest.raises(UserError, match="not written by this program"):
             load_weights(path)
-        with pytest.raises(UserError, match="Is a directory"):
-            load_weights(tmp_path)

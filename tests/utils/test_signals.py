@@ -43,13 +43,6 @@ def test_the_second_exits_at_once(monkeypatch):
     assert error.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
 
 
-def test_handlers_are_restored_after_an_error():
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(ValueError), StopSignal():
-        raise ValueError
-    assert signal.getsignal(signal.SIGINT) == before
-
-
 def test_a_loader_outlives_both_signals():
     child = os.fork()
     if child == 0:

@@ -1,0 +1,313 @@
+"""Runs that stop at any moment go on, and processes share a run: the files are those of one undisturbed run."""
+
+import json
+import os
+import resource
+import shutil
+from functools import partial
+
+import PIL.Image
+import pytest
+import torch
+
+import infer
+from images.reading import Image, ImageError
+from inversion import runs
+from tests.conftest import lines
+from tests.infer_runs import SMALL, programs, results
+from tests.inversion.conftest import photograph
+from utils.files import lock_folder
+
+OPTIONS = ["infer.dtype=float32", "infer.block=16", "infer.noise=field", "infer.latents=zarr", "infer.save_float=true"]
+REFINED = ["infer.refine=3", "infer.refine_prior=0.01"]
+IN_MEMORY = 10**9
+kinds = pytest.mark.parametrize("options", [[], REFINED], ids=["encoded", "refined"])
+
+
+@pytest.fixture
+def run(command, monkeypatch):
+    """Runs infer.py, where images lie on the disk, in small blocks: exit code, stderr, output folder."""
+    for each in SMALL:
+        monkeypatch.setattr(*each)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield partial(command, infer.main, *OPTIONS)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def stop(run, monkeypatch):
+    """Runs infer.py up to the `count`th block; returns exit code, stderr, output, and how many blocks were begun."""
+
+    def stopped(count, *arguments, error=KeyboardInterrupt, **options):
+        begun = 0
+
+        def blocks(items, *_, **__):
+            nonlocal begun
+            for block in items:
+                begun += 1
+                if begun >= count:
+                    raise error
+                yield block
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "progress", blocks)
+            return *run(*arguments, **options), begun
+
+    return stopped
+
+
+def images(output):
+    """How many images the summary counts."""
+    return json.loads((output / "summary.json").read_text())["images"]
+
+
+@kinds
+def test_a_run_that_is_stopped_again_and_again(run, stop, photographs, monkeypatch, options):
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "HELD", IN_MEMORY)
+        memory = run("--input", photographs, *options, output="memory")[2]
+    _, _, whole, total = stop(10**6, "--input", photographs, *options, output="whole")
+    done, code = [], 130
+    while code == 130 and len(done) < 20:
+        code, _, output, _ = stop(19, "--input", photographs, *options)
+        done.append(images(output))
+    assert code == 0 and done == sorted(done) and done[0] == 0 and done[-1] == 3
+    assert total / 19 < len(done) <= total / 14 + 1  # some blocks wait to be written when a run stops
+    assert results(output) == results(whole) and len(results(whole)) > 12
+    for found in (results(whole), results(memory)):
+        kept = {name: content for name, content in found.items() if options or not name.startswith("latents")}
+        assert len(kept) > 8 and kept.items() <= results(output).items()  # encoded latents keep their chunks
+
+
+def test_latents_are_drawn_on_too(run, stop, photographs):
+    latents = run("--input", photographs, output="first")[2] / "latents"
+    whole = run("--latents", latents, output="whole")[2]
+    assert stop(10, "--latents", latents)[0] == 130
+    code, _, output, begun = stop(10**6, "--latents", latents)
+    assert code == 0 and results(output) == results(whole)
+
+
+def test_what_is_said(run, stop, photographs, monkeypatch):
+    said = []
+    monkeypatch.setattr("utils.log.info", lambda text, main=True: said.append(text) if main else None)
+    stop(55, "--input", photographs)
+    assert said[-1] == "note: stopped; the same command goes on from here"
+    said.clear()
+    run("--input", photographs)
+    assert said[0] == "note: going on with an unfinished run: 1 of 3 images done"
+    assert [text.split()[0] for text in said[1:]] == ["more/B", "tiny", "3"]
+    said.clear()
+    run("--input", photographs)
+    assert [text.split()[0] for text in said] == ["a", "more/B", "tiny", "3"]
+
+
+CHANGES = {
+    "settings": lambda folder: ["infer.seed=5"],
+    "blocks": lambda folder: ["infer.block=24"],
+    "refinement": lambda folder: REFINED,
+    "input": lambda folder: PIL.Image.new("RGB", (61, 37), "red").save(folder / "a.png") or [],
+    "touched input": lambda folder: os.utime(folder / "a.png", ns=(1, 1)) or [],
+    "picture": lambda folder: (folder.parent / "output" / "reconstruction" / "a.png").unlink() or [],
+    "latents": lambda folder: shutil.rmtree(folder.parent / "output" / "latents" / "a.zarr") or [],
+    "nothing": lambda folder: [],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_has_changed_is_done_anew(run, stop, photographs, change):
+    assert images(stop(55, "--input", photographs)[2]) == 1
+    options = CHANGES[change](photographs)
+    _, _, whole, total = stop(10**6, "--input", photographs, *options, output="whole")
+    stop(6, "--input", photographs, *options)
+    code, _, output, begun = stop(10**6, "--input", photographs, *options)
+    assert code == 0 and results(output) == results(whole) and images(output) == 3
+    assert (begun > total / 2) == (change != "nothing")
+
+
+def each_job(write):
+    def damage(folder):
+        for job in filter(os.path.isdir, folder.iterdir()):
+            write(job)
+
+    return damage
+
+
+def flip(path):
+    values = bytearray(path.read_bytes())
+    values[len(values) // 2] ^= 1
+    path.write_bytes(values)
+
+
+def link_away(job):
+    precious = job.parents[2] / "precious" / job.name
+    job.rename(precious)
+    job.symlink_to(precious)
+
+
+def empty_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+FOREIGN = {
+    "a file": lambda folder: shutil.rmtree(folder) or folder.write_text("in the way"),
+    "deep settings": lambda folder: (folder / "run.json").write_text("[" * 100_000),
+    "settings in a folder": lambda folder: empty_folder(folder / "run.json"),
+    "deep state": each_job(lambda job: (job / "state.json").write_text("[" * 100_000)),
+    "state of nothing": each_job(lambda job: (job / "state.json").write_text("null")),
+    "state of no files": each_job(
+        lambda job: (job / "state.json").write_text(json.dumps({"row": None, "files": [], "failed": ""}))
+    ),
+    "state of other types": each_job(
+        lambda job: (job / "state.json").write_text(json.dumps({"row": {"name": 1}, "files": 5, "failed": ""}))
+    ),
+    "links": each_job(link_away),
+    "other steps": each_job(lambda job: (job / "refined" / "more").mkdir()),
+    "an array's header": each_job(lambda job: (job / "latents.zarr" / "structure" / "zarr.json").write_text("{")),
+    "missing chunks": each_job(lambda job: shutil.rmtree(job / "latents.zarr" / "structure" / "c")),
+}
+
+
+@pytest.mark.parametrize("damage", FOREIGN)
+def test_foreign_things_in_the_unfinished_folder(run, stop, photographs, tmp_path, damage):
+    options = ["--input", photographs / "a.png", *REFINED]
+    whole = run(*options, output="whole")[2]
+    output = stop(20, *options)[2]
+    (tmp_path / "precious").mkdir()
+    FOREIGN[damage](output / ".unfinished")
+    precious = sorted((tmp_path / "precious").rglob("*"))
+    code, err, _ = run(*options)
+    assert code == 0 and not err and results(output) == results(whole)
+    assert sorted((tmp_path / "precious").rglob("*")) == precious
+
+
+DAMAGE = {
+    "encoded": lambda job: flip(job / "latents.zarr/structure/c/0/0/0"),
+    "refined": lambda job: flip(job / "refined/2/latents/c/0/0/0"),
+    "momentum": lambda job: (job / "refined/1/momentum/c/0/0/0").unlink(),
+    "pixels": lambda job: flip(next(job.glob("pixels/c/0/0/0"))),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_blocks_are_one_line_and_then_made_anew(run, stop, photographs, damage):
+    options = ["--input", photographs / "a.png", *REFINED]
+    whole, count = run(*options, output="whole")[2], 28 if damage == "pixels" else 16
+    output = stop(count, *options)[2]
+    each_job(DAMAGE[damage])(output / ".unfinished")
+    code, err, _ = run(*options)
+    assert code == 1 and len(lines(err)) == 1 and "the same command makes it anew" in err
+    code, err, _ = run(*options)
+    assert code == 0 and not err and results(output) == results(whole)
+
+
+@pytest.mark.parametrize(("error", "kept"), [(OSError(5, "Input/output error"), True), (OSError("broken"), False)])
+def test_an_image_that_the_disk_refuses_keeps_what_is_done_and_a_damaged_one_does_not(
+    run, photographs, monkeypatch, error, kept
+):
+    def refuse(image, *window):
+        raise ImageError("a.png", "cannot be read") from error
+
+    whole = run("--input", photographs / "a.png", output="whole")[2]
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "window", refuse)  # which the comparison reads
+        code, err, output = run("--input", photographs / "a.png")
+    assert code == 1 and len(lines(err)) == 1 and not list(output.rglob("*.png"))
+    assert bool(list(output.rglob("pixels"))) == kept
+    assert run("--input", photographs / "a.png")[0] == 0 and results(output) == results(whole)
+
+
+@pytest.mark.parametrize("limit", [100, 700, 3000])
+def test_a_disk_that_refuses_is_one_line_and_the_work_stays(run, photographs, limit):
+    whole = run("--input", photographs / "a.png", output="whole")[2]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        code, err, output = run("--input", photographs / "a.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == 1 and 1 <= len(lines(err)) <= 2 and "MiB free" in lines(err)[0]  # the second: of the figures
+    assert not list(output.rglob(".tmp*")) and not list(output.glob("*/a.*"))
+    assert run("--input", photographs / "a.png")[0] == 0 and results(output) == results(whole)
+
+
+def test_two_runs_do_not_share_a_folder(run, photographs, tmp_path):
+    with lock_folder(tmp_path / "output"):
+        code, err, output = run("--input", photographs)
+        assert code == 2 and lines(err) == [err.strip()] and "another run is writing there" in err
+        assert [path.name for path in output.iterdir()] == [".lock"]
+    assert run("--input", photographs)[0] == 0
+
+
+def test_a_thin_image_is_written_by_rows_of_chunks(run, photographs, monkeypatch):
+    PIL.Image.fromarray(photograph(9, 16384)).save(photographs / "a.png")
+    options = ["--input", photographs / "a.png", "infer.block=512", "infer.latents=safetensors"]
+    output = run(*options)[2]
+    monkeypatch.setattr(runs, "HELD", IN_MEMORY)
+    assert results(output) == results(run(*options, output="memory")[2])
+
+
+def test_names_that_are_no_text(run, photographs):
+    os.rename(photographs / "a.png", os.fsencode(photographs) + b"/caf\xe9.png")
+    (photographs / os.fsdecode(b"bad\xe9.png")).write_text("no image")
+    code, err, output = run("--input", photographs)
+    assert code == 1 and images(output) == 3 and len(lines(err)) == 1
+    assert (output / "reconstruction" / "caf\\xe9.png").exists()
+    assert list(json.loads((output / "summary.json").read_text())["failed"]) == ["bad\\xe9"]
+
+
+def arguments(source, output, checkpoint, *options):
+    given = ["--input", source, "--output", output, "--checkpoint", checkpoint, "infer.device=cpu"]
+    return [*map(str, given), *OPTIONS, *options]
+
+
+@kinds
+def test_a_run_that_is_killed_at_random_moments(run, photographs, checkpoint, tmp_path, options):
+    codes, _, _ = programs("kill", 3, *arguments(photographs, tmp_path / "killed", checkpoint, *options))
+    assert codes[-1] == 0 and codes.count(-9) >= 2
+    assert results(tmp_path / "killed") == results(run("--input", photographs, *options)[2])
+
+
+@pytest.mark.parametrize(("count", "source", "options"), [(2, ".", []), (3, "a.png", []), (2, "a.png", REFINED)])
+def test_processes_write_what_one_does(run, photographs, checkpoint, tmp_path, count, source, options):
+    """They share the images, of which one is damaged, or the blocks of one."""
+    (photographs / "broken.png").write_text("no image")
+    code, alone, one = run("--input", photographs / source, *options)
+    several = tmp_path / "several"
+    codes, said, err = programs("workers", count, *arguments(photographs / source, several, checkpoint, *options))
+    assert codes == count * [code] == count * [int(source == ".")] and lines(err) == lines(alone)
+    assert len(said) == (4 if source == "." else 2) and results(one) == results(several)
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, several)]
+    assert summaries[0]["failed"] == summaries[1]["failed"] and summaries[0]["images"] == summaries[1]["images"]
+    tables = [(folder / "metrics.csv").read_text().splitlines() for folder in (one, several)]
+    assert [row.split(",")[:5] for row in tables[0]] == [row.split(",")[:5] for row in tables[1]]
+
+
+def test_an_image_that_fails_fails_in_all_processes(photographs, checkpoint, tmp_path):
+    (photographs / "broken.png").write_text("no image")
+    codes, _, err = programs("workers", 2, *arguments(photographs / "broken.png", tmp_path / "output", checkpoint))
+    assert codes == [1, 1] and len(lines(err)) == 1 and "broken.png" in err
+    assert not (tmp_path / "output" / ".unfinished").exists()
+
+
+@kinds
+def test_a_process_that_fails_between_two_meetings(run, photographs, checkpoint, tmp_path, options):
+    """The last one cannot write its blocks (of pixels, of latents); the others wait for it, and hear of that."""
+    whole = run("--input", photographs / "a.png", *options, output="whole")[2]
+    given = arguments(photographs / "a.png", tmp_path / "output", checkpoint, *options)
+    codes, _, err = programs("choke", 3, *given)
+    assert codes == [1, 1, 1] and 1 <= len(lines(err)) <= 2 and "MiB free" in err
+    code, _, output = run("--input", photographs / "a.png", *options)
+    assert code == 0 and results(output) == results(whole)
+
+
+@pytest.mark.parametrize(("source", "done", "held"), [("a.png", {0}, IN_MEMORY), (".", {2, 3}, 100)])
+def test_a_lost_process(run, photographs, checkpoint, tmp_path, monkeypatch, source, done, held):
+    """The others say so, after what they can do; one process alone goes on, on disk or in memory."""
+    codes, _, err = programs("lose", 2, *arguments(photographs / source, tmp_path / "output", checkpoint))
+    assert codes == [1, -9] and len(lines(err)) == 1 and "another worker was lost; start again to go on" in err
+    assert images(tmp_path / "output") in done and (tmp_path / "output" / ".unfinished").exists()
+    monkeypatch.setattr(runs, "HELD", held)
+    code, _, output = run("--input", photographs / source)
+    assert code == 0 and results(output) == results(run("--input", photographs / source, output="whole")[2])
