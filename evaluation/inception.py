@@ -55,13 +55,8 @@ class Inception:
 
 def resized(x: Tensor) -> Tensor:
     """[B, C, H, W] -> [B, C, 299, 299], bilinear as in TensorFlow 1: pixel i is taken at i H / 299, from the corner."""
-    for axis in (2, 3):
-        size = x.shape[axis]
-        places = torch.arange(EDGE, device=x.device) * (size / EDGE)
-        first = places.long().clamp(max=size - 1)
-        share = (places - first).reshape(-1, *(1,) * (3 - axis))
-        x = torch.lerp(x.index_select(axis, first), x.index_select(axis, (first + 1).clamp(max=size - 1)), share)
-    return x
+    enlarged = F.pad(x, (0, 1, 0, 1), mode="replicate")  # its corners are places 0 and H of the image
+    return F.interpolate(enlarged, size=EDGE + 1, mode="bilinear", align_corners=True)[..., :EDGE, :EDGE]
 
 
 def _pool_like_tensorflow(network: nn.Module) -> None:

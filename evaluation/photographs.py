@@ -88,7 +88,7 @@ def measure_seams(evaluated: EvaluatedModel, inversions: Iterable[Inversion]) ->
     model, block = evaluated.model, evaluated.options.seam_block
     if block < SMALLEST * model.cell:
         return None
-    models = evaluated, replace(evaluated, model=replace(model, tiling=replace(model.tiling, block=block)))
+    models = evaluated, replace(evaluated, model=PatchInverter(model.networks, model.device, model.dtype, block))
     pairs = (([each.redraw(x.image, refined=False) for each in models], x.latents.size) for x in inversions)
     return seam_score(((*pair, model.cells(size)) for pair, size in pairs), model.cell, block)
 

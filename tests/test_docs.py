@@ -23,6 +23,7 @@ ELSEWHERE = ("bash ", "GENERATOR_MINUTES")  # tests/test_scripts.py runs these
 MORE = {  # by the first word behind python: what makes the command short
     "train.py": ["--dry-run"],
     "evaluate.py": ["details=2", "pictures=1", "generated=4", "generated_size=48", "cycles=2"],
+    "-m scripts.import_infinitygan": ["--ts-input-size=8"],
     "-m benchmarks.inversion": ["--help"],
     "-m benchmarks.training": ["--help"],
     "-m benchmarks.ablation": ["--help"],

@@ -1,12 +1,11 @@
-"""MS-SSIM beside pytorch-msssim, PSNR and SSIM beside scikit-image."""
+"""MS-SSIM beside pytorch-msssim."""
 
 import numpy as np
 import pytest
 import torch
 from pytorch_msssim import ms_ssim
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from evaluation.fidelity import perceived, pixelwise
+from evaluation.fidelity import perceived
 
 CPU = torch.device("cpu")
 
@@ -27,16 +26,6 @@ def test_ms_ssim_agrees_with_another_implementation(size, deviation):
     found = perceived(*pictures, None, CPU)
     assert abs(found["ms_ssim"] - ms_ssim(*tensors, data_range=255).item()) < 1e-3
     assert 0.1 < found["ms_ssim"] < 0.999 and found["lpips"] is None
-
-
-def test_psnr_and_ssim_agree_with_scikit_image():
-    pictures = pair(40, 61)
-    found = pixelwise(*pictures)
-    assert abs(found["psnr"] - peak_signal_noise_ratio(*pictures, data_range=255)) < 1e-3
-    expected = structural_similarity(
-        *pictures, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=2
-    )
-    assert abs(found["ssim"] - expected) < 1e-3
 
 
 def test_small_and_large_images_have_none():

@@ -79,23 +79,12 @@ def test_images_are_resized_from_the_corner(size):
     assert np.allclose(found, along_first(along_first(image).T).T, atol=0.01)
 
 
-CHANGES = {
-    "other classes, as torchvision's own weights": {"fc.weight": torch.zeros(1000, 2048)},
-    "other shapes": {"Mixed_7b.branch1x1.conv.weight": torch.zeros(320, 5, 1, 1)},
-    "numbers": {"Mixed_7b.branch1x1.bn.bias": 3},
-    "no normalisation": {"Mixed_6c.branch_pool.bn.bias": None},
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", [{"fc.weight": torch.zeros(1000, 2048)}, {"Mixed_7b.branch1x1.bn.bias": 3}])
 def test_other_weights_are_refused_in_one_line(network, tmp_path, change):
-    state = {key: value for key, value in (network.state_dict() | CHANGES[change]).items() if value is not None}
-    torch.save(state, tmp_path / "other.pth")
+    """torchvision's own weights have another number of classes."""
+    torch.save(network.state_dict() | change, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"evaluate\.inception: .*other\.pth: no '") as raised:
         Inception(tmp_path / "other.pth", CPU)
     assert ADDRESS in str(raised.value) and "\n" not in str(raised.value)
-
-
-def test_a_missing_file_is_named(torchvision, tmp_path):
     with pytest.raises(UserError, match=rf"evaluate\.inception: .*no\.pth: No such file.*{WEIGHTS}"):
         Inception(tmp_path / "no.pth", CPU)

@@ -5,11 +5,11 @@ import io
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from html.parser import HTMLParser
 
 import numpy as np
 import PIL.Image
 import pytest
+from markupsafe import escape
 
 from evaluation.measures import MEASURES
 from evaluation.plots import CHARTS, draw, points_of
@@ -26,52 +26,26 @@ def page(*checkpoints, inversions=None, edits=None, **settings):
     return render({"settings": settings, "checkpoints": list(checkpoints)}, pictures)
 
 
-class Page(HTMLParser):
-    """Elements, their attributes and texts; AssertionError where elements are not nested."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.open, self.texts = [], [], []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data.strip())
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
 def test_the_report_stands_alone():
     pictures = {"a": {"a": webp(noise(9, 9)), "p, 20.00 dB": webp(noise(9, 9, 1))}}
     cycles = [{"cycle": 1, "psnr": 20.0}, {"cycle": 2, "psnr": 19.0}]
     text = page(checkpoint(cycles=cycles), inversions=pictures, edits=pictures)
-    found = Page(text)
-    kinds = [each["src"].partition(";base64,")[0] for each in found.all("img")]
-    assert kinds == ["data:image/webp"] * 4 + ["data:image/svg+xml"] * 2
-    assert not re.search(r"https?:|@import|url\(|<script", re.sub(r"base64,[\w+/=]+", "", text))
-    assert [found.all(tag) for tag in ("a", "link", "iframe", "script", "object")] == [[]] * 5
+    assert re.findall(r'src="(.*?);', text) == ["data:image/webp"] * 4 + ["data:image/svg+xml"] * 2
+    text = re.sub(r"base64,[\w+/=]+", "", text)
+    assert not re.search(r"https?:|@import|url\(|<(script|a|link|iframe|object)\b", text)
     assert "default-src 'none'" in text
-    texts = {"p, 20.00 dB", "20.00", "0.25", "36 × 24", "12,345 parameters", "auto", "null"}
-    assert texts | {"Inversions of 2 photographs by p."} <= set(found.texts)
-    assert all(measure.note in found.texts for measure in MEASURES.values())
+    for each in ("p, 20.00 dB", "20.00", "0.25", "36 × 24", "12,345 parameters", "auto", "null"):
+        assert f">{each}<" in text
+    assert "Inversions of 2 photographs by p." in text
+    assert all(escape(measure.note) in text for measure in MEASURES.values())
 
 
 def test_names_are_text():
     pictures = {HOSTILE: {HOSTILE: webp(noise(9, 9))}}
     one = checkpoint(HOSTILE, images=(HOSTILE,), failed={"x" + HOSTILE: HOSTILE})
-    found = Page(page(one, inversions=pictures, input=HOSTILE))
-    assert found.all("script") == found.all("b") == []
-    assert found.texts.count(HOSTILE) >= 5 and f"x{HOSTILE}: {HOSTILE}" in found.texts
-    assert [each["alt"] for each in found.all("img")][0] == HOSTILE
+    text = page(one, inversions=pictures, input=HOSTILE)
+    assert "<script" not in text and "<b>" not in text
+    assert text.count(escape(HOSTILE)) > 8 and f'alt="{escape(HOSTILE)}"' in text
 
 
 @pytest.mark.parametrize("size", [(1, 3000), (900, 600), (40, 60)])

@@ -42,13 +42,8 @@ def test_path_lengths_of_a_linear_map(batch, layers, dim):
     expected = (direction.flatten(1) @ matrix / math.sqrt(4 * 6)).square().mean(dim=1).sqrt()
     lengths = path_lengths(images, styles, direction)
     assert lengths.shape == (batch,) and torch.allclose(lengths, expected, rtol=1e-4)
-
-
-def test_path_lengths_of_a_constant_have_a_finite_gradient():
-    weight = torch.zeros((), requires_grad=True)
-    styles = normal(2, 3, 4).requires_grad_()
-    images = (weight * styles).sum(dim=(1, 2))[:, None, None, None].expand(2, 3, 4, 4)
-    path_lengths(images, styles, normal(2, 3, 4, 4, seed=1)).sum().backward()
+    weight = torch.zeros((), requires_grad=True)  # of a constant the gradient is finite
+    path_lengths(weight * images, styles, direction).sum().backward()
     assert weight.grad.isfinite()
 
 
@@ -74,12 +69,11 @@ def test_angular_distance_is_a_share_of_pi(angle, scale):
     assert torch.allclose(angular_distance(x), torch.tensor([angle / math.pi, 1.0]), atol=1e-3)
 
 
-@given(st.integers(1, 3), st.floats(0.05, 0.9), st.floats(1.05, 5))
-def test_diversity_rewards_different_structures(pairs, small, factor):
+def test_diversity_rewards_different_structures():
     """Of two structures that differ less and more, the second has the smaller loss."""
-    z_l, base, change = normal(2 * pairs, 8, 5, 5), normal(pairs, 6, 3, 3, seed=1), normal(pairs, 6, 3, 3, seed=2)
-    near, far = (torch.stack([base, base + size * change], 1).flatten(0, 1) for size in (small, small * factor))
-    assert diversity(z_l, far) < diversity(z_l, near)
+    z_l, base, change = normal(4, 8, 5, 5), normal(2, 6, 3, 3, seed=1), normal(2, 6, 3, 3, seed=2)
+    losses = [diversity(z_l, torch.stack([base, base + size * change], 1).flatten(0, 1)) for size in (0.1, 0.3, 0.9)]
+    assert losses == sorted(losses, reverse=True)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0])

@@ -51,12 +51,3 @@ def test_bandwidth_is_no_path_of_the_gradient():
     assert torch.isclose(loss, mmd(3 * x, 3 * y), atol=1e-5)
     loss.backward()
     assert scale.grad.abs() > 1e-3
-
-
-def test_it_keeps_no_difference_of_each_pair():
-    kept = []
-    x = normal(40, 64).requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
-        loss = mmd(x, normal(40, 64, seed=1))
-    loss.backward()
-    assert kept and max(kept) <= 80 * 80
