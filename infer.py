@@ -137,19 +137,10 @@ def invert(model: PatchInverter, job: Job, options: dict) -> None:
     reset_peak_memory(model.device)
     started = time.perf_counter()
     image = open_photograph(job.path, options.max_pixels)
-    size = image.height, image.width
-    kinds = choose_pictures(options, size, image)
+    window = Region.at(0, 0, image.height, image.width)
+    kinds = choose_pictures(options, window.shape, image)
     latents = runs.invert(model, job, image, options)
-    on_disk = job.on_disk(size, options.refine)
-    pixels = draw(model, job, latents, Region.at(0, 0, *size), options, on_disk, image.held)
-    if job.group.main:
-        with all_or_none(job) as files:
-            write_pictures(job, pixels, kinds, image, files)
-            if options.latents != "none":
-                file = f"latents/{job.name}{latents_suffix(options.latents, latents.structure.shape)}"
-                save_latents(latents, job, job.output / file)
-                files.append(file)
-            job.finalize(make_row(model, job.name, pixels, image, started), files)
+    finish(model, job, latents, window, image, kinds, options, started)
 
 
 def draw_again(model: PatchInverter, job: Job, options: dict) -> None:
@@ -163,17 +154,35 @@ def draw_again(model: PatchInverter, job: Job, options: dict) -> None:
         raise UserError(f"infer.region: {options.region}, but {job.path} is of an image of {size}")
     window = Region.at(top, left, bottom - top, right - left)
     kinds = choose_pictures(options, window.shape, None)
-    pixels = draw(model, job, latents, window, options, job.on_disk(window.shape))
-    if job.group.main:
-        with all_or_none(job) as files:
-            write_pictures(job, pixels, kinds, None, files)
-            job.finalize(make_row(model, job.name, pixels, None, started), files)
+    finish(model, job, latents, window, None, kinds, options, started)
 
 
-def draw(
-    model: PatchInverter, job: Job, latents: Latents, window: Region, options: dict, on_disk: bool, held: int = 0
-) -> ArrayLike:
-    """The pixels [H, W, 3] of a window: uint8, or float32 where these are asked for; None but in the main process."""
+def finish(
+    model: PatchInverter,
+    job: Job,
+    latents: Latents,
+    window: Region,  # of the image that they draw
+    image: Image | None,  # that was inverted
+    kinds: dict[str, str],  # of the pictures, see `choose_pictures`
+    options: dict,
+    started: float,
+) -> None:
+    """Draw a window of the image, write its results, and enter what has become of the job."""
+    pixels = draw(model, job, latents, window, options, image.held if image else 0)
+    if not job.group.main:
+        return
+    with all_or_none(job) as files:
+        write_pictures(job, pixels, kinds, image, files)
+        if image is not None and options.latents != "none":
+            file = f"latents/{job.name}{latents_suffix(options.latents, latents.structure.shape)}"
+            save_latents(latents, job, job.output / file)
+            files.append(file)
+        job.finalize(make_row(model, job.name, pixels, image, started), files)
+
+
+def draw(model: PatchInverter, job: Job, latents: Latents, window: Region, options: dict, held: int) -> ArrayLike:
+    """The pixels [H, W, 3] of a window: uint8, or float32 where these are asked for."""
+    on_disk = job.on_disk(window.shape, options.refine)
     shape, dtype = (*window.shape, 3), np.dtype("float32" if options.save_float else "uint8")
     blocks = list(model.pixel_blocks(window, held + (0 if on_disk else int(np.prod(shape)) * dtype.itemsize)))
     out = job.array("pixels", shape, (*blocks[0].shape, 3), dtype.name) if on_disk else np.empty(shape, dtype)
