@@ -26,6 +26,7 @@ import torch
 from images.metrics import ImageMetrics
 from images.reading import Image
 from images.writing import (
+    MOST_PNG_PIXELS,
     SUFFIXES,
     Comparison,
     EightBit,
@@ -195,11 +196,11 @@ def draw(model: PatchInverter, job: Job, latents: Latents, window: Region, optio
 
 def choose_pictures(options: dict, size: tuple[int, int], image: Image | None) -> dict[str, str]:
     """The pictures of an image of (height, width): folder -> kind. UserError if a format does not hold them."""
-    by_window = image is not None and image.by_window
-    kinds, auto = {"reconstruction": picture_kind(options.format, size, by_window)}, options.comparison == "auto"
-    if image is not None and options.comparison and not (auto and by_window):
+    kinds, wide = {"reconstruction": picture_kind(options.format, size)}, (size[0], 3 * size[1])
+    auto = options.comparison == "auto"
+    if image is not None and options.comparison and not (auto and wide[0] * wide[1] > MOST_PNG_PIXELS):
         with suppress(UserError) if auto else nullcontext():
-            kinds["comparison"] = picture_kind(options.format, (size[0], 3 * size[1]), by_window)
+            kinds["comparison"] = picture_kind(options.format, wide)
     return kinds | ({"float": "npy"} if options.save_float else {})
 
 

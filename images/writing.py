@@ -42,14 +42,13 @@ SAVERS = {  # by kind: the operation of libvips, and its options
 }
 
 
-def picture_kind(option: str, size: tuple[int, int], by_window: bool = False) -> str:
-    """The key of SUFFIXES for the option `format` and a picture of (height, width), of an image read by window or not.
+def picture_kind(option: str, size: tuple[int, int]) -> str:
+    """The key of SUFFIXES for the option `format` and a picture of (height, width).
 
     UserError if an edge is longer than the format holds.
     """
     if option == "auto":
-        large = size[0] * size[1] > MOST_PNG_PIXELS or max(size) > LONGEST_PNG_EDGE
-        option = "tiff" if by_window or large else "png"
+        option = "tiff" if size[0] * size[1] > MOST_PNG_PIXELS or max(size) > LONGEST_PNG_EDGE else "png"
     if max(size) > longest_edge(option):
         raise UserError(
             f"infer.format: {option} holds edges of at most {longest_edge(option)} pixels, but the picture has"

@@ -125,7 +125,7 @@ def save_picture(model: PatchInverter, latents: Latents, path: Path, kind: str) 
 
     Large images are drawn into a scratch folder first. UserError where the format does not hold them.
     """
-    kind, whole = picture_kind(kind, latents.size, by_window=False), Region.at(0, 0, *latents.size)
+    kind, whole = picture_kind(kind, latents.size), Region.at(0, 0, *latents.size)
     path, blocks = path.with_name(f"{path.stem}{SUFFIXES[kind]}"), list(model.pixel_blocks(whole))
     with scratch_folder(path) as folder:
         out = None

@@ -20,12 +20,6 @@ TORCHVISION_SCHEMAS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def limit_of_pillow(monkeypatch):
-    """The limit that the decoder sets for all of Pillow ends with a test."""
-    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", PIL.Image.MAX_IMAGE_PIXELS)
-
-
 @pytest.fixture(scope="session")
 def torchvision():
     """torchvision, importable even where its compiled operators cannot be loaded: networks need none of them."""

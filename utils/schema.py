@@ -254,7 +254,7 @@ class Infer(Edited):
     """Inversion (infer.py), and the computing of every command that draws images."""
 
     region: Rectangle | None = key(None, "with --latents: draw only [top, left, bottom, right], pixels")
-    comparison: Literal["auto"] | bool = key("auto", "picture of input, result, error; auto: unless read by window")
+    comparison: Literal["auto"] | bool = key("auto", "picture of input, result, error; auto: up to 89 megapixels")
     latents: Literal["auto", "safetensors", "zarr", "none"] = key("auto", "auto: a file up to 1 GiB, zarr beyond")
     save_float: bool = key(False, "also write float/NAME.npy: H x W x 3 float32 in [-1, 1] before rounding")
 
