@@ -351,7 +351,8 @@ class InversionRun:
             else:
                 remove_tree(self.output / UNFINISHED)
             log.info(f"{done} of {len(self.jobs)} images done; results in {self.output}")
-        self.group.any_rank()  # torchrun ends the others when one leaves with an error
+        with suppress(LostWorker):  # one that has left already, which was the last thing to do
+            self.group.any_rank()  # torchrun ends the others when one leaves with an error
         return int(done < len(self.jobs))
 
     def _states(self) -> Iterator[tuple[str, JobState]]:
