@@ -344,6 +344,7 @@ class InversionRun:
         self.group.any_rank()
         states = dict(self._states())
         done = sum(state.row is not None for state in states.values())
+        self.group.any_rank()  # all have looked
         self.write_figures()
         if self.group.main:
             if any(job.begun for job in self.jobs):
@@ -351,8 +352,7 @@ class InversionRun:
             else:
                 remove_tree(self.output / UNFINISHED)
             log.info(f"{done} of {len(self.jobs)} images done; results in {self.output}")
-        with suppress(LostWorker):  # one that has left already, which was the last thing to do
-            self.group.any_rank()  # torchrun ends the others when one leaves with an error
+        self.group.any_rank()  # torchrun ends the others when one leaves with an error
         return int(done < len(self.jobs))
 
     def _states(self) -> Iterator[tuple[str, JobState]]:
