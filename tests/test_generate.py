@@ -118,7 +118,7 @@ def test_a_lack_of_memory_is_named(run, monkeypatch):
         (["width=0"], "generate.width"),
         (["generate.seed=4294967295", "count=2"], "seeds end at 4294967295"),
         (["fuse.blur=3"], "fuse"),
-        (["infer.block=7"], "at least 8"),
+        (["infer.block=7"], "from 8 on"),
         (["infer.refine=3"], "infer.refine"),
         (["--checkpoint", "{tmp}/none.safetensors"], "none.safetensors"),
         (["--config", "{tmp}/none.yaml"], "none.yaml"),
