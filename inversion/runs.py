@@ -341,7 +341,7 @@ class InversionRun:
         self.group.wait()
         states = dict(self._states())
         done = sum(state.row is not None for state in states.values())
-        self.group.any_rank()  # all have looked
+        self.group.wait()  # all have looked
         self.write_figures()
         if self.group.main:
             if any(job.begun for job in self.jobs):
