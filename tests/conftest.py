@@ -1,5 +1,7 @@
 """Fixtures that several folders of tests share."""
 
+import signal
+
 import PIL.Image
 import pytest
 import torch
@@ -18,6 +20,15 @@ TORCHVISION_SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
+
+
+@pytest.fixture(autouse=True)
+def handlers_of_signals():
+    """What a command does with signals ends with a test."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

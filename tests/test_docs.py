@@ -20,7 +20,10 @@ from tests.models.public_infinitygan import public_checkpoint
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = ("bash ", "GENERATOR_MINUTES")  # tests/test_scripts.py runs these
-MORE = {  # by the first word behind python: what makes the command short
+MORE = {  # by the first words behind python: what makes the command short
+    "edit.py outpaint": ["complete.steps=3"],
+    "edit.py inbetween": ["complete.steps=3"],
+    "edit.py resample": ["complete.steps=3"],
     "train.py": ["--dry-run"],
     "evaluate.py": ["details=2", "pictures=1", "generated=4", "generated_size=48", "cycles=2"],
     "-m scripts.import_infinitygan": ["--ts-input-size=8"],
@@ -72,7 +75,8 @@ def test_a_command_runs(line, sandbox, monkeypatch, capsys):
     program, *arguments = shlex.split(re.sub(r"^torchrun .*?(?=\S+\.py)", "python ", line).replace("/net/", "net/"))[1:]
     if program == "-m":
         program = f"-m {arguments.pop(0)}"
-    monkeypatch.setattr(sys, "argv", [program, *arguments, *MORE.get(program, [])])
+    more = MORE.get(program, MORE.get(f"{program} {arguments[0]}", []))
+    monkeypatch.setattr(sys, "argv", [program, *arguments, *more])
     monkeypatch.syspath_prepend(str(ROOT))
     with pytest.raises(SystemExit) as end:
         if program.startswith("-m "):

@@ -66,7 +66,7 @@ def test_a_checkpoint_is_loaded(checkpoint):
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"path": "none.safetensors"}, "none.safetensors"), ({"device": "cuda:99"}, "cuda:99"),
-     ({"device": "abacus"}, "abacus"), ({"block": 7}, "at least 8"), ({"dtype": "float64"}, "float64")],
+     ({"device": "abacus"}, "abacus"), ({"block": 7}, "from 8 on"), ({"dtype": "float64"}, "float64")],
 )  # fmt: skip
 def test_what_cannot_be_loaded_is_one_line(checkpoint, options, message):
     with pytest.raises(UserError, match=message) as error:
