@@ -13,7 +13,7 @@ Letters: C channels, D global latent, h/w latent cells, H/W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,10 +149,12 @@ class PatchInverter:
         steps: int | Iterable[Step],
         *,
         prior: float = 0.0,
+        average: Callable[[list[Tensor]], None] = list,  # takes the mean over the processes that share the blocks
     ) -> Latents:
         """Latents that draw the photograph better, by steps of optimisation from those that `encode` gave.
 
-        `steps`: how many, in memory, or what each one reads, writes, and does (`inversion.refinement.Step`).
+        `steps`: how many, at least one, in memory, or what each one does (`inversion.refinement.Step`). Where the
+        steps lead away from the photograph, a note says so, and the latents stay as they were.
         UserError for latents of another size, of other weights, or in several styles.
         """
         image = self.open(image)
@@ -162,19 +164,22 @@ class PatchInverter:
         if isinstance(steps, int):
             todo = list(self.cell_blocks(latents.size, refined=True))
             steps = steps_in_memory(latents.structure.shape, todo, steps)
-        refiner, errors, structure = None, [], latents.structure
-        for before, after, todo in steps:
+        refiner, first = None, None
+        for step in steps:
             refiner = refiner or Refiner(
                 self.generator, self.dtype, self.device, image, latents.style.global_latent,
                 self._noise(latents.noise), latents.structure, prior,
             )  # fmt: skip
-            errors.append(refiner.step(before, after, todo))
-            structure = after.latents
-        (first, begun), (last, ended) = (errors or [(0.0, 0)])[0], (errors or [(0.0, 0)])[-1]
-        if begun == ended and not last <= first:  # else a part of the first step was done before
-            change = f"squared error {first:.4g} at first, {last:.4g} at last"
-            log.error(f"note: {image.name}: refinement went away from the photograph: {change}")
-        return replace(latents, structure=structure)
+            error = refiner.step(step.before, step.after, step.todo)
+            first = error if step.before is None and step.whole else first
+        first = refiner.error(latents.structure, step.blocks) if first is None else first
+        errors = torch.tensor([first, refiner.error(step.after.latents, step.blocks)], dtype=torch.float64)
+        average([errors])
+        if not errors[1] <= errors[0]:
+            change = "squared error {:.4g} at first, {:.4g} at last".format(*errors.tolist())
+            log.error(f"note: {image.name}: refinement went away from the photograph ({change}); it stays as encoded")
+            return latents
+        return replace(latents, structure=step.after.latents)
 
     def draw(
         self,

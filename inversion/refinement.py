@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -59,14 +60,21 @@ class State:
     momentum: ArrayLike
 
 
-Step = tuple[State | None, State, Iterable[Region]]  # state before (None: as encoded), state after, blocks to do
+class Step(NamedTuple):
+    """What a step of a process reads, writes, and does."""
+
+    before: State | None  # None: as encoded
+    after: State
+    todo: Iterable[Region]  # blocks that it lacks
+    blocks: list[Region]  # all that are this process's
+    whole: bool  # whether it lacks all of them
 
 
 def steps_in_memory(shape: tuple[int, ...], blocks: list[Region], count: int) -> Iterator[Step]:
     """So many steps of latents of a shape [C, h, w]."""
     states = [State(*(np.empty(shape, np.float32) for _ in range(2))) for _ in range(min(count, 2))]
     for step in range(count):
-        yield states[(step - 1) % 2] if step else None, states[step % 2], blocks
+        yield Step(states[(step - 1) % 2] if step else None, states[step % 2], blocks, blocks, True)
 
 
 @dataclass(frozen=True)
@@ -118,20 +126,31 @@ class Refiner:
         cells, pixels = curvature_window(self.texture, dtype)
         self._measure(_reflected(encoded, self.cells, cells.shape).to(device), cells, pixels)
 
-    def step(self, before: State | None, after: State, blocks: Iterable[Region]) -> tuple[float, int]:
+    def step(self, before: State | None, after: State, blocks: Iterable[Region]) -> float:
         """Take a step from one state (None: the encoded latents, at rest) to the next, for blocks of cells.
 
-        Returns the squared error, before the step, of all pixels that the blocks touch, added up, and their number.
+        Returns the squared error, before the step, of all pixels that the blocks touch, added up.
         """
-        total, count = 0.0, 0
+        total = 0.0
         for block in blocks:
             index = self._index(block)
             momentum = None if before is None else self._read(before.momentum, block)
             latents = self.encoded if before is None else before.latents
             *values, error = self.step_block(latents, momentum, block)
             after.momentum[index], after.latents[index] = values[1].numpy(), values[0].numpy()
-            total, count = total + error, count + 1
-        return total, count
+            total += error
+        return total
+
+    @torch.no_grad()
+    def error(self, latents: ArrayLike, blocks: Iterable[Region]) -> float:
+        """The squared error of all pixels that blocks of cells touch, added up block by block."""
+        total = 0.0
+        for block in blocks:
+            pixels = block.affected_output(self.texture.rule).common(self.pixels)
+            z_s = self._read(latents, pixels.receptive_field(self.texture.rule)).to(self.device)
+            residual = self._drawn(z_s, pixels) - _target(self.image, pixels, self.device)
+            total += float(residual.square().sum())
+        return total
 
     def step_block(
         self, latents: ArrayLike, momentum: Tensor | None, block: Region

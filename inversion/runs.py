@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from images.reading import Image, ImageError
 from images.writing import SUFFIXES
@@ -182,7 +183,9 @@ class Job:
             after = state(step)
             if self.group.main:
                 remove_tree(folder / str(step - 2))
-            yield before, after, self.pending(after.latents, blocks, cells, f"refine {step}/{count}")
+            whole = len(after.latents.missing(blocks, cells)) == len(blocks)
+            todo = self.pending(after.latents, blocks, cells, f"refine {step}/{count}")
+            yield Step(before, after, todo, blocks[self.group.rank :: self.group.size], whole)
             self.wait()
             before = after
 
@@ -237,9 +240,13 @@ def invert(model: PatchInverter, job: Job, image: Image, options: dict) -> Laten
     job.wait()
     if not steps:
         return latents
-    return model.refine(
-        latents, image, job.steps(shape, blocks, cells, steps) if on_disk else steps, prior=options.refine_prior
-    )
+
+    def average(values: list[Tensor]) -> None:
+        job.wait()  # none has failed
+        job.group.average(values)
+
+    todo = job.steps(shape, blocks, cells, steps) if on_disk else steps
+    return model.refine(latents, image, todo, prior=options.refine_prior, average=average)
 
 
 class FailedElsewhere(UserError):
