@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from images.reading import open_image
 
+from images.reading import open_image
 from utils.errors import UserError
 
 STRIP = 256  # rows
