@@ -81,7 +81,7 @@ def draw(
     def read(block: Region) -> tuple[Region, Tensor]:
         around = block.receptive_field(rule)
         values = structure[(slice(None), *around.slices_in(cells))]
-        return block, _pinned(torch.from_numpy(values), device)
+        return block, _pinned(torch.from_numpy(np.ascontiguousarray(values)), device)
 
     def drawn() -> Iterator[tuple[Region, Tensor]]:
         for block, z_s in prefetch(map(read, blocks)) if read_ahead else map(read, blocks):
