@@ -29,6 +29,7 @@ from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents, latents_suffix
 from utils import log
 from utils.config import load_config
+from utils.device import release_freed_memory
 from utils.errors import run_command
 from utils.files import lock_folder, refuse_overwriting, remove_stale
 from utils.signals import exit_on_terminate
@@ -117,6 +118,7 @@ def run(model: PatchInverter, job: Job, edits: dict[str, Callable[..., Latents]]
         picture_kind(kind, latents.size)
         path = output / "latents" / f"{name}{latents_suffix('auto', latents.structure.shape)}"
         latents.save(path)
+        release_freed_memory()
         commands.save_picture(model, Latents.load(path), output / f"{name}.png", kind)
 
 
