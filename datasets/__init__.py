@@ -1,61 +1,19 @@
-"""Images for training: decoding, sources, splits, crops. `build` turns the config's `data` section into datasets."""
+"""Images for training: sources, splits, crops, loading. `build` turns the config's `data` section into datasets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-
-import cv2
-import torch
-from torch.utils.data import DataLoader
-
-from datasets.crops import CropDataset, StepSampler
+from datasets.crops import CropDataset
+from datasets.loading import load
 from datasets.sources import open_source
-from datasets.splits import digests, refuse_shared, split
+from datasets.splits import refuse_shared, split
 from images.resizing import check_side
 from utils.errors import UserError
-from utils.signals import ignore_signals
 
-SILENCE = 120  # seconds after which a worker counts as lost
-
-
-class CropLoader(DataLoader):
-    """A DataLoader whose failures are one line that names the image."""
-
-    def __iter__(self) -> Iterator[dict]:
-        iterator = super().__iter__()
-        try:
-            with loading_failures(self.dataset):
-                yield from iterator
-        finally:
-            if self.num_workers:
-                _again(partial(_stop, iterator))
-
-
-@contextmanager
-def loading_failures(dataset: CropDataset) -> Iterator[None]:
-    """Turns the failure of a worker that reads `dataset` into a UserError of one line that names the image.
-
-    PyTorch reports a worker that is lost at any moment, also while something else is computed.
-    """
-    try:
-        yield
-    except UserError as error:
-        if "UserError: " not in str(error):
-            raise
-        # A worker's error arrives with its traceback in front.
-        raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
-    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: it was lost while it sent a batch
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader "):
-            raise
-        names = ", ".join(_again(dataset.being_read)) or "no image"
-        reason = str(error).partition("\n")[0] or "a worker was lost"
-        raise UserError(f"loading failed (being read: {names}): {reason}") from error
+__all__ = ["CropDataset", "build", "load"]
 
 
 def build(
-    config, *, patch: int, before: int, after: int, thumbnail: int, seed: int
+    config: dict, *, patch: int, before: int, after: int, thumbnail: int, seed: int
 ) -> tuple[CropDataset, CropDataset]:
     """Training and validation data of a `data` section; sizes as in CropDataset. UserError where it is wrong."""
     if config.train is None:
@@ -64,7 +22,7 @@ def build(
         check_side("data.resize", config.resize, config.max_pixels)
     train_source = val_source = open_source(config.train)
     if config.val is None:
-        train_records, val_records = split(digests(train_source), config.val_fraction)
+        train_records, val_records = split(train_source.digests(), config.val_fraction)
     else:
         val_source = open_source(config.val)
         refuse_shared(train_source, val_source)
@@ -77,44 +35,3 @@ def build(
         CropDataset(train_source, train_records, flip=config.flip, **shared),
         CropDataset(val_source, val_records, flip=False, **shared),
     )
-
-
-def loader(
-    dataset: CropDataset, first_step: int, steps: int, batch: int, rank: int = 0, world: int = 1, workers: int = 0
-) -> DataLoader:
-    """Batches of `batch` items of this process, one for each of `steps` steps from `first_step` on, in order.
-
-    The same for any number of workers. A worker that dies or is silent for two minutes raises UserError.
-    """
-    return CropLoader(
-        dataset.with_batch(batch * world),
-        batch_sampler=StepSampler(first_step, steps, batch, rank, world),
-        num_workers=workers,
-        worker_init_fn=_start_worker,
-        timeout=SILENCE if workers else 0,
-        pin_memory=torch.cuda.is_initialized(),  # where this process computes on a GPU
-    )
-
-
-def _start_worker(_: int) -> None:
-    ignore_signals()  # the main process decides when to stop; then it saves
-    cv2.setNumThreads(0)  # the workers are the threads
-
-
-def _again(action: Callable[[], object]):
-    """The action's result; it is begun again where PyTorch's signal handler, too, reports a worker that is lost."""
-    try:
-        return action()
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader "):
-            raise
-        return action()
-
-
-def _stop(iterator: Iterator[dict]) -> None:
-    """End the workers now: they ignore the signal by which an ending program stops them, and it would wait for ever."""
-    workers = list(iterator._workers)
-    iterator._shutdown_workers()
-    for worker in workers:
-        if worker.is_alive():
-            worker.kill()

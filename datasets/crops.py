@@ -6,15 +6,15 @@ of workers nor an interruption changes what a step sees.
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import default_collate
 
-from datasets.splits import Source
+from datasets.sources import Source
 from images.reading import Image, ImageError
 from images.resizing import with_shorter_side
 from images.thumbnail import thumbnail
@@ -26,10 +26,10 @@ IDLE, READING, DAMAGED = 0, 1, 2  # states of a record
 logger = logging.getLogger(__name__)
 
 
-class CropDataset(Dataset):
+class CropDataset:
     """Random crops of the images of a source, addressed by (step, index within the global batch).
 
-    An item is a dict of float32 tensors (images in [-1, 1]):
+    A batch is a dict of float32 tensors [B, ...] (images in [-1, 1]):
       window     [3, S, S], S = before + patch + after: a patch drawn uniformly inside of the image and its context,
                  reflected where it leaves the image; an image smaller than the patch is reflected, too
       thumbnail  [3, T, T] of the whole image
@@ -52,42 +52,31 @@ class CropDataset(Dataset):
         resize: int | None = None,   # shorter side after resizing; None keeps native sizes
         max_pixels: int = 2**28,     # larger images count as damaged
         max_bad_fraction: float = 0.01,
-        global_batch: int = 1,       # samples of one step, all processes together
     ):
         self.source = source
         self.records = records
         self.patch, self.before, self.after, self.thumbnail = patch, before, after, thumbnail
         self.seed, self.flip, self.resize = seed, flip, resize
         self.max_pixels, self.max_bad_fraction = max_pixels, max_bad_fraction
-        self.global_batch = global_batch
         self._states = torch.zeros(len(records), dtype=torch.uint8).share_memory_()  # shared with the workers
         self._epoch: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def with_batch(self, global_batch: int) -> CropDataset:
-        """The same data for steps of `global_batch` samples; damage is counted together."""
-        other = copy.copy(self)
-        other.global_batch = global_batch
-        return other
+    def batch(self, step: int, indices: Iterable[int], global_batch: int) -> dict[str, Tensor]:
+        """Crops for some indices within the batch of a step, which has `global_batch` in all processes together."""
+        return default_collate([self._crop(step, index, global_batch) for index in indices])
 
-    def __getitem__(self, address: tuple[int, int]) -> dict[str, torch.Tensor]:
-        step, index = address
-        epoch, place = divmod(step * self.global_batch + index, len(self))
-        position, image = self._open_near(int(self._permutation(epoch)[place]))
-        random = self._random(CROP, index, step)
-        top, left = (_draw(random, length - self.patch) for length in (image.height, image.width))
-        return self._item(position, image, top, left, mirrored=self.flip and random.random() < 0.5)
-
-    def validation_items(self, count: int) -> list[dict[str, torch.Tensor]]:
-        """Centre crops of `count` images (all, if there are fewer), evenly spread over the records, in their order."""
+    def centre_crops(self, count: int, batch: int) -> list[dict[str, Tensor]]:
+        """Centre crops of `count` images (all, if there are fewer), evenly spread over the records, in batches."""
         count = min(count, len(self))
         opened = (self._open_near(index * len(self) // count) for index in range(count))
-        return [
+        items = [
             self._item(position, image, (image.height - self.patch) // 2, (image.width - self.patch) // 2)
             for position, image in opened
         ]
+        return [default_collate(items[first : first + batch]) for first in range(0, count, batch)]
 
     def being_read(self) -> list[str]:
         """Names of the images that some worker is reading, or was reading when it died."""
@@ -97,6 +86,13 @@ class CropDataset(Dataset):
     def damaged(self) -> int:
         """Number of damaged records met so far, by all workers together."""
         return int((self._states == DAMAGED).sum())
+
+    def _crop(self, step: int, index: int, global_batch: int) -> dict[str, Tensor]:
+        epoch, place = divmod(step * global_batch + index, len(self))
+        position, image = self._open_near(int(self._permutation(epoch)[place]))
+        random = self._random(CROP, index, step)
+        top, left = (_draw(random, length - self.patch) for length in (image.height, image.width))
+        return self._item(position, image, top, left, mirrored=self.flip and random.random() < 0.5)
 
     def _random(self, stream: int, *counter: int) -> np.random.Generator:
         key = np.array([self.seed % 2**64, stream], np.uint64)
@@ -110,16 +106,18 @@ class CropDataset(Dataset):
 
     def _open_near(self, start: int) -> tuple[int, Image]:
         """The first sound record from position `start` on, and its image."""
-        for position in (np.arange(start, start + len(self)) % len(self)).tolist():
-            if self._states[position] != DAMAGED:
-                self._states[position] = READING
-                try:
-                    image = self._open(self.records[position])
-                except ImageError as error:
-                    self._count_damage(position, error)
-                else:
-                    self._states[position] = IDLE
-                    return position, image
+        for offset in range(len(self)):
+            position = (start + offset) % len(self)
+            if self._states[position] == DAMAGED:
+                continue
+            self._states[position] = READING
+            try:
+                image = self._open(self.records[position])
+            except ImageError as error:
+                self._count_damage(position, error)
+            else:
+                self._states[position] = IDLE
+                return position, image
         raise UserError("no image could be read")
 
     def _open(self, record: int) -> Image:
@@ -135,9 +133,7 @@ class CropDataset(Dataset):
                 f"{self.max_bad_fraction} allows; the last one: {error}"
             )
 
-    def _item(
-        self, position: int, image: Image, top: int, left: int, mirrored: bool = False
-    ) -> dict[str, torch.Tensor]:
+    def _item(self, position: int, image: Image, top: int, left: int, mirrored: bool = False) -> dict[str, Tensor]:
         size = self.before + self.patch + self.after
         room = image.height - self.patch
         # `left` counts in the image as it is shown, so in a mirrored one the window starts at its other end.
@@ -150,28 +146,12 @@ class CropDataset(Dataset):
         }
 
 
-class StepSampler(Sampler):
-    """Batches of addresses: for each step t the list of (t, index) that belongs to this process."""
-
-    def __init__(self, first_step: int, steps: int, batch: int, rank: int = 0, world: int = 1):
-        if not 0 <= rank < world:
-            raise ValueError(f"rank {rank} is not one of {world} processes")
-        self.steps = range(first_step, first_step + steps)
-        self.indices = range(rank * batch, (rank + 1) * batch)
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return ([(step, index) for index in self.indices] for step in self.steps)
-
-
 def _draw(random: np.random.Generator, room: int) -> int:
     """Start of a patch with `room` pixels to move; with too little room it may start outside, to be reflected."""
     return int(random.integers(min(0, room), max(0, room), endpoint=True))
 
 
-def _tensor(pixels: np.ndarray, mirrored: bool) -> torch.Tensor:
+def _tensor(pixels: np.ndarray, mirrored: bool) -> Tensor:
     """[H, W, 3] -> [3, H, W], mirrored left to right if asked for."""
     pixels = pixels[:, ::-1] if mirrored else pixels
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
