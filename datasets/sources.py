@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import lmdb
 
@@ -33,6 +33,11 @@ DIGEST_ENDS = 1 << 16  # bytes at each end of a file that its digest reads
 class Source(ABC):
     """Encoded images, by number."""
 
+    separator: str  # between folder and label in a name
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
     @abstractmethod
     def __len__(self) -> int:
         """Number of images."""
@@ -42,16 +47,17 @@ class Source(ABC):
         """Name of an image within the source."""
 
     @abstractmethod
-    def name(self, index: int) -> str:
-        """Name of an image for messages."""
-
-    @abstractmethod
-    def read(self, index: int) -> bytes:
-        """The encoded image; ImageError where it is missing, or known to be damaged."""
-
-    @abstractmethod
     def stream(self, index: int) -> BinaryIO:
         """The encoded image as a file, unchecked; ImageError or OSError where it is missing."""
+
+    def name(self, index: int) -> str:
+        """Name of an image for messages; the path of a file."""
+        return f"{self.folder}{self.separator}{self.label(index)}"
+
+    def read(self, index: int) -> bytes:
+        """The encoded image; ImageError where it is missing, or known to be damaged."""
+        with errors_named(self.name(index)), self.stream(index) as file:
+            return file.read()
 
     def open(self, index: int, max_pixels: int) -> Image:
         """Decode an image; ImageError where that is impossible."""
@@ -67,14 +73,16 @@ class Source(ABC):
             with errors_named(name), self.stream(index) as file:
                 return content_digest(file)
         except ImageError:
-            return hashlib.blake2b(os.fsencode(name), digest_size=16).digest()
+            return content_digest(io.BytesIO(os.fsencode(name)))
 
 
 class FolderSource(Source):
     """The images of a folder, searched recursively, in the order of their names; a label is a path below the folder."""
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    separator = os.sep
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder)
         self._paths = [str(path.relative_to(self.folder)) for path in find_images(self.folder)]
         if not self._paths:
             raise UserError(f"{folder}: holds no JPEG, PNG, WebP, TIFF or BMP files and is no LMDB")
@@ -85,24 +93,8 @@ class FolderSource(Source):
     def label(self, index: int) -> str:
         return self._paths[index]
 
-    def name(self, index: int) -> str:
-        return str(self.folder / self._paths[index])
-
-    def read(self, index: int) -> bytes:
-        with errors_named(self.name(index)), self.stream(index) as file:
-            return file.read()
-
     def stream(self, index: int) -> BinaryIO:
         return open(self.name(index), "rb")
-
-
-class Layout(NamedTuple):
-    """How an LMDB names its records."""
-
-    length: int
-    prefix: str  # of the keys of images: their size
-    digits: int  # of the numbers in keys
-    described: bool  # whether each record has a description
 
 
 class LmdbSource(Source):
@@ -112,45 +104,44 @@ class LmdbSource(Source):
     still has its length. One thread of a process at a time may read.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    separator = ":"
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder)
         # LMDB trusts its file, and damage kills its reader: so another process reads everything first.
         probe = multiprocessing.Process(target=_touch, args=(self.folder,))
         probe.start()
         probe.join()
-        if probe.exitcode:
-            raise UserError(f"{folder}: not a readable image LMDB: its tree is damaged")
         try:
+            if probe.exitcode:
+                raise ValueError("its tree is damaged")
             with _reading(self.folder) as transaction:
-                self._layout = _layout(transaction)
+                self._length, self._prefix, self._digits, self._described = _layout(transaction)
         except (lmdb.Error, OSError, ValueError) as error:
             raise UserError(f"{folder}: not a readable image LMDB: {error}") from error
 
     def __len__(self) -> int:
-        return self._layout.length
+        return self._length
 
     def label(self, index: int) -> str:
-        if self._layout.described:
+        if self._described:
             with suppress(ImageError):
-                return os.fsdecode(_name_in(*self._get(self._key(index, "meta"))))
-        return self._key(index).decode()
-
-    def name(self, index: int) -> str:
-        return f"{self.folder}:{self.label(index)}"
+                return os.fsdecode(_name_in(*self._get(self._key("meta", index))))
+        return self._key(self._prefix, index).decode()
 
     def read(self, index: int) -> bytes:
-        if not self._layout.described:
-            return self._get(self._key(index))[0]
-        data, meta = self._get(self._key(index), self._key(index, "meta"))
+        if not self._described:
+            return super().read(index)
+        data, meta = self._get(self._key(self._prefix, index), self._key("meta", index))
         if meta != describe(data, _name_in(meta)):
             raise ImageError(self.name(index), "is damaged: its checksum does not match")
         return data
 
     def stream(self, index: int) -> BinaryIO:
-        return io.BytesIO(*self._get(self._key(index)))
+        return io.BytesIO(*self._get(self._key(self._prefix, index)))
 
-    def _key(self, index: int, prefix: str | None = None) -> bytes:
-        return record_key(prefix or self._layout.prefix, index, self._layout.digits)
+    def _key(self, prefix: str, index: int) -> bytes:
+        return record_key(prefix, index, self._digits)
 
     def _get(self, *keys: bytes) -> list[bytes]:
         name = f"{self.folder}:{keys[0].decode()}"
@@ -205,31 +196,33 @@ def _reading(folder: Path, buffers: bool = False) -> Iterator[lmdb.Transaction]:
             yield transaction
 
 
-def _layout(transaction: lmdb.Transaction) -> Layout:
-    """The layout of an LMDB; ValueError where it is none of ours."""
+def _layout(transaction: lmdb.Transaction) -> tuple[int, str, int, bool]:
+    """Number of images, prefix and digits of their keys, whether each has a description; ValueError for other LMDBs."""
     cursor = transaction.cursor()
     match = RECORD.fullmatch(cursor.key()) if cursor.first() else None  # digits sort before all other keys
     if match is None:
         raise ValueError("it has no key of the form SIZE-INDEX")
-    entries, length = transaction.stat()["entries"], int(transaction.get(b"length", b"0"))
     prefix, digits = match[1].decode(), len(match[2])
-    complete = entries == 2 * length + 1
-    if not 0 < length < entries or (transaction.get(record_key("meta", 0, digits)) and not complete):
+    entries, length = transaction.stat()["entries"], int(transaction.get(b"length", b"0"))
+    described = entries == 2 * length + 1
+    if not 0 < length < entries or (not described and transaction.get(record_key("meta", 0, digits))):
         raise ValueError(f"its `length` is {length}, which does not fit its {entries} entries")
-    return Layout(length, prefix, digits, described=complete)
+    return length, prefix, digits, described
 
 
 def _touch(folder: Path) -> None:
     """Read the layout, whose errors are left to the main process, and the last byte of each record, or exit with 1."""
-    with suppress(lmdb.Error, OSError, ValueError):
+    try:
         with _reading(folder) as transaction:
-            layout = _layout(transaction)
-        try:
-            with _reading(folder, buffers=True) as transaction:
-                for index, prefix in product(range(layout.length), (layout.prefix, "meta")):
-                    bytes(transaction.get(record_key(prefix, index, layout.digits), b"")[-1:])
-        except lmdb.Error:
-            sys.exit(1)
+            length, prefix, digits, _ = _layout(transaction)
+    except (lmdb.Error, OSError, ValueError):
+        return
+    try:
+        with _reading(folder, buffers=True) as transaction:
+            for index, kind in product(range(length), (prefix, "meta")):
+                bytes(transaction.get(record_key(kind, index, digits), b"")[-1:])
+    except lmdb.Error:
+        sys.exit(1)
 
 
 def _name_in(meta: bytes) -> bytes:

@@ -20,8 +20,11 @@ RESULTS_ONLY = ("seed", "batch", "dtype", "torch", "threads", "device")  # condi
 
 def conditions(config: dict, context: TrainContext, stage: Stage) -> dict:
     """What the state of a run depends on: plain values by name."""
-    fixed = {"train.stage": config.train.stage} | _flat("model", config.model) | stage.conditions
-    return fixed | {
+    return {
+        "train.stage": config.train.stage,
+        "train.optimizer.name": config.train.optimizer.name,
+        **_flat("model", config.model),
+        **stage.conditions,
         "seed": config.seed,
         "batch": f"{context.batch} x {context.world.size}",
         "dtype": str(context.dtype),
