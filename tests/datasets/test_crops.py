@@ -10,8 +10,7 @@ import pytest
 import torch
 from easydict import EasyDict
 
-import datasets
-from datasets import CropDataset, StepSampler, build, loader, loading_failures
+from datasets import CropDataset, build, load, loading
 from datasets.sources import FolderSource
 from images.thumbnail import thumbnail
 from utils.errors import UserError
@@ -38,15 +37,24 @@ def equal(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
+def item(dataset, step, index=0, batch=1):
+    """A crop, without the dimension of the batch."""
+    return {key: value[0] for key, value in dataset.batch(step, [index], batch).items()}
+
+
+def ids(dataset, batch, steps=1):
+    return [number for step in range(steps) for number in dataset.batch(step, range(batch), batch)["id"].tolist()]
+
+
 def test_items(make_folder):
-    item = crops(make_folder("photos", 5))[2, 0]
-    assert {key: (tuple(value.shape), value.dtype) for key, value in item.items()} == {
+    crop = item(crops(make_folder("photos", 5)), 2)
+    assert {key: (tuple(value.shape), value.dtype) for key, value in crop.items()} == {
         "window": ((3, SIZE, SIZE), torch.float32),
         "thumbnail": ((3, THUMBNAIL, THUMBNAIL), torch.float32),
         "row": ((), torch.float32),
         "id": ((), torch.int64),
     }
-    assert item["window"].min() >= -1 and item["window"].max() <= 1 and item["window"].is_contiguous()
+    assert crop["window"].min() >= -1 and crop["window"].max() <= 1 and crop["window"].is_contiguous()
 
 
 def windows(image, top, mirrored):
@@ -62,14 +70,14 @@ def test_a_window_is_a_patch_of_the_image_in_its_reflected_context(make_folder):
     dataset = crops(make_folder("photos", 3), flip=True)
     rows, flips = set(), set()
     for step in range(60):
-        item = dataset[step, 0]
-        image = dataset.source.open(int(item["id"]), 10**6)
+        crop = item(dataset, step)
+        image = dataset.source.open(int(crop["id"]), 10**6)
         small = thumbnail(image, THUMBNAIL).transpose(2, 0, 1)
-        mirrored = not np.array_equal(small, item["thumbnail"])
-        np.testing.assert_array_equal(small[..., ::-1] if mirrored else small, item["thumbnail"])
+        mirrored = not np.array_equal(small, crop["thumbnail"])
+        np.testing.assert_array_equal(small[..., ::-1] if mirrored else small, crop["thumbnail"])
         room = image.height - PATCH
-        top = round((float(item["row"]) + 1) / 2 * room)
-        assert any(np.array_equal(window, item["window"]) for window in windows(image, top, mirrored))
+        top = round((float(crop["row"]) + 1) / 2 * room)
+        assert any(np.array_equal(window, crop["window"]) for window in windows(image, top, mirrored))
         rows.add(top)
         flips.add(mirrored)
     assert min(rows) == 0 and max(rows) == room and flips == {False, True}
@@ -79,57 +87,50 @@ def test_a_window_is_a_patch_of_the_image_in_its_reflected_context(make_folder):
 def test_images_smaller_than_the_patch_are_reflected(make_folder, shape, encoded):
     dataset = crops(make_folder("photos", {"a.png": encoded(0, *shape)}))
     for step in range(5):
-        item = dataset[step, 0]
-        assert item["window"].shape == (3, 16, 16) and torch.isfinite(item["window"]).all()
-        assert shape[0] > PATCH or item["row"] == 0
+        crop = item(dataset, step)
+        assert crop["window"].shape == (3, 16, 16) and torch.isfinite(crop["window"]).all()
+        assert shape[0] > PATCH or crop["row"] == 0
 
 
 def test_every_epoch_shows_every_image_once_in_its_own_order(make_folder):
-    dataset = crops(make_folder("photos", 7)).with_batch(3)
-    order = [int(dataset[divmod(position, 3)]["id"]) for position in range(21)]
+    dataset = crops(make_folder("photos", 7))
+    order = ids(dataset, 3, steps=7)
     epochs = [order[0:7], order[7:14], order[14:21]]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert [int(dataset[divmod(position, 3)]["id"]) for position in reversed(range(21))] == order[::-1]
+    backwards = [item(dataset, *divmod(position, 3), batch=3)["id"] for position in reversed(range(21))]
+    assert backwards == order[::-1]
 
 
 def test_seeds_differ(make_folder):
     folder = make_folder("photos", 4)
-    first, again, other = (crops(folder, seed=seed)[5, 2] for seed in (1, 1, 2))
+    first, again, other = (item(crops(folder, seed=seed), 5, 2, 4) for seed in (1, 1, 2))
     assert equal(first, again) and not equal(first, other)
-    assert crops(folder, seed=-1)[0, 0]["window"].shape == (3, 16, 16)
+    assert item(crops(folder, seed=-1), 0)["window"].shape == (3, 16, 16)
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_batches_do_not_depend_on_workers_ranks_or_the_first_step(make_folder):
     dataset = crops(make_folder("photos", 9), flip=True)
-    straight = list(loader(dataset, 0, 6, 4))
+    straight = list(load(dataset, 0, 6, 4))
     assert len(straight) == 6 and straight[0]["window"].shape == (4, 3, 16, 16)
     for workers in (1, 2):
-        assert all(map(equal, straight, loader(dataset, 0, 6, 4, workers=workers)))
-    assert all(map(equal, straight[4:], loader(dataset, 4, 2, 4, workers=1)))
-    halves = [list(loader(dataset, 0, 6, 2, rank=rank, world=2)) for rank in range(2)]
+        assert all(map(equal, straight, load(dataset, 0, 6, 4, workers=workers)))
+    assert all(map(equal, straight[4:], load(dataset, 4, 2, 4, workers=1)))
+    halves = [list(load(dataset, 0, 6, 2, rank=rank, world=2)) for rank in range(2)]
     for whole, *parts in zip(straight, *halves, strict=True):
         assert equal(whole, {key: torch.cat([part[key] for part in parts]) for key in whole})
 
 
-def test_step_sampler():
-    assert list(StepSampler(7, 2, batch=2, rank=1, world=3)) == [[(7, 2), (7, 3)], [(8, 2), (8, 3)]]
-    assert len(StepSampler(7, 2, 2)) == 2
-    with pytest.raises(ValueError, match="rank 2"):
-        StepSampler(0, 1, 1, rank=2, world=2)
-
-
 def test_validation_is_fixed_and_even(make_folder):
     dataset = crops(make_folder("photos", 9))
-    items = dataset.validation_items(3)
-    assert [int(item["id"]) for item in items] == [0, 3, 6]
-    assert all(map(equal, items, dataset.validation_items(3)))
-    assert len(dataset.validation_items(100)) == 9
+    items = dataset.centre_crops(3, 2)
+    assert [batch["id"].tolist() for batch in items] == [[0, 3], [6]]
+    assert all(map(equal, items, dataset.centre_crops(3, 2)))
+    assert len(dataset.centre_crops(100, 1)) == 9
     image = dataset.source.open(0, 10**6)
     top, left = (image.height - PATCH) // 2, (image.width - PATCH) // 2
     expected = image.window_float(top - BEFORE, left - BEFORE, 16, 16).transpose(2, 0, 1)
-    np.testing.assert_array_equal(items[0]["window"], expected)
+    np.testing.assert_array_equal(items[0]["window"][0], expected)
 
 
 def damage(folder, names):
@@ -140,23 +141,23 @@ def damage(folder, names):
 def test_damage_is_named_once_and_replaced_by_the_next(make_folder, caplog):
     folder = make_folder("photos", 20)
     damage(folder, ["004.png", "005.png"])
-    dataset = crops(folder, max_bad_fraction=0.1).with_batch(20)
-    identities = [int(dataset[step, index]["id"]) for step in range(2) for index in range(20)]
+    dataset = crops(folder, max_bad_fraction=0.1)
+    identities = ids(dataset, 20, steps=2)
     assert identities.count(6) == 6 and not {4, 5} & set(identities)
     assert dataset.damaged == 2
     assert len(caplog.records) == 2 and "004.png" in caplog.text and "005.png" in caplog.text
-    late = crops(folder, max_bad_fraction=0.1).with_batch(20)
-    assert [int(late[1, index]["id"]) for index in range(20)] == identities[20:]
+    late = crops(folder, max_bad_fraction=0.1)
+    assert late.batch(1, range(20), 20)["id"].tolist() == identities[20:]
 
 
 def test_resizing(make_folder, encoded, caplog):
     """Changes the shorter side; an image that it makes too large counts as damaged."""
     dataset = crops(make_folder("wide", {"a.png": encoded(0, 40, 80)}), resize=PATCH)
-    assert dataset[0, 0]["row"] == 0  # 8 rows are left, and the patch takes them all
+    assert item(dataset, 0)["row"] == 0  # 8 rows are left, and the patch takes them all
     folder = make_folder("photos", 9)
     (folder / "strip.png").write_bytes(encoded(0, 1, 5000))
-    dataset = crops(folder, max_bad_fraction=0.1, resize=20, max_pixels=10**5).with_batch(10)
-    assert {int(dataset[0, index]["id"]) for index in range(10)} == set(range(9))
+    dataset = crops(folder, max_bad_fraction=0.1, resize=20, max_pixels=10**5)
+    assert set(ids(dataset, 10)) == set(range(9))
     assert dataset.damaged == 1 and "strip.png: resized to 20 x 100000" in caplog.text
 
 
@@ -166,16 +167,14 @@ def test_a_side_that_is_too_long_for_any_image_is_refused_at_once(make_folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_too_much_damage_stops_with_one_line(make_folder, workers):
     folder = make_folder("photos", 20)
     damage(folder, ["004.png", "005.png", "006.png"])
     with pytest.raises(UserError, match=r"3 of 20 images are damaged.*max_bad_fraction=0\.1.*\.png") as caught:
-        list(loader(crops(folder, max_bad_fraction=0.1), 0, 10, 4, workers=workers))
+        list(load(crops(folder, max_bad_fraction=0.1), 0, 10, 4, workers=workers))
     assert "\n" not in str(caught.value) and str(caught.value).startswith("3 of 20")
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("cause", ["kill", "bus error", "hang"])
 def test_a_lost_worker_is_an_error_that_names_the_image(make_folder, monkeypatch, cause):
     source_open, signals = FolderSource.open, {"kill": signal.SIGKILL, "bus error": signal.SIGBUS}
@@ -188,41 +187,27 @@ def test_a_lost_worker_is_an_error_that_names_the_image(make_folder, monkeypatch
         return source_open(self, index, max_pixels)
 
     monkeypatch.setattr(FolderSource, "open", fatal)
-    monkeypatch.setattr(datasets, "SILENCE", 1)
-    start = time.monotonic()
-    with pytest.raises(UserError, match=r"003\.png") as caught:
-        list(loader(crops(make_folder("photos", 6)), 0, 10, 4, workers=1))
-    assert "\n" not in str(caught.value)
-    assert time.monotonic() - start < 25  # PyTorch gives a worker that hangs some seconds
+    monkeypatch.setattr(loading, "SILENCE", 1)
+    ended = "is silent" if cause == "hang" else f"has ended with code -{signals[cause].value}"
+    with pytest.raises(UserError, match=rf"\(being read: .*003\.png\): a worker {ended}"):
+        list(load(crops(make_folder("photos", 6)), 0, 10, 4, workers=1))
+    assert not multiprocessing.active_children()
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_a_worker_that_is_lost_during_a_step_is_one_line(make_folder):
-    """PyTorch raises from its signal handler, too."""
-    dataset = crops(make_folder("photos", 6))
-    with pytest.raises(UserError, match=r"loading failed \(being read: .*killed by signal"), loading_failures(dataset):
-        for _ in loader(dataset, 0, 50, 4, workers=1):
-            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-            time.sleep(10)  # in which the handler raises
+def test_a_worker_that_is_lost_between_batches_is_one_line(make_folder):
+    batches = load(crops(make_folder("photos", 6)), 0, 50, 4, workers=1)
+    next(batches)
+    multiprocessing.active_children()[0].kill()
+    with pytest.raises(UserError, match=r"loading failed \(being read: .*\): a worker has ended with code -9"):
+        list(batches)
 
 
-@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError("reset by peer")])
-def test_a_worker_lost_while_it_sends_is_one_line(make_folder, monkeypatch, error):
-    def lost(self, index):
-        raise error
-
-    monkeypatch.setattr(CropDataset, "__getitem__", lost)
-    with pytest.raises(UserError, match="loading failed .*: (a worker was lost|reset by peer)"):
-        list(loader(crops(make_folder("photos", 6)), 0, 10, 4, workers=0))
-
-
-def test_other_errors_of_workers_keep_their_kind(make_folder, monkeypatch):
-    def broken(self, index, max_pixels):
-        raise RuntimeError("a mistake of ours")
-
-    monkeypatch.setattr(FolderSource, "open", broken)
-    with pytest.raises(RuntimeError, match="a mistake of ours"):
-        list(loader(crops(make_folder("photos", 6)), 0, 1, 4))
+def test_closing_ends_the_workers(make_folder):
+    batches = load(crops(make_folder("photos", 6)), 0, 50, 4, workers=2)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert not multiprocessing.active_children()
 
 
 def test_build_splits_one_source_without_leaks(make_folder, encoded):

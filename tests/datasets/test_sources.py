@@ -1,7 +1,6 @@
 """Folders and LMDBs: layouts, damage, forks, digests and splits."""
 
 import hashlib
-import json
 import os
 import pickle
 import random
@@ -21,25 +20,6 @@ from utils.errors import UserError
 
 LIMIT = 10**6
 PAGE = 4096
-
-
-def read_all(paths):
-    """What each record of each LMDB gave, or None where the LMDB was refused; and the exit code of the reader.
-
-    A process of its own reads, since a damaged file may kill it; what it had read by then still arrives.
-    """
-    receiver, sender = os.pipe()
-    child = os.fork()
-    if child == 0:
-        with open(sender, "w") as lines:
-            for path in paths:
-                lines.write(json.dumps(read_one(path)) + "\n")
-                lines.flush()
-        os._exit(0)
-    os.close(sender)
-    with open(receiver) as lines:
-        found = [json.loads(line) for line in lines]
-    return found, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def read_one(path):
@@ -133,7 +113,7 @@ def test_truncated_lmdb_is_refused(our_lmdb, share):
     source = LmdbSource(our_lmdb)
     data = (our_lmdb / "data.mdb").read_bytes()
     (our_lmdb / "data.mdb").write_bytes(data[: -1 if share == "one byte" else int(len(data) * share)])
-    assert read_all([our_lmdb]) == ([None], 0)
+    assert read_one(our_lmdb) is None
     with pytest.raises(ImageError):  # a file that shrinks while it is in use
         source.read(0)
 
@@ -153,22 +133,22 @@ def corrupt(data, random_source, places):
 
 
 def test_corruption_is_noticed(our_lmdb, tmp_path):
+    """Or else LMDB would kill this process."""
     expected = read_one(our_lmdb)
     data = (our_lmdb / "data.mdb").read_bytes()
     random_source = random.Random(0)
-    paths = [tmp_path / f"damaged{number}" for number in range(300)]
+    paths = [tmp_path / f"damaged{number}" for number in range(60)]
     for number, path in enumerate(paths):
         path.mkdir()
         # Every third one in the pages of the tree, where damage could kill the reader.
         places = tree_pages(data) if number % 3 == 0 else range(len(data) // PAGE)
         (path / "data.mdb").write_bytes(corrupt(data, random_source, places))
-    results, code = read_all(paths)
-    assert code == 0 and len(results) == len(paths)
+    results = [read_one(path) for path in paths]
     for found in results:
         if found is not None:
             assert len(found) == len(expected)
             assert all(each in ("noticed", right) for each, right in zip(found, expected, strict=True))
-    assert sum(found is None or "noticed" in found for found in results) > 200
+    assert sum(found is None or "noticed" in found for found in results) > 40
 
 
 def test_lmdb_of_something_else(make_public_lmdb, tmp_path):

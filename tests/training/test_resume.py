@@ -49,6 +49,7 @@ NO_ADVERSARY = ["losses.inverter.adversarial=0", "losses.inverter.feature_matchi
     [
         ("generator", ["train.stage=inverter"], "train.stage was generator and is inverter"),
         ("generator", ["model.encoder.depth=2"], "model.encoder.depth was 1 and is 2"),
+        ("generator", ["train.optimizer.name=muon"], "train.optimizer.name was adam and is muon"),
         ("inverter", ["train.patch_cells=9"], "train.patch_cells was 8 and is 9"),
         ("inverter", FROZEN, "train.tune_texture was True and is False"),
         ("inverter", NO_ADVERSARY, "discriminator (losses.inverter: adversarial, feature_matching) was trained and is"),

@@ -15,7 +15,7 @@ import training.events
 import training.generator
 import training.inverter
 from models.weights import load_generator, load_inverter
-from training.stage import Window
+from training.stage import Stage, Window
 from utils.checkpoint import load_latest, load_weights
 from utils.config import load_config
 from utils.files import lock_folder
@@ -158,7 +158,7 @@ def test_a_dry_run_reads_no_file(run, tmp_path, stage, lines, capsys):
     assert all(words in printed for words in expected) and not missing.exists()
 
 
-class Colour:
+class Colour(Stage):
     """A third stage: the mean colour of the patches."""
 
     window, exported = Window(4, 1, 1), ()
@@ -178,9 +178,6 @@ class Colour:
 
     def pictures(self, batch):
         return {"colour": self.colour.bias.detach()[None, :, None, None].expand(1, 3, 4, 4)}
-
-    def validate(self, batches):
-        return {"colour/batches": len(batches)}
 
     def export(self, folder, step):
         return []
