@@ -83,7 +83,7 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
     """
     settings, world = config.train, context.world
     thumbnail = config.model.global_encoder.thumbnail
-    train_set, val_set = datasets.build(config.data, **stage.window._asdict(), thumbnail=thumbnail, seed=config.seed)
+    train_set, val_set = datasets.build(config.data, stage.window, thumbnail, config.seed)
     (shown,) = val_set.centre_crops(PICTURES, PICTURES)
     validation = val_set.centre_crops(VALIDATION_BATCHES * settings.batch, settings.batch)
     state = resume(folder, config, context, stage)
@@ -93,9 +93,8 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
     steps = settings.steps - state["step"] if state["elapsed"] <= seconds else 0
     log.info(describe(config, context, stage), world.main)
     log.info(f"data       {len(train_set)} images, {len(val_set)} to validate", world.main)
-    batches = datasets.load(
-        train_set, state["step"], steps, settings.batch, world.rank, world.size, config.data.workers
-    )
+    place = settings.batch, world.rank, world.size
+    batches = datasets.load(train_set, state["step"], steps, *place, config.data.workers)
 
     started = time.monotonic() - state["elapsed"]
     scalars, over, stopping = {}, False, False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,11 +27,24 @@ IDLE, READING, DAMAGED = 0, 1, 2  # states of a record
 logger = logging.getLogger(__name__)
 
 
+class Window(NamedTuple):
+    """Edges in pixels of what a stage of training sees of an image: a patch in its context."""
+
+    patch: int
+    before: int  # context above and left of the patch
+    after: int  # context below and right of it
+
+    @property
+    def size(self) -> int:
+        """Edge of the whole window."""
+        return self.before + self.patch + self.after
+
+
 class CropDataset:
     """Random crops of the images of a source, addressed by (step, index within the global batch).
 
     A batch is a dict of float32 tensors [B, ...] (images in [-1, 1]):
-      window     [3, S, S], S = before + patch + after: a patch drawn uniformly inside of the image and its context,
+      window     [3, S, S], S = window.size: a patch drawn uniformly inside of the image and its context,
                  reflected where it leaves the image; an image smaller than the patch is reflected, too
       thumbnail  [3, T, T] of the whole image
       row        vertical position of the patch: -1 top to 1 bottom of the image, 0 where it has no room to move
@@ -42,10 +56,8 @@ class CropDataset:
         self,
         source: Source,
         records: list[int],          # numbers of the source's images to use
+        window: Window,
         *,
-        patch: int,                  # edge of the patch, pixels
-        before: int,                 # context above and left of it
-        after: int,                  # context below and right of it
         thumbnail: int,              # edge of the thumbnail
         seed: int,
         flip: bool = False,          # mirror half of the images
@@ -53,9 +65,7 @@ class CropDataset:
         max_pixels: int = 2**28,     # larger images count as damaged
         max_bad_fraction: float = 0.01,
     ):
-        self.source = source
-        self.records = records
-        self.patch, self.before, self.after, self.thumbnail = patch, before, after, thumbnail
+        self.source, self.records, self.window, self.thumbnail = source, records, window, thumbnail
         self.seed, self.flip, self.resize = seed, flip, resize
         self.max_pixels, self.max_bad_fraction = max_pixels, max_bad_fraction
         self._states = torch.zeros(len(records), dtype=torch.uint8).share_memory_()  # shared with the workers
@@ -73,7 +83,7 @@ class CropDataset:
         count = min(count, len(self))
         opened = (self._open_near(index * len(self) // count) for index in range(count))
         items = [
-            self._item(position, image, (image.height - self.patch) // 2, (image.width - self.patch) // 2)
+            self._item(position, image, (image.height - self.window.patch) // 2, (image.width - self.window.patch) // 2)
             for position, image in opened
         ]
         return [default_collate(items[first : first + batch]) for first in range(0, count, batch)]
@@ -91,7 +101,7 @@ class CropDataset:
         epoch, place = divmod(step * global_batch + index, len(self))
         position, image = self._open_near(int(self._permutation(epoch)[place]))
         random = self._random(CROP, index, step)
-        top, left = (_draw(random, length - self.patch) for length in (image.height, image.width))
+        top, left = (_draw(random, length - self.window.patch) for length in (image.height, image.width))
         return self._item(position, image, top, left, mirrored=self.flip and random.random() < 0.5)
 
     def _random(self, stream: int, *counter: int) -> np.random.Generator:
@@ -134,12 +144,12 @@ class CropDataset:
             )
 
     def _item(self, position: int, image: Image, top: int, left: int, mirrored: bool = False) -> dict[str, Tensor]:
-        size = self.before + self.patch + self.after
-        room = image.height - self.patch
+        patch, before, after = self.window
+        room, size = image.height - patch, self.window.size
         # `left` counts in the image as it is shown, so in a mirrored one the window starts at its other end.
-        start = image.width - (left + self.patch + self.after) if mirrored else left - self.before
+        start = image.width - (left + patch + after) if mirrored else left - before
         return {
-            "window": _tensor(image.window_float(top - self.before, start, size, size), mirrored),
+            "window": _tensor(image.window_float(top - before, start, size, size), mirrored),
             "thumbnail": _tensor(thumbnail(image, self.thumbnail), mirrored),
             "row": torch.tensor(2 * top / room - 1 if room > 0 else 0.0),
             "id": torch.tensor(self.records[position]),

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from datasets import Window
 from losses.adversarial import (
     coordinate,
     discriminator_logistic,
@@ -21,7 +22,7 @@ from models.weights import export, fill, read_weights
 from training.context import Stream, TrainContext
 from training.latents import PatchLatents, draw_latents, normal
 from training.optimization import NetworkOptimizer, averaged, move_average
-from training.stage import Stage, Window
+from training.stage import Stage
 
 
 class GeneratorStage(Stage):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import losses
+from datasets import Window
 from images.thumbnail import area_matrix
 from losses.adversarial import discriminator_logistic
 from models import build_discriminator, build_encoders, build_generator, patch_pixels
@@ -27,7 +28,7 @@ from models.weights import export, fill, read_weights
 from training.context import Stream, TrainContext
 from training.latents import PatchLatents, draw_latents, normal
 from training.optimization import NetworkOptimizer, averaged, move_average
-from training.stage import Stage, Window
+from training.stage import Stage
 from utils.checkpoint import fingerprint
 from utils.errors import UserError
 

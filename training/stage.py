@@ -4,23 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.distributed.checkpoint.stateful import Stateful
 
-
-class Window(NamedTuple):
-    """Edges in pixels of what a stage sees of an image: a patch in its context."""
-
-    patch: int
-    before: int  # context above and left of the patch
-    after: int  # context below and right of it
-
-    @property
-    def size(self) -> int:
-        """Edge of the whole window."""
-        return self.before + self.patch + self.after
+from datasets import Window
 
 
 class Stage(ABC):

@@ -8,16 +8,17 @@ import time
 import numpy as np
 import pytest
 import torch
-from easydict import EasyDict
 
-from datasets import CropDataset, build, load, loading
+from datasets import CropDataset, Window, build, load, loading
 from datasets.sources import FolderSource
 from images.thumbnail import thumbnail
+from utils.config import load_config
 from utils.errors import UserError
+from utils.schema import TrainConfig
 
 PATCH, BEFORE, AFTER, THUMBNAIL = 8, 3, 5, 4
 SIZE = BEFORE + PATCH + AFTER
-SIZES = {"patch": PATCH, "before": BEFORE, "after": AFTER, "thumbnail": THUMBNAIL, "seed": 0}
+SIZES = {"window": Window(PATCH, BEFORE, AFTER), "thumbnail": THUMBNAIL, "seed": 0}
 
 
 def crops(folder, **options):
@@ -25,12 +26,10 @@ def crops(folder, **options):
     return CropDataset(source, list(range(len(source))), **SIZES | options)
 
 
-def config(**changes):
-    keys = {
-        "train": None, "val": None, "val_fraction": 0.2, "resize": None, "flip": True, "workers": 0,
-        "max_pixels": 10**6, "max_bad_fraction": 0.01,
-    }
-    return EasyDict({**keys, **changes})
+def config(*overrides):
+    """A section `data`."""
+    overrides = ["data.max_pixels=1000000", "data.val_fraction=0.2", *overrides]
+    return load_config(TrainConfig, overrides=overrides).data
 
 
 def equal(left, right):
@@ -163,7 +162,7 @@ def test_resizing(make_folder, encoded, caplog):
 
 def test_a_side_that_is_too_long_for_any_image_is_refused_at_once(make_folder):
     with pytest.raises(UserError, match=r"data\.resize=99999: .*max_pixels"):
-        build(config(train=str(make_folder("photos", 3)), resize=99999), **SIZES)
+        build(config(f"data.train={make_folder('photos', 3)}", "data.resize=99999"), **SIZES)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -212,9 +211,7 @@ def test_closing_ends_the_workers(make_folder):
 
 def test_build_splits_one_source_without_leaks(make_folder, encoded):
     files = {f"{number}.png": encoded(number % 10) for number in range(30)}  # each image three times
-    train, val = build(
-        config(train=str(make_folder("photos", files))), **SIZES
-    )
+    train, val = build(config(f"data.train={make_folder('photos', files)}"), **SIZES)
     assert (len(train), len(val)) == (24, 6)
     pictures = [{data.source.label(record)[-5] for record in data.records} for data in (train, val)]
     assert not pictures[0] & pictures[1]
@@ -224,12 +221,13 @@ def test_build_splits_one_source_without_leaks(make_folder, encoded):
 def test_build_with_two_sources(make_folder, encoded):
     train_folder = make_folder("train", 6)
     val_folder = make_folder("val", {"a.png": encoded(100)})
-    train, val = build(config(train=str(train_folder), val=str(val_folder)), **SIZES)
+    both = config(f"data.train={train_folder}", f"data.val={val_folder}")
+    train, val = build(both, **SIZES)
     assert (len(train), len(val)) == (6, 1)
     (val_folder / "b.png").write_bytes(encoded(2))
     with pytest.raises(UserError, match=r"b\.png is .*002\.png"):
-        build(config(train=str(train_folder), val=str(val_folder)), **SIZES)
+        build(both, **SIZES)
     with pytest.raises(UserError, match=r"data\.train"):
         build(config(), **SIZES)
     with pytest.raises(UserError, match="cannot be split"):
-        build(config(train=str(make_folder("one", 1))), **SIZES)
+        build(config(f"data.train={make_folder('one', 1)}"), **SIZES)
