@@ -1,6 +1,7 @@
 """The inverter stage: what its losses compare, and that no cell of the reciprocal loss reads beyond the patch."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -8,10 +9,8 @@ import torch
 from models import patch_pixels
 from models.geometry import Interval
 from models.weights import load_inverter
-from training.context import TrainContext
-from training.inverter import GENERATED, InverterStage, shrink
+from training.inverter import GENERATED, shrink
 from utils.config import load_config
-from utils.distributed import SINGLE
 from utils.errors import UserError
 from utils.schema import TrainConfig
 
@@ -20,16 +19,8 @@ GENERATED_TERMS = {"reciprocal", "global_latent", "preservation"}
 
 
 @pytest.fixture
-def stage(tiny, stage_arguments):
-    def stage(*overrides):
-        config = load_config(TrainConfig, tiny, [*stage_arguments["inverter"], *overrides])
-        torch.manual_seed(config.seed)
-        context = TrainContext(config.seed, config.train.batch, torch.device("cpu"), torch.float32, SINGLE)
-        stage = InverterStage(config, context)
-        stage.load_files()
-        return stage
-
-    return stage
+def stage(loaded, stage_arguments):
+    return partial(loaded, *stage_arguments["inverter"])
 
 
 def random_batch(stage):
