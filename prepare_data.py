@@ -12,22 +12,24 @@ nothing was written.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
 from tqdm import tqdm
 
-from datasets.sources import content_digest, describe, open_source, record_key
-from datasets.splits import Source, split
+from datasets.sources import Source, content_digest, describe, open_source, record_key
+from datasets.splits import split
 from images.reading import ImageError, open_image
 from images.resizing import check_side, encode_png, with_shorter_side
 from utils.errors import UserError, run_command
 from utils.files import refusals, remove_stale, scratch_folder
 
+SIDES = ("train", "valid")
 NATIVE = "0"  # size prefix of images stored as they are
 PAGE = 4096
 
@@ -35,20 +37,19 @@ PAGE = 4096
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _parse(argv)
-    targets = {side: options.output / side for side in ("train", "valid")}
-    for target in targets.values():
-        if target.exists():
-            raise UserError(f"{target}: exists already; remove it or choose another --output")
+    for side in SIDES:
+        if (options.output / side).exists():
+            raise UserError(f"{options.output / side}: exists already; remove it or choose another --output")
     source = open_source(options.input)
-    sound, digests, sizes = _survey(source, options)
-    sides = dict(zip(targets, split(digests, options.val_fraction), strict=True))
-    with _appearing(targets) as folders:
-        for side, members in sides.items():
-            space = sum(sizes[member] + 4 * PAGE for member in members)
-            records = tqdm([sound[member] for member in members], desc=side, unit="image", file=sys.stderr)
-            _write(folders[side], source, records, space, options)
-    for side, members in sides.items():
-        print(f"{targets[side]}: {len(members)} images")
+    digests, space = _survey(source, options)
+    sound = list(digests)
+    members = dict(zip(SIDES, split(list(digests.values()), options.val_fraction), strict=True))
+    with _appearing(options.output) as folder:
+        for side, places in members.items():
+            records = tqdm([sound[place] for place in places], desc=side, unit="image", file=sys.stderr)
+            _write(folder / side, source, records, space, options)
+    for side, places in members.items():
+        print(f"{options.output / side}: {len(places)} images")
     return 1 if len(sound) < len(source) else 0
 
 
@@ -62,46 +63,42 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--val-fraction", type=float, default=0.05, help="share of the images for valid/")
     parser.add_argument("--max-pixels", type=int, default=2**28, help="larger images are left out")
     options = parser.parse_args(argv)
-    if options.size is not None and options.size < 1:
-        raise UserError(f"--size {options.size}: must be at least 1")
+    for name, value in (("--size", options.size), ("--max-pixels", options.max_pixels)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} {value}: must be at least 1")
     if not 0 < options.val_fraction < 1:
         raise UserError(f"--val-fraction {options.val_fraction}: must lie between 0 and 1")
-    if options.max_pixels < 1:
-        raise UserError(f"--max-pixels {options.max_pixels}: must be at least 1")
     if options.size is not None:
         check_side("--size", options.size, options.max_pixels)
     return options
 
 
-def _survey(source: Source, options: argparse.Namespace) -> tuple[list[int], list[bytes], list[int]]:
-    """Numbers of the sound images, and the digests and sizes of what will be stored for them."""
-    sound, digests, sizes = [], [], []
+def _survey(source: Source, options: argparse.Namespace) -> tuple[dict[int, bytes], int]:
+    """The digests of what will be stored, by the number of the image, and bytes that an LMDB of it takes at most."""
+    digests, space = {}, 1024 * PAGE
     for index in tqdm(range(len(source)), desc="checking", unit="image", file=sys.stderr):
         try:
-            data = _payload(source, index, options, check=True)
+            data = _payload(source, index, options)
+            if options.size is None:
+                open_image(data, options.max_pixels, name=source.name(index))
+            digests[index] = content_digest(io.BytesIO(data))
+            space += len(data) + 4 * PAGE
         except ImageError as error:
             tqdm.write(f"left out: {error}", file=sys.stderr)
-            continue
-        sound.append(index)
-        digests.append(content_digest(data))
-        sizes.append(len(data))
-    return sound, digests, sizes
+    return digests, space
 
 
-def _payload(source: Source, index: int, options: argparse.Namespace, check: bool = False) -> bytes:
-    """The bytes to store for an image; with `check` they have been decoded."""
+def _payload(source: Source, index: int, options: argparse.Namespace) -> bytes:
+    """The bytes to store for an image; ImageError where there are none."""
     if options.size is None:
-        data = source.read(index)
-        if check:
-            open_image(data, options.max_pixels, name=source.name(index))
-        return data
+        return source.read(index)
     return encode_png(with_shorter_side(source.open(index, options.max_pixels), options.size, options.max_pixels))
 
 
 def _write(folder: Path, source: Source, records: Iterable[int], space: int, options: argparse.Namespace) -> None:
-    """Write one LMDB of the images of these numbers, in their order; `space` bounds its size in bytes."""
+    """Write one LMDB, of at most `space` bytes, of the images of these numbers, in their order."""
     prefix, count = NATIVE if options.size is None else str(options.size), 0
-    with lmdb.open(str(folder), map_size=space + 1024 * PAGE, lock=False, sync=False) as environment:
+    with lmdb.open(str(folder), map_size=space, lock=False, sync=False) as environment:
         for index in records:
             data = _payload(source, index, options)
             with environment.begin(write=True) as transaction:
@@ -114,20 +111,18 @@ def _write(folder: Path, source: Source, records: Iterable[int], space: int, opt
 
 
 @contextmanager
-def _appearing(targets: dict[str, Path]) -> Iterator[dict[str, Path]]:
-    """Temporary folders that become the targets on success, and vanish on failure."""
-    output = next(iter(targets.values())).parent
+def _appearing(output: Path) -> Iterator[Path]:
+    """A temporary folder, whose folders SIDES go into `output` on success; it vanishes on failure."""
     remove_stale(output)
-    with refusals(output), ExitStack() as stack:
-        folders = {side: stack.enter_context(scratch_folder(target)) for side, target in targets.items()}
-        for folder in folders.values():
-            folder.mkdir(parents=True)
+    with refusals(output), scratch_folder(output / "set") as folder:
+        for side in SIDES:
+            (folder / side).mkdir(parents=True)
         try:
-            yield folders
+            yield folder
         except lmdb.Error as error:
             raise OSError(str(error)) from error
-        for side, folder in folders.items():
-            folder.rename(targets[side])
+        for side in SIDES:
+            (folder / side).rename(output / side)
 
 
 if __name__ == "__main__":

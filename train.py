@@ -21,8 +21,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.utils.data import default_collate
 from tqdm import tqdm
 
 import datasets
@@ -85,8 +83,9 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
     """
     settings, world = config.train, context.world
     thumbnail = config.model.global_encoder.thumbnail
-    train_set, val_set = datasets.build(config.data, **stage.window._asdict(), thumbnail=thumbnail, seed=config.seed)
-    shown, *validation = held_out(val_set, settings.batch)
+    train_set, val_set = datasets.build(config.data, stage.window, thumbnail, config.seed)
+    (shown,) = val_set.centre_crops(PICTURES, PICTURES)
+    validation = val_set.centre_crops(VALIDATION_BATCHES * settings.batch, settings.batch)
     state = resume(folder, config, context, stage)
     if world.main and not keep_config:
         save_config(config, folder / CONFIG)
@@ -94,9 +93,8 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
     steps = settings.steps - state["step"] if state["elapsed"] <= seconds else 0
     log.info(describe(config, context, stage), world.main)
     log.info(f"data       {len(train_set)} images, {len(val_set)} to validate", world.main)
-    batches = datasets.loader(
-        train_set, state["step"], steps, settings.batch, world.rank, world.size, steps > 0 and config.data.workers
-    )
+    place = settings.batch, world.rank, world.size
+    batches = datasets.loader(train_set, state["step"], steps, *place, steps > 0 and config.data.workers)
 
     started = time.monotonic() - state["elapsed"]
     scalars, over, stopping = {}, False, False
@@ -137,13 +135,6 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
         return 0
     log.info(f"stopped at step {state['step']}; the same command goes on from there", world.main)
     return stop.exit_code or 128 + signal.SIGTERM  # another process got the signal
-
-
-def held_out(val_set: datasets.CropDataset, batch: int) -> list[dict[str, Tensor]]:
-    """The batch to show, and after it those to validate."""
-    items = val_set.validation_items(VALIDATION_BATCHES * batch)
-    parts = [items[i : i + batch] for i in range(0, len(items), batch)]
-    return [default_collate(part) for part in [val_set.validation_items(PICTURES), *parts]]
 
 
 def describe(config: dict, context: TrainContext, stage: Stage) -> str:

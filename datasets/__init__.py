@@ -10,12 +10,14 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from datasets.crops import CropDataset, StepSampler
+from datasets.crops import CropDataset, StepSampler, Window
 from datasets.sources import open_source
-from datasets.splits import digests, refuse_shared, split
+from datasets.splits import refuse_shared, split
 from images.resizing import check_side
 from utils.errors import UserError
 from utils.signals import ignore_signals
+
+__all__ = ["CropDataset", "CropLoader", "StepSampler", "Window", "build", "loader", "loading_failures"]
 
 SILENCE = 120  # seconds after which a worker counts as lost
 
@@ -54,9 +56,7 @@ def loading_failures(dataset: CropDataset) -> Iterator[None]:
         raise UserError(f"loading failed (being read: {names}): {reason}") from error
 
 
-def build(
-    config, *, patch: int, before: int, after: int, thumbnail: int, seed: int
-) -> tuple[CropDataset, CropDataset]:
+def build(config: dict, window: Window, thumbnail: int, seed: int) -> tuple[CropDataset, CropDataset]:
     """Training and validation data of a `data` section; sizes as in CropDataset. UserError where it is wrong."""
     if config.train is None:
         raise UserError("data.train is not set: a folder of images or an LMDB is needed")
@@ -64,19 +64,14 @@ def build(
         check_side("data.resize", config.resize, config.max_pixels)
     train_source = val_source = open_source(config.train)
     if config.val is None:
-        train_records, val_records = split(digests(train_source), config.val_fraction)
+        train_records, val_records = split(train_source.digests(), config.val_fraction)
     else:
         val_source = open_source(config.val)
         refuse_shared(train_source, val_source)
         train_records, val_records = list(range(len(train_source))), list(range(len(val_source)))
-    shared = {
-        "patch": patch, "before": before, "after": after, "thumbnail": thumbnail, "seed": seed,
-        "resize": config.resize, "max_pixels": config.max_pixels, "max_bad_fraction": config.max_bad_fraction,
-    }
-    return (
-        CropDataset(train_source, train_records, flip=config.flip, **shared),
-        CropDataset(val_source, val_records, flip=False, **shared),
-    )
+    shared = {key: config[key] for key in ("resize", "max_pixels", "max_bad_fraction")}
+    crops = partial(CropDataset, window=window, thumbnail=thumbnail, seed=seed, **shared)
+    return crops(train_source, train_records, flip=config.flip), crops(val_source, val_records)
 
 
 def loader(

@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler, default_collate
 
-from datasets.splits import Source
+from datasets.sources import Source
 from images.reading import Image, ImageError
 from images.resizing import with_shorter_side
 from images.thumbnail import thumbnail
@@ -26,11 +28,24 @@ IDLE, READING, DAMAGED = 0, 1, 2  # states of a record
 logger = logging.getLogger(__name__)
 
 
+class Window(NamedTuple):
+    """Edges in pixels of what a stage of training sees of an image: a patch in its context."""
+
+    patch: int
+    before: int  # context above and left of the patch
+    after: int  # context below and right of it
+
+    @property
+    def size(self) -> int:
+        """Edge of the whole window."""
+        return self.before + self.patch + self.after
+
+
 class CropDataset(Dataset):
     """Random crops of the images of a source, addressed by (step, index within the global batch).
 
     An item is a dict of float32 tensors (images in [-1, 1]):
-      window     [3, S, S], S = before + patch + after: a patch drawn uniformly inside of the image and its context,
+      window     [3, S, S], S = window.size: a patch drawn uniformly inside of the image and its context,
                  reflected where it leaves the image; an image smaller than the patch is reflected, too
       thumbnail  [3, T, T] of the whole image
       row        vertical position of the patch: -1 top to 1 bottom of the image, 0 where it has no room to move
@@ -42,10 +57,8 @@ class CropDataset(Dataset):
         self,
         source: Source,
         records: list[int],          # numbers of the source's images to use
+        window: Window,
         *,
-        patch: int,                  # edge of the patch, pixels
-        before: int,                 # context above and left of it
-        after: int,                  # context below and right of it
         thumbnail: int,              # edge of the thumbnail
         seed: int,
         flip: bool = False,          # mirror half of the images
@@ -54,12 +67,9 @@ class CropDataset(Dataset):
         max_bad_fraction: float = 0.01,
         global_batch: int = 1,       # samples of one step, all processes together
     ):
-        self.source = source
-        self.records = records
-        self.patch, self.before, self.after, self.thumbnail = patch, before, after, thumbnail
+        self.source, self.records, self.window, self.thumbnail = source, records, window, thumbnail
         self.seed, self.flip, self.resize = seed, flip, resize
-        self.max_pixels, self.max_bad_fraction = max_pixels, max_bad_fraction
-        self.global_batch = global_batch
+        self.max_pixels, self.max_bad_fraction, self.global_batch = max_pixels, max_bad_fraction, global_batch
         self._states = torch.zeros(len(records), dtype=torch.uint8).share_memory_()  # shared with the workers
         self._epoch: tuple[int, np.ndarray] | None = None
 
@@ -72,22 +82,23 @@ class CropDataset(Dataset):
         other.global_batch = global_batch
         return other
 
-    def __getitem__(self, address: tuple[int, int]) -> dict[str, torch.Tensor]:
+    def __getitem__(self, address: tuple[int, int]) -> dict[str, Tensor]:
         step, index = address
         epoch, place = divmod(step * self.global_batch + index, len(self))
         position, image = self._open_near(int(self._permutation(epoch)[place]))
         random = self._random(CROP, index, step)
-        top, left = (_draw(random, length - self.patch) for length in (image.height, image.width))
+        top, left = (_draw(random, length - self.window.patch) for length in (image.height, image.width))
         return self._item(position, image, top, left, mirrored=self.flip and random.random() < 0.5)
 
-    def validation_items(self, count: int) -> list[dict[str, torch.Tensor]]:
-        """Centre crops of `count` images (all, if there are fewer), evenly spread over the records, in their order."""
+    def centre_crops(self, count: int, batch: int) -> list[dict[str, Tensor]]:
+        """Centre crops of `count` images (all, if there are fewer), evenly spread over the records, in batches."""
         count = min(count, len(self))
         opened = (self._open_near(index * len(self) // count) for index in range(count))
-        return [
-            self._item(position, image, (image.height - self.patch) // 2, (image.width - self.patch) // 2)
+        items = [
+            self._item(position, image, (image.height - self.window.patch) // 2, (image.width - self.window.patch) // 2)
             for position, image in opened
         ]
+        return [default_collate(items[first : first + batch]) for first in range(0, count, batch)]
 
     def being_read(self) -> list[str]:
         """Names of the images that some worker is reading, or was reading when it died."""
@@ -110,16 +121,18 @@ class CropDataset(Dataset):
 
     def _open_near(self, start: int) -> tuple[int, Image]:
         """The first sound record from position `start` on, and its image."""
-        for position in (np.arange(start, start + len(self)) % len(self)).tolist():
-            if self._states[position] != DAMAGED:
-                self._states[position] = READING
-                try:
-                    image = self._open(self.records[position])
-                except ImageError as error:
-                    self._count_damage(position, error)
-                else:
-                    self._states[position] = IDLE
-                    return position, image
+        for offset in range(len(self)):
+            position = (start + offset) % len(self)
+            if self._states[position] == DAMAGED:
+                continue
+            self._states[position] = READING
+            try:
+                image = self._open(self.records[position])
+            except ImageError as error:
+                self._count_damage(position, error)
+            else:
+                self._states[position] = IDLE
+                return position, image
         raise UserError("no image could be read")
 
     def _open(self, record: int) -> Image:
@@ -135,15 +148,13 @@ class CropDataset(Dataset):
                 f"{self.max_bad_fraction} allows; the last one: {error}"
             )
 
-    def _item(
-        self, position: int, image: Image, top: int, left: int, mirrored: bool = False
-    ) -> dict[str, torch.Tensor]:
-        size = self.before + self.patch + self.after
-        room = image.height - self.patch
+    def _item(self, position: int, image: Image, top: int, left: int, mirrored: bool = False) -> dict[str, Tensor]:
+        patch, before, after = self.window
+        room, size = image.height - patch, self.window.size
         # `left` counts in the image as it is shown, so in a mirrored one the window starts at its other end.
-        start = image.width - (left + self.patch + self.after) if mirrored else left - self.before
+        start = image.width - (left + patch + after) if mirrored else left - before
         return {
-            "window": _tensor(image.window_float(top - self.before, start, size, size), mirrored),
+            "window": _tensor(image.window_float(top - before, start, size, size), mirrored),
             "thumbnail": _tensor(thumbnail(image, self.thumbnail), mirrored),
             "row": torch.tensor(2 * top / room - 1 if room > 0 else 0.0),
             "id": torch.tensor(self.records[position]),
@@ -171,7 +182,7 @@ def _draw(random: np.random.Generator, room: int) -> int:
     return int(random.integers(min(0, room), max(0, room), endpoint=True))
 
 
-def _tensor(pixels: np.ndarray, mirrored: bool) -> torch.Tensor:
+def _tensor(pixels: np.ndarray, mirrored: bool) -> Tensor:
     """[H, W, 3] -> [3, H, W], mirrored left to right if asked for."""
     pixels = pixels[:, ::-1] if mirrored else pixels
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

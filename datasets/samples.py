@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
+from importlib.resources import files
 from pathlib import Path
 
-from datasets.sources import LmdbSource, open_source
+from datasets.sources import open_source
 from images.resizing import encode_png
 from utils import log
 from utils.errors import UserError, run_command
@@ -51,36 +51,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_photographs(folder: Path) -> list[Path]:
-    """Copy the photographs into a folder as they are; their paths there. UserError where scikit-image lacks one."""
-    source = photographs_folder()
-    missing = [name for name in PHOTOGRAPHS if not (source / name).is_file()]
-    if missing:
-        raise UserError(f"{source}: no {missing[0]} in this version of scikit-image; requirements.txt names another")
+    """Copy the photographs into a folder as they are; their paths there."""
     for name in PHOTOGRAPHS:
-        with atomic_path(folder / name) as temporary:
-            temporary.write_bytes((source / name).read_bytes())
+        _write(folder / name, (files("skimage") / "data" / name).read_bytes())
     return [folder / name for name in PHOTOGRAPHS]
-
-
-def photographs_folder() -> Path:
-    """Where scikit-image keeps its images, found without importing it. UserError where it is not installed."""
-    spec = find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise UserError("scikit-image is not installed; it brings the photographs (see requirements.txt)")
-    return Path(spec.origin).parent / "data"
 
 
 def write_listed(folder: Path, images: Path, listed: Path) -> Path:
     """Write the image of `images` that the first one of the LMDB `listed` was made of; its path."""
-    source, label = open_source(images), LmdbSource(listed).label(0)
+    source, label = open_source(images), open_source(listed).label(0)
     number = next((number for number in range(len(source)) if source.label(number) == label), None)
     if number is None:
         raise UserError(f"{images}: has no {label}, which {listed} was made of")
     path = folder / f"{Path(label).stem}.png"
-    data = encode_png(source.open(number, MAX_PIXELS))
+    _write(path, encode_png(source.open(number, MAX_PIXELS)))
+    return path
+
+
+def _write(path: Path, data: bytes) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
-    return path
 
 
 if __name__ == "__main__":

@@ -7,16 +7,20 @@ name, because LMDB itself does not notice damage.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import lmdb
 
 from datasets.lmdb_tree import check_tree
+from images.decoding import errors_named
 from images.reading import Image, ImageError, find_images, open_image
 from utils.errors import UserError
 
@@ -24,11 +28,59 @@ RECORD = re.compile(rb"(\d+)-(\d+)")
 DIGEST_ENDS = 1 << 16  # bytes at each end of a file that its digest reads
 
 
-class FolderSource:
-    """The images of a folder, searched recursively, in the order of their names."""
+class Source(ABC):
+    """Encoded images, by number."""
 
-    def __init__(self, folder: str | Path):
+    separator: str  # between folder and label in a name
+
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def label(self, index: int) -> str:
+        """Name of an image within the source."""
+
+    @abstractmethod
+    def stream(self, index: int) -> BinaryIO:
+        """The encoded image as a file, unchecked; ImageError or OSError where it is missing."""
+
+    def name(self, index: int) -> str:
+        """Name of an image for messages; the path of a file."""
+        return f"{self.folder}{self.separator}{self.label(index)}"
+
+    def read(self, index: int) -> bytes:
+        """The encoded image; ImageError where it is missing, or known to be damaged."""
+        with errors_named(self.name(index)), self.stream(index) as file:
+            return file.read()
+
+    def open(self, index: int, max_pixels: int) -> Image:
+        """Decode an image; ImageError where that is impossible."""
+        return open_image(self.read(index), max_pixels, name=self.name(index))
+
+    def digests(self) -> list[bytes]:
+        """A digest of each image, equal for equal ones in any source. One that cannot be read has its name's."""
+        return [self._digest(index) for index in range(len(self))]
+
+    def _digest(self, index: int) -> bytes:
+        name = self.name(index)
+        try:
+            with errors_named(name), self.stream(index) as file:
+                return content_digest(file)
+        except ImageError:
+            return hashlib.blake2b(os.fsencode(name), digest_size=16).digest()
+
+
+class FolderSource(Source):
+    """The images of a folder, searched recursively, in the order of their names; a label is a path below the folder."""
+
+    separator = os.sep
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder)
         self._paths = [str(path.relative_to(self.folder)) for path in find_images(self.folder)]
         if not self._paths:
             raise UserError(f"{folder}: holds no JPEG, PNG, WebP, TIFF or BMP files and is no LMDB")
@@ -37,110 +89,66 @@ class FolderSource:
         return len(self._paths)
 
     def label(self, index: int) -> str:
-        """Path of the file below the folder."""
         return self._paths[index]
 
-    def name(self, index: int) -> str:
-        """Path of the file."""
-        return str(self.folder / self._paths[index])
-
-    def digest(self, index: int) -> bytes:
-        """Digest of size and both ends of the file: equal for equal files. One that cannot be read has its name's."""
-        try:
-            with open(self.name(index), "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                head = file.read(DIGEST_ENDS)
-                file.seek(max(0, size - DIGEST_ENDS))
-                return _digest(size, head, file.read(DIGEST_ENDS))
-        except OSError:
-            return hashlib.blake2b(os.fsencode(self.name(index)), digest_size=16).digest()
-
-    def read(self, index: int) -> bytes:
-        """The file's bytes; ImageError where they cannot be read."""
-        try:
-            return Path(self.name(index)).read_bytes()
-        except OSError as error:
-            raise ImageError(self.name(index), f"cannot be read: {error.strerror}") from error
+    def stream(self, index: int) -> BinaryIO:
+        return open(self.name(index), "rb")
 
     def open(self, index: int, max_pixels: int) -> Image:
-        """Decode image `index`; ImageError where that is impossible."""
-        return open_image(self.name(index), max_pixels)
+        return open_image(self.name(index), max_pixels)  # a file that is too large is not read first
 
 
-class LmdbSource:
-    """The images of an LMDB folder.
+class LmdbSource(Source):
+    """The images of an LMDB folder; a label is the name that the image had when it was built, or where none is the key.
 
     The environment is opened for each read, in 0.1 ms: none crosses a fork, and each read finds out whether the file
     still has its length. One thread of a process at a time may read.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    separator = ":"
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder)
         try:
             check_tree(self.folder / "data.mdb")
             with _reading(self.folder) as transaction:
-                entries = transaction.stat()["entries"]
-                self._length = int(transaction.get(b"length", b"0"))
-                self._prefix, self._digits = _key_format(transaction)
-                self._checked = transaction.get(self._meta_key(0)) is not None
+                self._length, self._prefix, self._digits, self._described = _layout(transaction)
         except (lmdb.Error, OSError, ValueError) as error:
             raise UserError(f"{folder}: not a readable image LMDB: {error}") from error
-        if not 0 < self._length < entries or (self._checked and entries != 2 * self._length + 1):
-            raise UserError(f"{folder}: its `length` is {self._length}, which does not fit its {entries} entries")
 
     def __len__(self) -> int:
         return self._length
 
     def label(self, index: int) -> str:
-        """Name that the image had when the LMDB was built; its key in the public layout, or where that is lost."""
-        if self._checked:
+        if self._described:
             with suppress(ImageError):
-                return os.fsdecode(_name_in(*self._get(self._meta_key(index))))
-        return self._key(index).decode()
-
-    def name(self, index: int) -> str:
-        """The LMDB's path and the image's label."""
-        return f"{self.folder}:{self.label(index)}"
-
-    def digest(self, index: int) -> bytes:
-        """The same digest as that of an equal file in a folder."""
-        try:
-            return content_digest(*self._get(self._key(index)))
-        except ImageError:
-            return hashlib.blake2b(self._key(index), digest_size=16).digest()
+                return os.fsdecode(_name_in(*self._get(self._key("meta", index))))
+        return self._key(self._prefix, index).decode()
 
     def read(self, index: int) -> bytes:
-        """The encoded image; ImageError where it is missing or, in our layout, fails its CRC."""
-        if not self._checked:
-            return self._get(self._key(index))[0]
-        data, meta = self._get(self._key(index), self._meta_key(index))
+        if not self._described:
+            return super().read(index)
+        data, meta = self._get(self._key(self._prefix, index), self._key("meta", index))
         if meta != describe(data, _name_in(meta)):
             raise ImageError(self.name(index), "is damaged: its checksum does not match")
         return data
 
-    def open(self, index: int, max_pixels: int) -> Image:
-        """Decode image `index`; ImageError where that is impossible."""
-        return open_image(self.read(index), max_pixels, name=self.name(index))
+    def stream(self, index: int) -> BinaryIO:
+        return io.BytesIO(*self._get(self._key(self._prefix, index)))
 
-    def _key(self, index: int) -> bytes:
-        return record_key(self._prefix, index, self._digits)
-
-    def _meta_key(self, index: int) -> bytes:
-        return record_key("meta", index, self._digits)
+    def _key(self, prefix: str, index: int) -> bytes:
+        return record_key(prefix, index, self._digits)
 
     def _get(self, *keys: bytes) -> list[bytes]:
         name = f"{self.folder}:{keys[0].decode()}"
-        try:
-            with _reading(self.folder) as transaction:
-                values = [transaction.get(key) for key in keys]
-        except (lmdb.Error, OSError) as error:
-            raise ImageError(name, f"cannot be read: {error}") from error
+        with errors_named(name), _reading(self.folder) as transaction:
+            values = [transaction.get(key) for key in keys]
         if None in values:
             raise ImageError(name, "is missing from the LMDB")
         return values
 
 
-def open_source(path: str | Path) -> FolderSource | LmdbSource:
+def open_source(path: str | Path) -> Source:
     """The source that a path of the config means; UserError where there is none."""
     path = Path(path)
     if not path.is_dir():
@@ -158,9 +166,13 @@ def describe(data: bytes, name: bytes) -> bytes:
     return b"%08x %s" % (zlib.crc32(name, zlib.crc32(data)), name)
 
 
-def content_digest(data: bytes) -> bytes:
+def content_digest(file: BinaryIO) -> bytes:
     """Digest of size and both ends of an encoded image."""
-    return _digest(len(data), data[:DIGEST_ENDS], data[max(0, len(data) - DIGEST_ENDS) :])
+    size, ends = file.seek(0, os.SEEK_END), b""
+    for start in (0, max(0, size - DIGEST_ENDS)):
+        file.seek(start)
+        ends += file.read(DIGEST_ENDS)
+    return hashlib.blake2b(b"%d " % size + ends, digest_size=16).digest()
 
 
 @contextmanager
@@ -177,18 +189,19 @@ def _reading(folder: Path) -> Iterator[lmdb.Transaction]:
             yield transaction
 
 
-def _key_format(transaction: lmdb.Transaction) -> tuple[str, int]:
-    """Size prefix of the image keys and the digits of their index; digits sort before all other keys."""
+def _layout(transaction: lmdb.Transaction) -> tuple[int, str, int, bool]:
+    """Number of images, prefix and digits of their keys, whether each has a description; ValueError for other LMDBs."""
     cursor = transaction.cursor()
-    match = RECORD.fullmatch(cursor.key()) if cursor.first() else None
+    match = RECORD.fullmatch(cursor.key()) if cursor.first() else None  # digits sort before all other keys
     if match is None:
         raise ValueError("it has no key of the form SIZE-INDEX")
-    return match[1].decode(), len(match[2])
+    prefix, digits = match[1].decode(), len(match[2])
+    entries, length = transaction.stat()["entries"], int(transaction.get(b"length", b"0"))
+    described = transaction.get(record_key("meta", 0, digits)) is not None
+    if not 0 < length < entries or (described and entries != 2 * length + 1):
+        raise ValueError(f"its `length` is {length}, which does not fit its {entries} entries")
+    return length, prefix, digits, described
 
 
 def _name_in(meta: bytes) -> bytes:
     return meta[9:]
-
-
-def _digest(size: int, head: bytes, tail: bytes) -> bytes:
-    return hashlib.blake2b(b"%d " % size + head + tail, digest_size=16).digest()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from datasets.sources import FolderSource, LmdbSource
+from datasets.sources import Source
 from utils.errors import UserError
-
-Source = FolderSource | LmdbSource
 
 
 def split(digests: Sequence[bytes], fraction: float) -> tuple[list[int], list[int]]:
@@ -20,21 +18,16 @@ def split(digests: Sequence[bytes], fraction: float) -> tuple[list[int], list[in
     if len(distinct) < 2:
         raise UserError(f"{len(distinct)} distinct image(s) cannot be split into training and validation; 2 are needed")
     count = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
-    held_out = set(distinct[:count])
-    training = [index for index, digest in enumerate(digests) if digest not in held_out]
-    validation = [index for index, digest in enumerate(digests) if digest in held_out]
-    return training, validation
-
-
-def digests(source: Source) -> list[bytes]:
-    """Digests of all images of a source."""
-    return [source.digest(index) for index in range(len(source))]
+    sides = [], []
+    for index, digest in enumerate(digests):
+        sides[digest <= distinct[count - 1]].append(index)
+    return sides
 
 
 def refuse_shared(train: Source, validation: Source) -> None:
     """UserError naming an image that stands in both sources."""
-    known = {digest: index for index, digest in enumerate(digests(train))}
-    for index, digest in enumerate(digests(validation)):
+    known = {digest: index for index, digest in enumerate(train.digests())}
+    for index, digest in enumerate(validation.digests()):
         # A digest reads only the ends of a file; images with equal margins are still different images.
         if digest in known and train.read(known[digest]) == validation.read(index):
             raise UserError(

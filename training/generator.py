@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from datasets import Window
 from losses.adversarial import (
     coordinate,
     discriminator_logistic,
@@ -18,22 +19,14 @@ from losses.adversarial import (
 )
 from models import build_discriminator, build_generator, patch_pixels
 from models.weights import export, fill, read_weights
-from training.context import TrainContext
-from training.draws import PatchLatents, Stream, draw_latents
-from training.optimization import EMA, NetworkOptimizer
-from training.stage import Window
+from training.context import Stream, TrainContext
+from training.latents import PatchLatents, draw_latents, normal
+from training.optimization import NetworkOptimizer, averaged, move_average
+from training.stage import Stage
 
 
-class RunningMean(nn.Module):
-    """A number that is saved with a run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("value", torch.zeros(()))
-
-
-class GeneratorStage:
-    """Both networks, their optimizers, and one training step; a `training.stage.Stage`."""
+class GeneratorStage(Stage):
+    """Both networks, their optimizers, and one training step; its pictures are judged by eye, and by evaluate.py."""
 
     exported = ("generator.safetensors", "discriminator.safetensors")
 
@@ -46,8 +39,9 @@ class GeneratorStage:
         self.generator = context.place(build_generator(config.model))
         self.window = Window(patch_pixels(self.generator, self.cells).size, before=0, after=0)
         self.discriminator = context.place(build_discriminator(config.model, self.window.patch))
-        self.average = EMA(self.generator, context.place(build_generator(config.model)), config.train.ema_images)
-        self.path_mean = RunningMean().to(context.device)
+        self.average, self.average_ramps_up = averaged(self.generator), True
+        self.path_mean = nn.Module()
+        self.path_mean.register_buffer("value", torch.zeros((), device=context.device))
 
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
         lazy = {"generator": self.losses.path_length_every, "discriminator": self.losses.r1_every}
@@ -69,19 +63,18 @@ class GeneratorStage:
             weights = read_weights(self.settings.generator)
             weights.require_generator_of(self.model)
             weights.fill("generator", self.generator).train()
-            averaged = weights.has("average")
-            weights.fill("average" if averaged else "generator", self.average.copy)
-            self.average.ramps_up = not averaged
+            self.average_ramps_up = not weights.has("average")
+            weights.fill("generator" if self.average_ramps_up else "average", self.average)
             self.path_mean.value.copy_(weights.value("path_mean", 0.0))
         if self.settings.discriminator is not None:
             fill(self.settings.discriminator, {"discriminator": self.discriminator})
 
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One step of both networks on real patches; returns the scalars to log."""
+        """One step of both networks on real patches."""
         for optimizer in self.optimizers.values():
             optimizer.schedule(step)
-        draws = self.context.draws(Stream.LATENTS, step)
-        latents = draw_latents(draws, self.generator, self.cells, self.settings.style_mixing)
+        mixing = self.settings.style_mixing
+        latents = draw_latents(self.context, Stream.LATENTS, step, self.generator, self.cells, mixing)
         fake, z_s, _ = self._generate(latents)
 
         scalars = self._discriminator_step(batch, fake.detach(), latents.row)
@@ -91,15 +84,15 @@ class GeneratorStage:
         scalars |= self._generator_step(fake, latents, z_s)
         if self.losses.generator.path_length and step % self.losses.path_length_every == 0:
             scalars |= self._path_step(step)
-        self.average.update(step, len(fake) * self.context.world.size)
+        images, half_life = len(fake) * self.context.world.size, self.settings.ema_images
+        move_average(self.average, self.generator, images, half_life, step if self.average_ramps_up else None)
         return scalars
 
     def _generate(self, latents: PatchLatents) -> tuple[Tensor, Tensor, Tensor]:
         """Patches [B, 3, P, P], their structure latents [B, C, h, w] and their styles [B, L + 1, D]."""
         with self.context.autocast():
             styles = latents.styles(self.generator)
-            images, z_s = latents.generate(self.generator, styles)
-        return images, z_s, styles
+            return *latents.generate(self.generator, styles), styles
 
     def _discriminator_step(self, batch: dict, fake: Tensor, row: Tensor) -> dict[str, Tensor]:
         with self.context.autocast():
@@ -141,9 +134,9 @@ class GeneratorStage:
 
     def _path_step(self, step: int) -> dict[str, Tensor]:
         count = max(self.context.batch // 4 * 2, 2)  # half a batch, in pairs
-        latents = draw_latents(self.context.draws(Stream.PATHS, step, count), self.generator, self.cells)
+        latents = draw_latents(self.context, Stream.PATHS, step, self.generator, self.cells, batch=count)
         images, _, styles = self._generate(latents)
-        direction = self.context.draws(Stream.DIRECTION, step, count).normal(*images.shape[1:])
+        direction = normal(self.context.seeds(Stream.DIRECTION, step, count), *images.shape[1:])
         lengths = path_lengths(images, styles, direction)
         mean = lengths.detach().mean()
         self.context.world.average([mean])
@@ -157,18 +150,13 @@ class GeneratorStage:
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Image batches [N, 3, H, W] to show: real patches; patches of twice the cells by the averaged weights."""
-        draws = self.context.draws(Stream.PICTURES, 0)
-        latents = draw_latents(draws, self.average.copy, 2 * self.cells)
-        generated, _ = latents.generate(self.average.copy)
+        latents = draw_latents(self.context, Stream.PICTURES, 0, self.average, 2 * self.cells)
+        generated, _ = latents.generate(self.average)
         return {"real": batch["window"], "generated": generated}
-
-    def validate(self, batches: list[dict[str, Tensor]]) -> dict[str, float]:
-        """A generator is judged by its pictures and by evaluation after training; there is no loss to validate."""
-        return {}
 
     def export(self, folder: Path, step: int) -> list[Path]:
         """Write the averaged generator and the discriminator; their paths."""
         paths = [folder / name for name in self.exported]
-        export(paths[0], self.model, {"generator": self.average.copy}, step)
+        export(paths[0], self.model, {"generator": self.average}, step)
         export(paths[1], self.model, {"discriminator": self.discriminator}, step)
         return paths

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import losses
+from datasets import Window
 from images.thumbnail import area_matrix
 from losses.adversarial import discriminator_logistic
 from models import build_discriminator, build_encoders, build_generator, patch_pixels
@@ -24,30 +25,22 @@ from models.geometry import Interval
 from models.noise import NoiseField
 from models.texture import TextureSynthesizer
 from models.weights import export, fill, read_weights
-from training.context import TrainContext
-from training.draws import PatchLatents, Stream, draw_latents
-from training.optimization import EMA, NetworkOptimizer
-from training.stage import Stateful, Window
+from training.context import Stream, TrainContext
+from training.latents import PatchLatents, draw_latents, normal
+from training.optimization import NetworkOptimizer, averaged, move_average
+from training.stage import Stage
 from utils.checkpoint import fingerprint
 from utils.errors import UserError
 
+ENCODERS = ("encoder", "global_encoder")
 # what losses may need: latents of cells that see generated pixels only; a generated batch; a discriminator
 INNER = {"true_structure", "encoded_structure"}
 GENERATED = INNER | {"true_global", "encoded_global", "redrawn", "generated"}
 JUDGED = {"fake_scores", "fake_features"}
 
 
-class TrainedNetworks(nn.Module):
-    """The networks that learn, so that one optimizer and one average hold them."""
-
-    def __init__(self, encoder: nn.Module, global_encoder: nn.Module, texture: TextureSynthesizer | None) -> None:
-        """`texture`: None where the generator's draws, frozen."""
-        super().__init__()
-        self.encoder, self.global_encoder, self.texture = encoder, global_encoder, texture
-
-
-class InverterStage:
-    """The generator, the networks that learn, the losses, and one training step; a `training.stage.Stage`."""
+class InverterStage(Stage):
+    """The generator, the networks that learn, the losses, and one training step."""
 
     exported = ("inverter.safetensors",)
 
@@ -56,9 +49,13 @@ class InverterStage:
         self.generated_every, self.pretrained = config.losses.generated_every, config.losses.weights
         context.check_batch(2, "samples come in pairs")
         self.generator = context.place(build_generator(config.model)).eval().requires_grad_(False)
-        self.trained = self._build_trained()
+        self.trained = nn.ModuleDict(zip(ENCODERS, build_encoders(config.model), strict=True))
+        if config.train.tune_texture:
+            self.trained["texture"] = copy.deepcopy(self.generator.texture)
+        context.place(self.trained).requires_grad_(True)
+        self.networks = dict(self.trained)
 
-        rule = self.trained.encoder.rule
+        rule = self.trained["encoder"].rule
         self.cells = Interval(0, config.train.patch_cells - 1)
         self.pixels = patch_pixels(self.generator, self.cells.size)  # that the cells draw
         self.inner_cells = rule.valid_output(self.pixels)  # those that are encoded from these pixels alone
@@ -71,20 +68,14 @@ class InverterStage:
         }
         self.needs = {name for term, weight in self.weights.items() if weight for name in losses.TERMS[term].inputs}
         self._check_losses()
-        self.losses, self.losses_of_photographs, self.average = None, None, None  # until `load_files`
-
         optimizer, world = config.train.optimizer, context.world
         self.optimizer = NetworkOptimizer("inverter", self.trained, optimizer, world)
-        self.discriminator, self.discriminator_optimizer = None, None
+        self.discriminator = None
         if self.needs & JUDGED:
             context.check_batch(self.model.discriminator.minibatch_group, "model.discriminator.minibatch_group")
             self.discriminator = context.place(build_discriminator(self.model, self.pixels.size))
             self.discriminator_optimizer = NetworkOptimizer("discriminator", self.discriminator, optimizer, world)
-
-    def _build_trained(self) -> TrainedNetworks:
-        encoder, global_encoder = build_encoders(self.model)
-        texture = copy.deepcopy(self.generator.texture) if self.settings.tune_texture else None
-        return self.context.place(TrainedNetworks(encoder, global_encoder, texture)).requires_grad_(True)
+            self.networks["discriminator"] = self.discriminator
 
     def _check_losses(self) -> None:
         if self.needs & INNER and self.inner_cells.size < 1:
@@ -108,50 +99,36 @@ class InverterStage:
         weights = read_weights(settings.generator)
         weights.require_generator_of(self.model)
         weights.fill("generator", self.generator)
-        if trained.texture:
-            trained.texture.load_state_dict(self.generator.texture.state_dict())
+        if settings.tune_texture:
+            trained["texture"].load_state_dict(self.generator.texture.state_dict())
         if settings.encoders is not None:
-            fill(settings.encoders, {"encoder": trained.encoder, "global_encoder": trained.global_encoder})
+            fill(settings.encoders, {name: trained[name] for name in ENCODERS})
         if self.discriminator and settings.discriminator is not None:
             fill(settings.discriminator, {"discriminator": self.discriminator})
         self.losses = losses.build(self.weights, self.pretrained, self.context.device)
         self.losses_of_photographs = self.losses.without(GENERATED)
-        self.average = EMA(trained, self._build_trained(), settings.ema_images)
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The networks that learn, by name."""
-        networks = dict(self.trained.named_children())  # without a texture that is None
-        return networks | ({"discriminator": self.discriminator} if self.discriminator else {})
-
-    @property
-    def conditions(self) -> dict:
-        """What a saved state must have been made with."""
-        judged = "trained" if self.discriminator else "absent"
-        return {
+        self.average = averaged(trained)
+        self.state = {"trained": trained, "optimizer": self.optimizer, "average": self.average}
+        if self.discriminator:
+            self.state |= {"discriminator": self.discriminator, "discriminator_optimizer": self.discriminator_optimizer}
+        self.conditions = {
             "train.patch_cells": self.cells.size,
-            "train.tune_texture": self.settings.tune_texture,
-            "discriminator (losses.inverter: adversarial, feature_matching)": judged,
+            "train.tune_texture": settings.tune_texture,
+            "discriminator (losses.inverter: adversarial, feature_matching)": (
+                "trained" if self.discriminator else "absent"
+            ),
             "fingerprint of train.generator": fingerprint(self.generator.state_dict()),
         }
 
-    @property
-    def state(self) -> dict[str, Stateful]:
-        """What a checkpoint holds, by name."""
-        state = {"trained": self.trained, "optimizer": self.optimizer, "average": self.average}
-        if self.discriminator:
-            state |= {"discriminator": self.discriminator, "discriminator_optimizer": self.discriminator_optimizer}
-        return state
-
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One step of the encoders on real windows; returns the scalars to log."""
-        draws, world = self.context.draws, self.context.world
+        """One step of the encoders on real windows."""
+        context, world = self.context, self.context.world
         self.optimizer.schedule(step)
         noise = None
         if self.settings.noise == "field":
-            noise = NoiseField(draws(Stream.RECONSTRUCTION, step).seeds(), self.context.device)
+            noise = NoiseField(context.seeds(Stream.RECONSTRUCTION, step), context.device)
         generates = bool(self.needs & GENERATED) and step % self.generated_every == 0
-        with self.context.autocast():
+        with context.autocast():
             tensors = self.reconstruct(self.trained, batch, noise)
             if generates:
                 tensors |= self.encode_generated(step)
@@ -160,21 +137,22 @@ class InverterStage:
             scalars |= self._discriminator_step(step, tensors["target"], tensors["reconstruction"])
             tensors |= self._judge(tensors["target"], tensors["reconstruction"])
         # the discrepancy of distributions is that of the whole batch, over all processes
-        tensors["global_prior"] = world.gather(draws(Stream.PRIOR, step).normal(self.model.global_dim))
+        tensors["global_prior"] = world.gather(normal(context.seeds(Stream.PRIOR, step), self.model.global_dim))
         tensors["global_latent"] = world.gather(tensors["global_latent"])
 
         total, parts = (self.losses if generates else self.losses_of_photographs)(**tensors)
         scalars |= {f"inverter/{name}": value for name, value in parts.items()} | {"inverter/total": total.detach()}
         self.optimizer.update(total, scalars)
-        self.average.update(step, len(batch["window"]) * world.size)
+        images = len(batch["window"]) * world.size
+        move_average(self.average, self.trained, images, self.settings.ema_images, step)
         return scalars
 
-    def reconstruct(self, networks: TrainedNetworks, batch: dict, noise: NoiseField | None) -> dict[str, Tensor]:
+    def reconstruct(self, networks: nn.ModuleDict, batch: dict, noise: NoiseField | None) -> dict[str, Tensor]:
         """Targets and their reconstructions [B, 3, P, P], and the global latents [B, D]."""
         patch = self.pixels.slice_in(self.read)
-        z_s = networks.encoder(batch["window"])  # [B, C, h, w]
-        z_g = networks.global_encoder(batch["thumbnail"])  # [B, D]
-        texture = networks.texture or self.generator.texture
+        z_s = networks["encoder"](batch["window"])  # [B, C, h, w]
+        z_g = networks["global_encoder"](batch["thumbnail"])  # [B, D]
+        texture = self._texture(networks)
         return {
             "target": batch["window"][..., patch, patch],
             "reconstruction": texture(z_s, texture.mapping(z_g), noise),
@@ -190,27 +168,32 @@ class InverterStage:
         latents = self.latents(step)
         with torch.no_grad():
             generated, z_s = latents.generate(self.generator)
-        texture = self.trained.texture
-        redrawn = texture(z_s, texture.mapping(latents.z_g), latents.noise) if texture else generated
+        redrawn, texture = generated, self._texture(self.trained)
+        if self.settings.tune_texture:
+            redrawn = texture(z_s, texture.mapping(latents.z_g), latents.noise)
         image = redrawn.detach()
         thumbnail = shrink(image, self.model.global_encoder.thumbnail)
         tensors = {
             "generated": generated,
             "redrawn": redrawn,
             "true_global": latents.z_g,
-            "encoded_global": self.trained.global_encoder(thumbnail),
+            "encoded_global": self.trained["global_encoder"](thumbnail),
         }
         if self.needs & INNER:
-            encoder, cells = self.trained.encoder, self.inner_cells.slice_in(self.cells)
+            encoder, cells = self.trained["encoder"], self.inner_cells.slice_in(self.cells)
             pixels = encoder.rule.receptive_field(self.inner_cells).slice_in(self.pixels)
             tensors["true_structure"] = z_s[..., cells, cells]
             tensors["encoded_structure"] = encoder(image[..., pixels, pixels])
         return tensors
 
+    def _texture(self, networks: nn.ModuleDict) -> TextureSynthesizer:
+        """The texture synthesizer that draws: a tuned one, or the generator's."""
+        return networks["texture"] if self.settings.tune_texture else self.generator.texture
+
     def latents(self, step: int) -> PatchLatents:
         """What the generated patches of a step are made from: half a batch, for they cost a generation too."""
-        draws = self.context.draws(Stream.RECIPROCAL, step, max(self.context.batch // 4 * 2, 2))
-        return draw_latents(draws, self.generator, self.cells.size)
+        half = max(self.context.batch // 4 * 2, 2)
+        return draw_latents(self.context, Stream.RECIPROCAL, step, self.generator, self.cells.size, batch=half)
 
     def _discriminator_step(self, step: int, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """Train the discriminator on targets against reconstructions."""
@@ -234,7 +217,7 @@ class InverterStage:
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Image batches [N, 3, P, P] to show: input, reconstruction by the averaged weights, error x 4."""
-        tensors = self.reconstruct(self.average.copy, batch, noise=None)
+        tensors = self.reconstruct(self.average, batch, noise=None)
         target, reconstruction = tensors["target"], tensors["reconstruction"]
         error = 4 * (reconstruction - target).abs() - 1  # black is no error
         return {"input": target, "reconstruction": reconstruction, "error": error}
@@ -244,17 +227,17 @@ class InverterStage:
         """Mean PSNR (dB, values clipped to the 8-bit range) of validation patches, by the averaged weights."""
         values = []
         for batch in batches:
-            tensors = self.reconstruct(self.average.copy, batch, noise=None)
+            tensors = self.reconstruct(self.average, batch, noise=None)
             error = (tensors["reconstruction"].clamp(-1, 1) - tensors["target"]).square().mean(dim=(1, 2, 3))
             values += (10 * torch.log10(4 / error.clamp(min=1e-10))).tolist()
         return {"validation/psnr": float(np.mean(values))}
 
     def export(self, folder: Path, step: int) -> list[Path]:
         """Write the generator and the averaged encoders into one file; its path."""
-        path, mean = folder / self.exported[0], self.average.copy
-        generator = Generator(self.generator.structure, mean.texture or self.generator.texture)
-        networks = {"generator": generator, "encoder": mean.encoder, "global_encoder": mean.global_encoder}
-        export(path, self.model, networks, step)
+        path, mean = folder / self.exported[0], self.average
+        generator = Generator(self.generator.structure, self._texture(mean))
+        encoders = {name: mean[name] for name in ENCODERS}
+        export(path, self.model, {"generator": generator} | encoders, step)
         return [path]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -84,30 +85,20 @@ class NetworkOptimizer:
         self.optimizer.load_state_dict(state | {"param_groups": groups})
 
 
-class EMA:
-    """Exponential moving average of a module's parameters, in a copy of the module."""
+def averaged(network: nn.Module) -> nn.Module:
+    """A copy of a network to hold the moving average of its weights."""
+    return copy.deepcopy(network).requires_grad_(False).eval()
 
-    def __init__(self, module: nn.Module, copy: nn.Module, half_life: float) -> None:
-        """`copy` has the module's architecture; `half_life` is in images."""
-        self.module, self.copy, self.half_life = module, copy.requires_grad_(False).eval(), half_life
-        self.ramps_up = True  # false where `copy` is an average already
-        self.copy.load_state_dict(module.state_dict())
 
-    @torch.no_grad()
-    def update(self, step: int, images: int) -> None:
-        """Move towards the module's weights after step `step` (from 0) of `images` images each.
+@torch.no_grad()
+def move_average(average: nn.Module, network: nn.Module, images: int, half_life: float, step: int | None) -> None:
+    """Move an average towards a network after step `step` (from 0) of `images` images each; `half_life` is in images.
 
-        Early on the half-life is a tenth of the images seen, or the first weights would linger (StyleGAN2-ADA).
-        """
-        half_life = min(self.half_life, RAMP_UP * (step + 1) * images) if self.ramps_up else self.half_life
-        keep = 0.5 ** (images / half_life)
-        for mean, value in zip(self.copy.parameters(), self.module.parameters(), strict=True):
-            mean.lerp_(value, 1.0 - keep)
-
-    def state_dict(self) -> dict:
-        """The average."""
-        return self.copy.state_dict()
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict`."""
-        self.copy.load_state_dict(state)
+    Early on the half-life is a tenth of the images seen, or the first weights would linger (StyleGAN2-ADA); not where
+    `step` is None, for the average began with one.
+    """
+    if step is not None:
+        half_life = min(half_life, RAMP_UP * (step + 1) * images)
+    keep = 0.5 ** (images / half_life)
+    for mean, value in zip(average.parameters(), network.parameters(), strict=True):
+        mean.lerp_(value, 1.0 - keep)

@@ -8,17 +8,18 @@ import time
 import numpy as np
 import pytest
 import torch
-from easydict import EasyDict
 
 import datasets
-from datasets import CropDataset, StepSampler, build, loader, loading_failures
+from datasets import CropDataset, StepSampler, Window, build, loader, loading_failures
 from datasets.sources import FolderSource
 from images.thumbnail import thumbnail
+from utils.config import load_config
 from utils.errors import UserError
+from utils.schema import TrainConfig
 
 PATCH, BEFORE, AFTER, THUMBNAIL = 8, 3, 5, 4
 SIZE = BEFORE + PATCH + AFTER
-SIZES = {"patch": PATCH, "before": BEFORE, "after": AFTER, "thumbnail": THUMBNAIL, "seed": 0}
+SIZES = {"window": Window(PATCH, BEFORE, AFTER), "thumbnail": THUMBNAIL, "seed": 0}
 
 
 def crops(folder, **options):
@@ -26,12 +27,10 @@ def crops(folder, **options):
     return CropDataset(source, list(range(len(source))), **SIZES | options)
 
 
-def config(**changes):
-    keys = {
-        "train": None, "val": None, "val_fraction": 0.2, "resize": None, "flip": True, "workers": 0,
-        "max_pixels": 10**6, "max_bad_fraction": 0.01,
-    }
-    return EasyDict({**keys, **changes})
+def config(*overrides):
+    """A section `data`."""
+    overrides = ["data.max_pixels=1000000", "data.val_fraction=0.2", *overrides]
+    return load_config(TrainConfig, overrides=overrides).data
 
 
 def equal(left, right):
@@ -122,14 +121,14 @@ def test_step_sampler():
 
 def test_validation_is_fixed_and_even(make_folder):
     dataset = crops(make_folder("photos", 9))
-    items = dataset.validation_items(3)
-    assert [int(item["id"]) for item in items] == [0, 3, 6]
-    assert all(map(equal, items, dataset.validation_items(3)))
-    assert len(dataset.validation_items(100)) == 9
+    batches = dataset.centre_crops(3, 2)
+    assert [batch["id"].tolist() for batch in batches] == [[0, 3], [6]]
+    assert all(map(equal, batches, dataset.centre_crops(3, 2)))
+    assert len(dataset.centre_crops(100, 1)) == 9
     image = dataset.source.open(0, 10**6)
     top, left = (image.height - PATCH) // 2, (image.width - PATCH) // 2
     expected = image.window_float(top - BEFORE, left - BEFORE, 16, 16).transpose(2, 0, 1)
-    np.testing.assert_array_equal(items[0]["window"], expected)
+    np.testing.assert_array_equal(batches[0]["window"][0], expected)
 
 
 def damage(folder, names):
@@ -162,7 +161,7 @@ def test_resizing(make_folder, encoded, caplog):
 
 def test_a_side_that_is_too_long_for_any_image_is_refused_at_once(make_folder):
     with pytest.raises(UserError, match=r"data\.resize=99999: .*max_pixels"):
-        build(config(train=str(make_folder("photos", 3)), resize=99999), **SIZES)
+        build(config(f"data.train={make_folder('photos', 3)}", "data.resize=99999"), **SIZES)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -227,9 +226,7 @@ def test_other_errors_of_workers_keep_their_kind(make_folder, monkeypatch):
 
 def test_build_splits_one_source_without_leaks(make_folder, encoded):
     files = {f"{number}.png": encoded(number % 10) for number in range(30)}  # each image three times
-    train, val = build(
-        config(train=str(make_folder("photos", files))), **SIZES
-    )
+    train, val = build(config(f"data.train={make_folder('photos', files)}"), **SIZES)
     assert (len(train), len(val)) == (24, 6)
     pictures = [{data.source.label(record)[-5] for record in data.records} for data in (train, val)]
     assert not pictures[0] & pictures[1]
@@ -239,12 +236,13 @@ def test_build_splits_one_source_without_leaks(make_folder, encoded):
 def test_build_with_two_sources(make_folder, encoded):
     train_folder = make_folder("train", 6)
     val_folder = make_folder("val", {"a.png": encoded(100)})
-    train, val = build(config(train=str(train_folder), val=str(val_folder)), **SIZES)
+    both = config(f"data.train={train_folder}", f"data.val={val_folder}")
+    train, val = build(both, **SIZES)
     assert (len(train), len(val)) == (6, 1)
     (val_folder / "b.png").write_bytes(encoded(2))
     with pytest.raises(UserError, match=r"b\.png is .*002\.png"):
-        build(config(train=str(train_folder), val=str(val_folder)), **SIZES)
+        build(both, **SIZES)
     with pytest.raises(UserError, match=r"data\.train"):
         build(config(), **SIZES)
     with pytest.raises(UserError, match="cannot be split"):
-        build(config(train=str(make_folder("one", 1))), **SIZES)
+        build(config(f"data.train={make_folder('one', 1)}"), **SIZES)

@@ -6,8 +6,13 @@ import pytest
 import torch
 
 import train
+import training
+from training.context import TrainContext
 from utils.checkpoint import load_latest, load_weights
+from utils.config import load_config
+from utils.distributed import SINGLE
 from utils.errors import run_command
+from utils.schema import TrainConfig
 
 TINY = """
 model:
@@ -94,6 +99,22 @@ def stage_arguments(generator_run):
         "generator": ["train.stage=generator"],
         "inverter": ["train.stage=inverter", f"train.generator={generator_run / 'generator.safetensors'}"],
     }
+
+
+@pytest.fixture
+def loaded(tiny):
+    """Builds the stage of the tiny config with overrides, from its seed, with the files that it names."""
+
+    def loaded(*overrides):
+        config = load_config(TrainConfig, tiny, overrides)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            context = TrainContext(config.seed, config.train.batch, torch.device("cpu"), torch.float32, SINGLE)
+            stage = training.build(config, context)
+            stage.load_files()
+        return stage
+
+    return loaded
 
 
 @pytest.fixture

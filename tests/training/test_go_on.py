@@ -3,13 +3,9 @@
 import pytest
 import torch
 
-import training
 from models import build_discriminator, build_generator
 from models.weights import export, load_generator, read_weights
-from training.context import TrainContext
-from training.stage import Stage
 from utils.config import load_config
-from utils.distributed import SINGLE
 from utils.errors import UserError
 from utils.schema import TrainConfig
 
@@ -33,29 +29,18 @@ def imported(tiny, tmp_path_factory):
     return path, states
 
 
-def loaded(tiny, *overrides):
-    """The stage of a config, with the files that it names."""
-    config = load_config(TrainConfig, tiny, overrides)
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        stage = training.build(config, TrainContext(0, config.train.batch, torch.device("cpu"), torch.float32, SINGLE))
-    stage.load_files()
-    assert isinstance(stage, Stage)
-    return stage
-
-
 def same(network, state):
     own = network.state_dict()
     return own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in own)
 
 
-def test_a_model_with_averages_starts_with_all_of_them(tiny, imported):
+def test_a_model_with_averages_starts_with_all_of_them(loaded, imported):
     path, states = imported
-    stage = loaded(tiny, f"train.generator={path}", f"train.discriminator={path}")
-    assert same(stage.generator, states["generator"]) and same(stage.average.copy, states["average"])
+    stage = loaded(f"train.generator={path}", f"train.discriminator={path}")
+    assert same(stage.generator, states["generator"]) and same(stage.average, states["average"])
     assert same(stage.discriminator, states["discriminator"])
     assert stage.path_mean.value.shape == () and stage.path_mean.value == 1.5
-    assert stage.generator.training and not any(value.requires_grad for value in stage.average.copy.parameters())
+    assert stage.generator.training and not any(value.requires_grad for value in stage.average.parameters())
 
 
 def test_the_average_goes_on_and_resumes(imported, run, tmp_path, final_state, same_state):
@@ -72,18 +57,18 @@ def test_the_average_goes_on_and_resumes(imported, run, tmp_path, final_state, s
     assert len(same_state(tmp_path / "straight", tmp_path / "twice")) > 50
 
 
-def test_an_exported_run_starts_another(tiny, generator_run):
+def test_an_exported_run_starts_another(loaded, generator_run):
     files = [f"train.{name}={generator_run / f'{name}.safetensors'}" for name in ("generator", "discriminator")]
-    stage = loaded(tiny, *files)
+    stage = loaded(*files)
     generator = load_generator(generator_run / "generator.safetensors")[0].state_dict()
-    assert same(stage.generator, generator) and same(stage.average.copy, generator) and stage.path_mean.value == 0
+    assert same(stage.generator, generator) and same(stage.average, generator) and stage.path_mean.value == 0
     held = read_weights(generator_run / "discriminator.safetensors").tensors
     assert same(stage.discriminator, {key.removeprefix("discriminator."): value for key, value in held.items()})
 
 
 @pytest.mark.parametrize("value", [torch.ones(2), torch.tensor(float("nan"))])
-def test_a_path_mean_of_no_use_is_named(tiny, imported, tmp_path, value):
+def test_a_path_mean_of_no_use_is_named(tiny, loaded, imported, tmp_path, value):
     path = tmp_path / "a.safetensors"
     export(path, load_config(TrainConfig, tiny).model, imported[1], 0, {"path_mean": value})
     with pytest.raises(UserError, match="path_mean is not a single finite number"):
-        loaded(tiny, f"train.generator={path}")
+        loaded(f"train.generator={path}")

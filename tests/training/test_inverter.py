@@ -1,6 +1,7 @@
 """The inverter stage: what its losses compare, and that no cell of the reciprocal loss reads beyond the patch."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -8,11 +9,8 @@ import torch
 from models import patch_pixels
 from models.geometry import Interval
 from models.weights import load_inverter
-from training.context import TrainContext
-from training.inverter import GENERATED, InverterStage, shrink
-from training.stage import Stage
+from training.inverter import GENERATED, shrink
 from utils.config import load_config
-from utils.distributed import SINGLE
 from utils.errors import UserError
 from utils.schema import TrainConfig
 
@@ -21,17 +19,8 @@ GENERATED_TERMS = {"reciprocal", "global_latent", "preservation"}
 
 
 @pytest.fixture
-def stage(tiny, stage_arguments):
-    def stage(*overrides):
-        config = load_config(TrainConfig, tiny, [*stage_arguments["inverter"], *overrides])
-        torch.manual_seed(config.seed)
-        context = TrainContext(config.seed, config.train.batch, torch.device("cpu"), torch.float32, SINGLE)
-        stage = InverterStage(config, context)
-        stage.load_files()
-        assert isinstance(stage, Stage)
-        return stage
-
-    return stage
+def stage(loaded, stage_arguments):
+    return partial(loaded, *stage_arguments["inverter"])
 
 
 def random_batch(stage):
@@ -64,7 +53,7 @@ def test_encoded_cells_are_those_that_see_generated_pixels_only(stage, kind):
     What is encoded is compared with the structure latents of the same cells.
     """
     stage = stage("train.patch_cells=13", f"model.encoder.convolution={kind}")
-    rule, pixels, margin = stage.trained.encoder.rule, stage.pixels, 64
+    rule, pixels, margin = stage.trained["encoder"].rule, stage.pixels, 64
     latents = stage.latents(0)
     with torch.no_grad():
         image, z_s = latents.generate(stage.generator)
@@ -72,7 +61,7 @@ def test_encoded_cells_are_those_that_see_generated_pixels_only(stage, kind):
         seen = Interval(pixels.first - margin, pixels.last + margin)
         origin = rule.valid_output(seen).first  # the first cell that the canvas gives
         start = rule.receptive_field(Interval(origin, origin)).first - seen.first
-        encoded = stage.trained.encoder(canvas[..., start:, start:])
+        encoded = stage.trained["encoder"](canvas[..., start:, start:])
     known = torch.nonzero(encoded[0, 0].isfinite())
     first, last = (known.min(0).values + origin).tolist(), (known.max(0).values + origin).tolist()
     assert first[0] == first[1] and last[0] == last[1] and len(known) == (last[0] - first[0] + 1) ** 2
@@ -89,7 +78,7 @@ def test_the_window_is_what_the_encoder_reads(stage):
     stage = stage()
     patch, before, after = stage.window
     size = before + patch + after
-    assert stage.window.size == size and stage.trained.encoder(torch.zeros(1, 3, size, size)).shape[-2:] == (8, 8)
+    assert stage.window.size == size and stage.trained["encoder"](torch.zeros(1, 3, size, size)).shape[-2:] == (8, 8)
     window = torch.zeros(1, 3, size, size)
     window[..., before : before + patch, before : before + patch] = 1
     tensors = stage.reconstruct(stage.trained, {"window": window, "thumbnail": torch.zeros(1, 3, 16, 16)}, None)
@@ -149,7 +138,7 @@ def test_a_global_latent_at_random_trains_the_others(stage, tmp_path):
         part.load_state_dict(part.state_dict())
     (path,) = stage.export(tmp_path, 1)
     thumbnail = random_batch(stage)["thumbnail"]
-    assert torch.equal(load_inverter(path).global_encoder(thumbnail), stage.trained.global_encoder(thumbnail))
+    assert torch.equal(load_inverter(path).global_encoder(thumbnail), stage.trained["global_encoder"](thumbnail))
 
 
 @pytest.mark.parametrize("tuned", [False, True])
@@ -170,7 +159,7 @@ def test_the_tuned_texture_draws_and_is_compared_with_the_generator_as_it_was(st
     batch = random_batch(stage)
     before, generated = stage.reconstruct(stage.trained, batch, None), stage.encode_generated(0)
     assert torch.allclose(generated["redrawn"], generated["generated"], atol=1e-6)
-    brighten(stage.trained.texture, 0.25)
+    brighten(stage.trained["texture"], 0.25)
     after, redrawn = stage.reconstruct(stage.trained, batch, None), stage.encode_generated(0)["redrawn"]
     assert torch.allclose(after["reconstruction"], before["reconstruction"] + 0.25, atol=1e-5)
     assert torch.allclose(redrawn, generated["generated"] + 0.25, atol=1e-5)
@@ -186,10 +175,10 @@ def test_the_exported_generator_has_the_tuned_texture(stage, tmp_path):
     stage = stage()
     stage.step(0, random_batch(stage))
     (path,) = stage.export(tmp_path, 1)
-    inverter, mean = load_inverter(path), stage.average.copy
+    inverter, mean = load_inverter(path), stage.average
     assert same(inverter.generator.structure, stage.generator.structure)
-    assert same(inverter.generator.texture, mean.texture) and not same(mean.texture, stage.generator.texture)
-    assert same(inverter.encoder, mean.encoder) and same(inverter.global_encoder, mean.global_encoder)
+    assert same(inverter.generator.texture, mean["texture"]) and not same(mean["texture"], stage.generator.texture)
+    assert same(inverter.encoder, mean["encoder"]) and same(inverter.global_encoder, mean["global_encoder"])
 
 
 def test_the_networks_of_another_run_are_gone_on_from(stage, generator_run, tmp_path):
@@ -197,8 +186,8 @@ def test_the_networks_of_another_run_are_gone_on_from(stage, generator_run, tmp_
     (path,) = first.export(tmp_path, 0)
     discriminator = generator_run / "discriminator.safetensors"
     second = stage(f"train.encoders={path}", f"train.discriminator={discriminator}", "seed=5")
-    assert same(first.trained.encoder, second.trained.encoder) and second.trained.encoder.training
-    assert same(first.trained.global_encoder, second.trained.global_encoder)
+    assert same(first.trained["encoder"], second.trained["encoder"]) and second.trained["encoder"].training
+    assert same(first.trained["global_encoder"], second.trained["global_encoder"])
     assert second.discriminator.training and not same(second.discriminator, stage("seed=5").discriminator)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.optimization import EMA, Diverged, NetworkOptimizer
+from training.optimization import Diverged, NetworkOptimizer, averaged, move_average
 from utils.distributed import SINGLE
 from utils.errors import UserError
 
@@ -128,11 +128,11 @@ def test_the_state_of_another_optimizer_is_refused(module, before, now):
 @pytest.mark.parametrize(("first", "half_life", "steps", "share"), [(100, 100, 10, 0.5), (0, 10**6, 100, 1.0)])
 def test_the_average(module, first, half_life, steps, share):
     """It moves half way in its half-life; early on it forgets the first weights faster."""
-    average = EMA(module, nn.Linear(3, 2), half_life)
+    average = averaged(module)
     start = module.weight.detach().clone()
-    assert torch.equal(average.copy.weight, start) and not average.copy.weight.requires_grad
+    assert torch.equal(average.weight, start) and not average.weight.requires_grad
     with torch.no_grad():
         module.weight += 1
     for step in range(first, first + steps):
-        average.update(step, images=10)
-    assert torch.allclose(average.copy.weight, start + share, atol=1e-5)
+        move_average(average, module, 10, half_life, step)
+    assert torch.allclose(average.weight, start + share, atol=1e-5)

@@ -14,8 +14,9 @@ from tensorboardX.proto.event_pb2 import Event
 import training.events
 import training.generator
 import training.inverter
+from datasets import Window
 from models.weights import load_generator, load_inverter
-from training.stage import Window
+from training.stage import Stage
 from utils.checkpoint import load_latest, load_weights
 from utils.config import load_config
 from utils.files import lock_folder
@@ -158,29 +159,24 @@ def test_a_dry_run_reads_no_file(run, tmp_path, stage, lines, capsys):
     assert all(words in printed for words in expected) and not missing.exists()
 
 
-class Colour:
+class Colour(Stage):
     """A third stage: the mean colour of the patches."""
 
-    window, exported = Window(4, 1, 1), ()
+    window, exported, conditions = Window(4, 1, 1), (), {}
 
     def __init__(self, config, context):
-        self.colour = torch.nn.Linear(1, 3)
-        self.networks = self.state = {"colour": self.colour}
-        self.conditions = {}
+        self.networks = self.state = {"colour": torch.nn.Linear(1, 3)}
 
     def load_files(self):
-        """There are none."""
+        pass
 
     def step(self, step, batch):
         with torch.no_grad():
-            self.colour.bias.lerp_(batch["window"].mean((0, 2, 3)), 0.5)
-        return {"colour/red": self.colour.bias[0].detach()}
+            self.networks["colour"].bias.lerp_(batch["window"].mean((0, 2, 3)), 0.5)
+        return {"colour/red": self.networks["colour"].bias[0].detach()}
 
     def pictures(self, batch):
-        return {"colour": self.colour.bias.detach()[None, :, None, None].expand(1, 3, 4, 4)}
-
-    def validate(self, batches):
-        return {"colour/batches": len(batches)}
+        return {"colour": batch["window"]}
 
     def export(self, folder, step):
         return []

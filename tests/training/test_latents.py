@@ -1,16 +1,17 @@
-"""StepRandom: a function of (seed, purpose, step, index of the sample in the whole batch)."""
+"""Random values: a function of (seed, purpose, step, index of the sample in the whole batch)."""
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import build_generator
-from training.draws import StepRandom, Stream, draw_latents
+from training.context import Stream, TrainContext
+from training.latents import draw_latents, normal
 from utils.config import load_config
+from utils.distributed import ProcessGroup
 from utils.schema import TrainConfig
 
 CPU = torch.device("cpu")
@@ -22,12 +23,24 @@ def generator(tiny):
     return build_generator(load_config(TrainConfig, tiny).model)
 
 
-def draws(position=(0, Stream.LATENTS, 0), batch=4, rank=0, size=1):
-    return StepRandom(*position, batch, rank, size, CPU)
+POSITION = 0, Stream.LATENTS, 0
 
 
-def values(latents):
+def context(seed=0, batch=4, rank=0, size=1):
+    return TrainContext(seed, batch, CPU, torch.float32, ProcessGroup(rank, size))
+
+
+def plain(position, **process):
+    """Values of each kind."""
+    seed, *place = position
+    seeds = context(seed, **process).seeds(*place)
+    return seeds, normal(seeds, 2, 3), torch.from_numpy(context(seed, **process).uniform(*place, 3))
+
+
+def values(generator, position=POSITION, mixing=0.9, **process):
     """Every tensor of a batch of latents; the noise by its seeds."""
+    seed, *place = position
+    latents = draw_latents(context(seed, **process), *place, generator, 5, mixing)
     fields = {field.name: getattr(latents, field.name) for field in dataclasses.fields(latents)}
     return fields | {"noise": latents.noise.seeds}
 
@@ -35,27 +48,25 @@ def values(latents):
 @settings(max_examples=25)
 @given(positions, st.integers(1, 2), st.integers(1, 3), st.floats(0, 1))
 def test_processes_together_draw_what_one_draws(generator, position, pairs, size, mixing):
-    one, parts = draws(position, 2 * pairs * size), [draws(position, 2 * pairs, rank, size) for rank in range(size)]
-    assert torch.equal(one.seeds(), torch.cat([part.seeds() for part in parts]))
-    assert torch.equal(one.normal(2, 3), torch.cat([part.normal(2, 3) for part in parts]))
-    assert np.array_equal(one.uniform(3, 2), np.concatenate([part.uniform(3, 2) for part in parts]))
-    whole = values(draw_latents(draws(position, 2 * pairs * size), generator, 5, mixing))
-    parts = [values(draw_latents(draws(position, 2 * pairs, rank, size), generator, 5, mixing)) for rank in range(size)]
+    processes = [{"batch": 2 * pairs, "rank": rank, "size": size} for rank in range(size)]
+    parts = [plain(position, **process) for process in processes]
+    for value, *own in zip(plain(position, batch=2 * pairs * size), *parts, strict=True):
+        assert torch.equal(value, torch.cat(own))
+    whole = values(generator, position, mixing, batch=2 * pairs * size)
+    parts = [values(generator, position, mixing, **process) for process in processes]
     for name, value in whole.items():
         assert torch.equal(value, torch.cat([part[name] for part in parts])), name
 
 
 @given(positions, positions)
 def test_other_positions_draw_other_values(one, other):
-    same = one == other
     torch.randn(3)  # nothing depends on what was drawn before
-    assert torch.equal(draws(one).seeds(), draws(other).seeds()) == same
-    assert np.array_equal(draws(one).uniform(2), draws(other).uniform(2)) == same
-    assert torch.equal(draws(one).normal(2), draws(other).normal(2)) == same
+    for value, another in zip(plain(one), plain(other), strict=True):
+        assert torch.equal(value, another) == (one == other)
 
 
 def test_pairs_share_all_but_local_latents_and_noise(generator):
-    latents = values(draw_latents(draws(batch=64), generator, 5, mixing=0.9))
+    latents = values(generator, batch=64)
     assert latents["z_l"].shape == (64, 4, 7, 7) and latents["coordinates"].shape == (64, 3, 7, 7)
     assert latents["z_g"].shape == (64, 6) and abs(latents["z_l"].std() - 1) < 0.05 and latents["row"].abs().max() <= 1
     for name, value in latents.items():
@@ -69,8 +80,7 @@ def test_pairs_share_all_but_local_latents_and_noise(generator):
 
 def test_style_mixing(generator):
     count = generator.texture.style_count
-    never = draw_latents(draws(batch=64), generator, 5, mixing=0)
-    always = draw_latents(draws(batch=64), generator, 5, mixing=1)
+    never, always = (draw_latents(context(), *POSITION[1:], generator, 5, mixing, 64) for mixing in (0, 1))
     assert (never.mix_from == count).all()
     assert set(always.mix_from.tolist()) == set(range(1, count))
     styles = always.styles(generator)
