@@ -30,7 +30,7 @@ from inversion.latents import SUFFIXES, Latents, latents_suffix
 from utils import log
 from utils.config import load_config
 from utils.device import release_freed_memory
-from utils.errors import run_command
+from utils.errors import failures, naming, run_command
 from utils.files import lock_folder, refuse_overwriting, remove_stale
 from utils.signals import exit_on_terminate
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with lock_folder(output):
         remove_stale(output)
         for job in jobs:
-            with commands.failures(job.images[0], failed) if in_folder else commands.naming(*job.images):
+            with failures(job.images[0], failed) if in_folder else naming(*job.images):
                 run(model, job, edits, output, config.infer.format)
     if in_folder:
         log.info(f"{len(jobs) - len(failed)} of {len(jobs)} images done; results in {output}")

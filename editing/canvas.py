@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from editing.completion import FitOptions, Progress, complete
-from editing.known import PlacedLatents, Placement
+from editing.known import KnownLatents, Placement
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents, Style, StyleMap
 from inversion.noise import FieldNoise, NoiseSpec, ShiftedNoise, mix_noise
@@ -39,7 +39,7 @@ def fill_canvas(
     progress: Progress,
 ) -> Latents:
     """Images on a canvas, and generated structure around them that goes on from theirs."""
-    known = PlacedLatents.of(model, placements, size)
+    known = KnownLatents.placed(model, placements, size)
     structure = complete(model, known, size, style, seed, fit, progress)
     spec = canvas_noise(placements, size, FieldNoise(seed) if noise else None, ramp)
     return Latents(structure, style, size, spec, model.fingerprint)

@@ -74,7 +74,7 @@ def synthesize(
     z_l = local(around)[None].contiguous(memory_format=torch.channels_last)
     coordinates = structure.grid.of_canvas(around, canvas.receptive_field(structure.rule), z_l.device, period)
     if isinstance(style, StyleMap):
-        z_g, spacing = style.global_latents.to(z_l.device), 2**generator.texture.stages
+        z_g, spacing = style.global_latent.to(z_l.device), 2**generator.texture.stages
         network = mix_structure(structure, z_g, style.weights, spacing, style.exact)
         return network(z_l, coordinates, (around.rows.first, around.cols.first))[0]
     return structure(z_l, style.global_latent.to(z_l.device)[None], coordinates)[0]

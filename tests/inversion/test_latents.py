@@ -148,8 +148,8 @@ def test_styles_are_mixed_at_each_position():
     for first, second in ((one, other), (both, third), (third, both), (both, both)):
         assert first.mixed(second, 0) is first and first.mixed(second, 1) is second
     assert one.mixed(other, 0.5).global_latent == 1 and one.mixed(other, 1.5).global_latent == 3
-    assert both.mixed(third, 0.5).global_latents.tolist() == [[3], [4]]
-    assert third.mixed(both, 0.5).global_latents.tolist() == [[3], [4]]
+    assert both.mixed(third, 0.5).global_latent.tolist() == [[3], [4]]
+    assert third.mixed(both, 0.5).global_latent.tolist() == [[3], [4]]
     with pytest.raises(ValueError, match="two maps"):
         both.mixed(both, 0.5)
     with pytest.raises(ValueError, match="3 styles, and weights of 2"):
