@@ -146,9 +146,7 @@ def make(model: PatchInverter, job: Job, options: dict, invert: bool) -> None:
     if job.group.main:
         files = []
         try:
-            write_pictures(job, pixels, kinds, image, files)
-            if image is not None and options.latents != "none":
-                files.append(save_latents(latents, job, options.latents))
+            write_results(job, latents, pixels, image, kinds, options.latents, files)
             job.enter(JobState(make_row(model, job.name, pixels, image, started), files))
         except BaseException:
             for path in (job.output / file for file in files):
@@ -181,30 +179,39 @@ def choose_pictures(options: dict, size: tuple[int, int], image: Image | None) -
     return kinds | ({"float": "npy"} if options.save_float else {})
 
 
-def write_pictures(job: Job, pixels: ArrayLike, kinds: dict[str, str], image: Image | None, files: list[str]) -> None:
-    """Write the pictures of an image, and enter each into `files`."""
+def write_results(
+    job: Job,
+    latents: Latents,
+    pixels: ArrayLike,
+    image: Image | None,  # that was inverted
+    kinds: dict[str, str],  # of the pictures, see `choose_pictures`
+    kind: str,  # of the latents
+    files: list[str],
+) -> None:
+    """Write the pictures and the latents of an image, and enter each file into `files`.
+
+    Latents that the job has in a folder of the same kind just move.
+    """
     shown = EightBit(pixels)
-    for folder, kind in kinds.items():
-        file = f"{folder}/{job.name}{SUFFIXES.get(kind, '.npy')}"
-        if kind == "npy":
+    for folder, picture in kinds.items():
+        file = f"{folder}/{job.name}{SUFFIXES.get(picture, '.npy')}"
+        if picture == "npy":
             write_npy(job.output / file, pixels)
         else:
-            write_picture(job.output / file, Comparison(image, shown) if folder == "comparison" else shown, kind)
+            write_picture(job.output / file, Comparison(image, shown) if folder == "comparison" else shown, picture)
         files.append(file)
-
-
-def save_latents(latents: Latents, job: Job, kind: str) -> str:
-    """Write latents; those that the job has in a folder of the same kind just move. The file, below the output."""
-    file = f"latents/{job.name}{latents_suffix(kind, latents.structure.shape)}"
-    path, folder = job.output / file, job.folder / "latents.zarr"
-    if path.suffix == FOLDER and isinstance(latents.structure, Scratch) and latents.structure.path.parent == folder:
+    if image is None or kind == "none":
+        return
+    structure, own = latents.structure, job.folder / "latents.zarr"
+    file = f"latents/{job.name}{latents_suffix(kind, structure.shape)}"
+    if file.endswith(FOLDER) and isinstance(structure, Scratch) and structure.path.parent == own:
         for part in ("zarr.json", "global"):  # of a run that was killed here
-            remove_tree(folder / part)
-        describe_folder(folder, latents)
-        replace_folder(folder, path)
+            remove_tree(own / part)
+        describe_folder(own, latents)
+        replace_folder(own, job.output / file)
     else:
-        latents.save(path)
-    return file
+        latents.save(job.output / file)
+    files.append(file)
 
 
 def make_row(model: PatchInverter, name: str, pixels: ArrayLike, image: Image | None, started: float) -> Row:

@@ -1,5 +1,4 @@
-"""Structure latents that are known on a part of a canvas: images placed on it, or all but what a mask takes out.
-"""
+"""Structure latents that are known on a part of a canvas: images placed on it, or all but what a mask takes out."""
 
 from __future__ import annotations
 

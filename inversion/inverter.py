@@ -60,11 +60,11 @@ class PatchInverter:
         self.networks, self.device, self.dtype = networks, device, dtype
         self.generator = networks.generator  # structure and texture synthesizer
         self.fingerprint = networks.fingerprint  # of the weights; latents carry it
-        self.cell = 2**networks.generator.texture.stages  # pixels along the edge of a latent cell
         with torch.no_grad():
             self._encoder = networks.encoder and networks.encoder.bake(dtype)
         self.tiling = Tiling(networks.generator.texture, networks.encoder, dtype, block, memory_mib)
         self.tiling.plan((1, 1))
+        self.cell = self.tiling.cell  # pixels along the edge of a latent cell
 
     @staticmethod
     def from_pretrained(

@@ -60,14 +60,6 @@ class Style:
 
     global_latent: Tensor  # z_g [D], float32, on the CPU
 
-    def mixed(self, other: Style | StyleMap, share: float) -> Style | StyleMap:
-        """On the way to another style: 0 is this one, 1 the other one, and beyond 1 further on in its direction."""
-        if share in (0, 1):
-            return other if share else self
-        if isinstance(other, StyleMap):
-            return replace(other, styles=[self.mixed(style, share) for style in other.styles])
-        return Style(torch.lerp(self.global_latent, other.global_latent, float(share)))
-
 
 @dataclass(frozen=True, eq=False)
 class StyleMap:
@@ -81,18 +73,26 @@ class StyleMap:
         if len(self.styles) != self.weights.count:
             raise ValueError(f"{len(self.styles)} styles, and weights of {self.weights.count}")
 
-    def mixed(self, other: Style | StyleMap, share: float) -> Style | StyleMap:
-        """As `Style.mixed`, at each position. ValueError on the way between two maps."""
-        if share in (0, 1):
-            return other if share else self
-        if isinstance(other, StyleMap):
-            raise ValueError("two maps of styles can only replace each other (strength 0 or 1)")
-        return replace(self, styles=[style.mixed(other, share) for style in self.styles])
-
     @property
     def global_latent(self) -> Tensor:
         """[N, D]: one for each style."""
         return torch.stack([style.global_latent for style in self.styles])
+
+
+def mix_styles(own: Style | StyleMap, other: Style | StyleMap, share: float) -> Style | StyleMap:
+    """On the way to another style, at each position: 0 is its own, 1 the other one, and beyond 1 further on.
+
+    ValueError on the way between two maps.
+    """
+    if share in (0, 1):
+        return other if share else own
+    if isinstance(own, StyleMap) and isinstance(other, StyleMap):
+        raise ValueError("two maps of styles can only replace each other (strength 0 or 1)")
+    if isinstance(own, StyleMap):
+        return replace(own, styles=[mix_styles(style, other, share) for style in own.styles])
+    if isinstance(other, StyleMap):
+        return replace(other, styles=[mix_styles(own, style, share) for style in other.styles])
+    return Style(torch.lerp(own.global_latent, other.global_latent, float(share)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class Latents:
 
         ValueError where both vary over space and the strength is neither 0 nor 1.
         """
-        return replace(self, style=self.style.mixed(style, strength))
+        return replace(self, style=mix_styles(self.style, style, strength))
 
     def save(self, path: str | Path) -> None:
         """Write a `.safetensors` file or a `.zarr` folder, which appears whole or not at all.

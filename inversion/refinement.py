@@ -34,7 +34,7 @@ from inversion.cost import refine_cost
 from inversion.latents import ArrayLike, Style
 from inversion.synthesis import GeneratedStructure, LocalField
 from models.generator import Generator
-from models.geometry import Interval, Region, Rule, reflect
+from models.geometry import Interval, Region, reflect
 from models.noise import Noise, gaussian_field
 from models.texture import TextureSynthesizer
 
@@ -152,9 +152,7 @@ class Refiner:
             total += float(residual.square().sum())
         return total
 
-    def step_block(
-        self, latents: ArrayLike, momentum: Tensor | None, block: Region
-    ) -> tuple[Tensor, Tensor, float]:
+    def step_block(self, latents: ArrayLike, momentum: Tensor | None, block: Region) -> tuple[Tensor, Tensor, float]:
         """One step of a block of cells, from the latents of all and the momentum [C, h, w] of these (None: at rest).
 
         Returns their next latents and momentum, each [C, h, w] on the CPU, and the squared error, before the step, of
@@ -190,7 +188,12 @@ class Refiner:
         pull = partial(torch.autograd.grad, drawn, z_s, retain_graph=True)  # J^T of an image
         precision = self.prior.weight / self.prior.variance
 
-        inner = _touching_only(pixels, cells, self.texture.rule)
+        found = []
+        for cell in range(cells.rows.first, cells.rows.last + 1):
+            touched = self.texture.rule.affected_output(Interval(cell, cell))
+            if pixels.rows.first <= touched.first and touched.last <= pixels.rows.last:
+                found.append(cell)
+        inner = Region(*[Interval(found[0], found[-1])] * 2)  # the cells that touch none but these pixels
         probes = math.ceil(SAMPLES * len(z_s) / math.prod(inner.shape))
         curvature = torch.diag(precision.flatten())
         for probe in range(probes):
@@ -286,17 +289,6 @@ def curvature_window(texture: TextureSynthesizer, dtype: torch.dtype) -> tuple[R
         if refine_cost(texture, pixels, dtype).bytes <= WINDOW_BYTES:
             break
     return cells, pixels
-
-
-def _touching_only(pixels: Region, cells: Region, rule: Rule) -> Region:
-    """The cells of a square that touch none but these pixels."""
-
-    def inside(cell: int) -> bool:
-        touched = rule.affected_output(Interval(cell, cell))
-        return pixels.rows.first <= touched.first and touched.last <= pixels.rows.last
-
-    found = list(filter(inside, range(cells.rows.first, cells.rows.last + 1)))
-    return Region(Interval(found[0], found[-1]), Interval(found[0], found[-1]))
 
 
 def _within(values: Tensor, outer: Region, inner: Region) -> Tensor:
