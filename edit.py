@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from editing.sources import Job, file_jobs, generated_jobs
@@ -30,7 +31,7 @@ from inversion.latents import SUFFIXES, Latents, latents_suffix
 from utils import log
 from utils.config import load_config
 from utils.device import release_freed_memory
-from utils.errors import run_command
+from utils.errors import failures, naming, run_command
 from utils.files import lock_folder, refuse_overwriting, remove_stale
 from utils.signals import exit_on_terminate
 
@@ -50,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         jobs = generated_jobs(model, config.generate)
     paths = [path for path, _ in files]
-    inputs = [arguments.checkpoint, *filter(None, [arguments.config]), *paths, *named_files(config[verb.command.own])]
+    options = [value if isinstance(value, list) else [value] for value in config[verb.command.own].values()]
+    named = [Path(item) for item in chain(*options) if isinstance(item, str) and os.path.exists(item)]  # styles, masks
+    inputs = [arguments.checkpoint, *filter(None, [arguments.config]), *paths, *named]
     names = [f"{job.name}-{ending}" for job in jobs for ending in edits]
     refuse_overwriting(inputs, places(names, photographs, output))
     exit_on_terminate()
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with lock_folder(output):
         remove_stale(output)
         for job in jobs:
-            with commands.failures(job.images[0], failed) if in_folder else commands.naming(*job.images):
+            with failures(job.images[0], failed) if in_folder else naming(*job.images):
                 run(model, job, edits, output, config.infer.format)
     if in_folder:
         log.info(f"{len(jobs) - len(failed)} of {len(jobs)} images done; results in {output}")
@@ -86,28 +89,22 @@ def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
 
 def find_inputs(verb: Verb, arguments: argparse.Namespace) -> list[tuple[Path, str]]:
     """The images that the command names, each with a name for its results. UserError for what is not there."""
-    if verb.images == 1:
-        search = partial(commands.find_photographs, output=arguments.output)
-        found = [commands.find_files("--input", path, search, commands.IMAGES) for path in arguments.input]
-        return [item for files in found for item in files.items()]
-    found = [commands.find_files("--input", path, lambda folder: [], "single image") for path in arguments.input]
-    (left, first), (right, second) = (item for files in found for item in files.items())
-    return [(left, first), (right, second)] if first != second else [(left, f"{first}-left"), (right, f"{first}-right")]
-
-
-def named_files(options: dict) -> list[Path]:
-    """The files that options name: styles, masks."""
-    values = [item for value in options.values() for item in (value if isinstance(value, list) else [value])]
-    return [Path(value) for value in values if isinstance(value, str) and os.path.exists(value)]
+    search, kind = partial(commands.find_photographs, output=arguments.output), commands.IMAGES
+    if verb.images == 2:
+        search, kind = lambda folder: [], "single image"
+    found = [commands.find_files("--input", path, search, kind).items() for path in arguments.input]
+    files = list(chain(*found))
+    if verb.images == 2 and files[0][1] == files[1][1]:
+        return [(path, f"{name}-{side}") for (path, name), side in zip(files, ("left", "right"), strict=True)]
+    return files
 
 
 def places(names: Iterable[str], photographs: Iterable[str], output: Path) -> Iterator[Path]:
     """Wherever results of these names, and the latents of photographs, may be written."""
     for name in names:
         yield from (output / f"{name}{suffix}" for suffix in set(PICTURES.values()))
-        yield from (output / "latents" / f"{name}{suffix}" for suffix in SUFFIXES)
-    for name in photographs:
-        yield from (output / "inversions" / f"{name}{suffix}" for suffix in SUFFIXES)
+        yield from (output / f"latents/{name}{suffix}" for suffix in SUFFIXES)
+    yield from (output / f"inversions/{name}{suffix}" for name in photographs for suffix in SUFFIXES)
 
 
 def run(model: PatchInverter, job: Job, edits: dict[str, Callable[..., Latents]], output: Path, kind: str) -> None:

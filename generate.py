@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import chain
 
 from inversion.commands import command_parser, load_model, save_picture
-from inversion.inverter import PatchInverter
 from inversion.latents import latents_suffix
 from utils.config import load_config
 from utils.errors import UserError, run_command
@@ -39,30 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"generate.width: {options.width}; a panorama takes a multiple of {model.cell} pixels, a latent cell"
         )
     exit_on_terminate()
-    results = [path for path in [*output.glob("seed-*"), *output.glob("latents/seed-*")] if seed_of(path) in seeds]
+    found = [(path, path.stem.removeprefix("seed-")) for path in chain(*map(output.glob, ("seed-*", "latents/seed-*")))]
+    results = [path for path, digits in found if digits.isdecimal() and int(digits) in seeds]
     refuse_overwriting(filter(None, [arguments.checkpoint, arguments.config]), results)
     with lock_folder(output):
         remove_stale(output)
         for seed in seeds:
-            generate(model, config, seed, output)
+            latents = model.generate(
+                options.height, options.width, seed, panorama=options.panorama, noise=options.noise == "field"
+            )
+            if options.save_latents:
+                latents.save(output / f"latents/seed-{seed}{latents_suffix('auto', latents.structure.shape)}")
+            save_picture(model, latents, output / f"seed-{seed}.png", config.infer.format)
     return 0
-
-
-def seed_of(result: Path) -> int:
-    """The seed that a result seed-N is named after; -1 for another file."""
-    digits = result.stem.removeprefix("seed-")
-    return int(digits) if digits.isdecimal() else -1
-
-
-def generate(model: PatchInverter, config: dict, seed: int, output: Path) -> None:
-    """Write the image of a seed, and its latents where they are asked for."""
-    options, name = config.generate, f"seed-{seed}"
-    latents = model.generate(
-        options.height, options.width, seed, panorama=options.panorama, noise=options.noise == "field"
-    )
-    if options.save_latents:
-        latents.save(output / "latents" / f"{name}{latents_suffix('auto', latents.structure.shape)}")
-    save_picture(model, latents, output / f"{name}.png", config.infer.format)
 
 
 if __name__ == "__main__":

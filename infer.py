@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from images.metrics import ImageMetrics
-from images.reading import Image
+from images.reading import Image, open_photograph
 from images.writing import (
     MOST_PNG_PIXELS,
     SUFFIXES,
@@ -44,13 +44,11 @@ from inversion.commands import (
     find_photographs,
     load_latents,
     load_model,
-    open_photograph,
-    progress,
 )
 from inversion.inverter import PatchInverter
 from inversion.latents import FOLDER, ArrayLike, ChunkRows, Latents, describe_folder, latents_suffix
 from inversion.latents import SUFFIXES as LATENTS
-from inversion.runs import TILES, InversionRun, Job, Row, Scratch
+from inversion.runs import TILES, InversionRun, Job, JobState, Row, Scratch
 from models.geometry import Region
 from utils import distributed, log
 from utils.config import load_config
@@ -103,15 +101,21 @@ def process(
 ) -> int:
     """Do one file after the other, naming in one line each that fails; the command's exit code."""
     exit_on_terminate()
-    settings = {"checkpoint": str(arguments.checkpoint), "weights": model.fingerprint, "infer": dict(options)}
-    run, work = InversionRun(files, arguments.output, settings, group), draw_again if arguments.latents else invert
+    settings = {"weights": model.fingerprint, "infer": dict(options)}
+    identity = settings | {  # what must be equal for a run to go on with what another one left
+        "source": str((arguments.latents or arguments.input).resolve()),
+        "device": model.device.type,
+        "dtype": str(model.dtype),
+        "torch": torch.__version__,
+    }
+    run = InversionRun(files, arguments.output, {"checkpoint": str(arguments.checkpoint)} | settings, group)
     refuse_overwriting([arguments.checkpoint, *filter(None, [arguments.config]), *files], run.results())
     with lock_folder(arguments.output) if group.main else nullcontext():
-        jobs = run.begin(identity(model, arguments, options))
+        jobs = run.begin(identity)
         try:
-            for job in progress(jobs, "images", "image", main=group.main):
+            for job in log.progress(jobs, "images", "image", main=group.main):
                 with run.attempt(job):
-                    work(model, job, options)
+                    make(model, job, options, bool(arguments.input))
             return run.close()
         except BaseException as error:
             with suppress(UserError):  # a full disk
@@ -121,64 +125,35 @@ def process(
             raise
 
 
-def identity(model: PatchInverter, arguments: argparse.Namespace, options: dict) -> dict:
-    """What must be equal for a run to go on with what another one left."""
-    return {
-        "source": str((arguments.latents or arguments.input).resolve()),
-        "weights": model.fingerprint,
-        "infer": dict(options),
-        "device": model.device.type,
-        "dtype": str(model.dtype),
-        "torch": torch.__version__,
-    }
-
-
-def invert(model: PatchInverter, job: Job, options: dict) -> None:
-    """Encode, refine and draw an image, and write its results."""
+def make(model: PatchInverter, job: Job, options: dict, invert: bool) -> None:
+    """Invert a photograph, or read saved latents; draw the image or a region of it, and write its results."""
     reset_peak_memory(model.device)
     started = time.perf_counter()
-    image = open_photograph(job.path, options.max_pixels)
-    window = Region.at(0, 0, image.height, image.width)
+    if invert:
+        image = open_photograph(job.path, options.max_pixels)
+        window = Region.at(0, 0, image.height, image.width)
+    else:
+        image, latents = None, load_latents(model, job.path, options)
+        top, left, bottom, right = options.region or (0, 0, *latents.size)
+        if bottom > latents.size[0] or right > latents.size[1]:
+            size = "{} x {}".format(*latents.size)
+            raise UserError(f"infer.region: {options.region}, but {job.path} is of an image of {size}")
+        window = Region.at(top, left, bottom - top, right - left)
     kinds = choose_pictures(options, window.shape, image)
-    latents = runs.invert(model, job, image, options)
-    finish(model, job, latents, window, image, kinds, options, started)
-
-
-def draw_again(model: PatchInverter, job: Job, options: dict) -> None:
-    """Draw the image of saved latents, or a region of it, as `invert` does."""
-    reset_peak_memory(model.device)
-    started = time.perf_counter()
-    latents = load_latents(model, job.path, options)
-    top, left, bottom, right = options.region or (0, 0, *latents.size)
-    if bottom > latents.size[0] or right > latents.size[1]:
-        size = "{} x {}".format(*latents.size)
-        raise UserError(f"infer.region: {options.region}, but {job.path} is of an image of {size}")
-    window = Region.at(top, left, bottom - top, right - left)
-    kinds = choose_pictures(options, window.shape, None)
-    finish(model, job, latents, window, None, kinds, options, started)
-
-
-def finish(
-    model: PatchInverter,
-    job: Job,
-    latents: Latents,
-    window: Region,  # of the image that they draw
-    image: Image | None,  # that was inverted
-    kinds: dict[str, str],  # of the pictures, see `choose_pictures`
-    options: dict,
-    started: float,
-) -> None:
-    """Draw a window of the image, write its results, and enter what has become of the job."""
+    if invert:
+        latents = runs.invert(model, job, image, options)
     pixels = draw(model, job, latents, window, options, image.held if image else 0)
-    if not job.group.main:
-        return
-    with all_or_none(job) as files:
-        write_pictures(job, pixels, kinds, image, files)
-        if image is not None and options.latents != "none":
-            file = f"latents/{job.name}{latents_suffix(options.latents, latents.structure.shape)}"
-            save_latents(latents, job, job.output / file)
-            files.append(file)
-        job.finalize(make_row(model, job.name, pixels, image, started), files)
+    if job.group.main:
+        files = []
+        try:
+            write_results(job, latents, pixels, image, kinds, options.latents, files)
+            job.enter(JobState(make_row(model, job.name, pixels, image, started), files))
+        except BaseException:
+            for path in (job.output / file for file in files):
+                remove_tree(path)
+                remove_tree(path.with_name(f"{path.stem}{TILES}"))
+            raise
+        job.discard()
 
 
 def draw(model: PatchInverter, job: Job, latents: Latents, window: Region, options: dict, held: int) -> ArrayLike:
@@ -204,41 +179,39 @@ def choose_pictures(options: dict, size: tuple[int, int], image: Image | None) -
     return kinds | ({"float": "npy"} if options.save_float else {})
 
 
-@contextmanager
-def all_or_none(job: Job) -> Iterator[list[str]]:
-    """Yields a list for the files of the results, below the output folder; on an error, those in it are removed."""
-    files = []
-    try:
-        yield files
-    except BaseException:
-        for path in (job.output / file for file in files):
-            remove_tree(path)
-            remove_tree(path.with_name(f"{path.stem}{TILES}"))
-        raise
+def write_results(
+    job: Job,
+    latents: Latents,
+    pixels: ArrayLike,
+    image: Image | None,  # that was inverted
+    kinds: dict[str, str],  # of the pictures, see `choose_pictures`
+    kind: str,  # of the latents
+    files: list[str],
+) -> None:
+    """Write the pictures and the latents of an image, and enter each file into `files`.
 
-
-def write_pictures(job: Job, pixels: ArrayLike, kinds: dict[str, str], image: Image | None, files: list[str]) -> None:
-    """Write the pictures of an image, and enter each into `files`."""
+    Latents that the job has in a folder of the same kind just move.
+    """
     shown = EightBit(pixels)
-    for folder, kind in kinds.items():
-        file = f"{folder}/{job.name}{SUFFIXES.get(kind, '.npy')}"
-        if kind == "npy":
+    for folder, picture in kinds.items():
+        file = f"{folder}/{job.name}{SUFFIXES.get(picture, '.npy')}"
+        if picture == "npy":
             write_npy(job.output / file, pixels)
         else:
-            write_picture(job.output / file, Comparison(image, shown) if folder == "comparison" else shown, kind)
+            write_picture(job.output / file, Comparison(image, shown) if folder == "comparison" else shown, picture)
         files.append(file)
-
-
-def save_latents(latents: Latents, job: Job, path: Path) -> None:
-    """Write latents; those that the job has in a folder of the same kind just move."""
-    folder = job.folder / "latents.zarr"
-    if path.suffix == FOLDER and isinstance(latents.structure, Scratch) and latents.structure.path.parent == folder:
+    if image is None or kind == "none":
+        return
+    structure, own = latents.structure, job.folder / "latents.zarr"
+    file = f"latents/{job.name}{latents_suffix(kind, structure.shape)}"
+    if file.endswith(FOLDER) and isinstance(structure, Scratch) and structure.path.parent == own:
         for part in ("zarr.json", "global"):  # of a run that was killed here
-            remove_tree(folder / part)
-        describe_folder(folder, latents)
-        replace_folder(folder, path)
+            remove_tree(own / part)
+        describe_folder(own, latents)
+        replace_folder(own, job.output / file)
     else:
-        latents.save(path)
+        latents.save(job.output / file)
+    files.append(file)
 
 
 def make_row(model: PatchInverter, name: str, pixels: ArrayLike, image: Image | None, started: float) -> Row:

@@ -5,26 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from editing.completion import FitOptions, Progress, complete
-from editing.known import PlacedLatents, Placement
+from editing.known import KnownLatents, Placement
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents, Style, StyleMap
-from inversion.noise import FieldNoise, NoiseSpec, ShiftedNoise, mix_noise
+from inversion.noise import FieldNoise, ShiftedNoise, mix_noise
 from inversion.weight_maps import Boxes, LabelMap
-
-
-def canvas_noise(
-    placements: Sequence[Placement],
-    size: tuple[int, int],  # height, width of the canvas, pixels
-    new: NoiseSpec | None,
-    ramp: int,  # pixels
-) -> NoiseSpec | None:
-    """Texture noise of a canvas: an image's own inside, from 2 * ramp pixels beside it on that of what is new."""
-    kinds, boxes = [new], []
-    for placement in placements:
-        noise, (top, left, bottom, right) = placement.latents.noise, placement.box
-        kinds.append(noise and ShiftedNoise(noise, top, left))
-        boxes.append((top - ramp, left - ramp, bottom + ramp, right + ramp))
-    return mix_noise(kinds, LabelMap(Boxes(boxes), len(kinds), size, ramp))
 
 
 def fill_canvas(
@@ -38,8 +23,16 @@ def fill_canvas(
     ramp: int,  # pixels over which noise changes, to each side
     progress: Progress,
 ) -> Latents:
-    """Images on a canvas, and generated structure around them that goes on from theirs."""
-    known = PlacedLatents.of(model, placements, size)
+    """Images on a canvas, and generated structure around them that goes on from theirs.
+
+    Texture noise is an image's own inside, and from 2 * ramp pixels beside it on that of what is new.
+    """
+    known = KnownLatents.placed(model, placements, size)
     structure = complete(model, known, size, style, seed, fit, progress)
-    spec = canvas_noise(placements, size, FieldNoise(seed) if noise else None, ramp)
+    kinds, boxes = [FieldNoise(seed) if noise else None], []
+    for placement in placements:
+        own, (top, left, bottom, right) = placement.latents.noise, placement.box
+        kinds.append(own and ShiftedNoise(own, top, left))
+        boxes.append((top - ramp, left - ramp, bottom + ramp, right + ramp))
+    spec = mix_noise(kinds, LabelMap(Boxes(boxes), len(kinds), size, ramp))
     return Latents(structure, style, size, spec, model.fingerprint)

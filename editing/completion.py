@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from editing.known import KnownStructure
+from editing.known import KnownLatents
 from inversion.inverter import PatchInverter
 from inversion.latents import Style, StyleMap
 from inversion.synthesis import LocalField, TiledStructure, grid, synthesize
@@ -53,7 +53,7 @@ class FitOptions:
 
 def complete(
     model: PatchInverter,
-    known: KnownStructure,
+    known: KnownLatents,
     size: tuple[int, int],  # height, width of the canvas, pixels
     style: Style | StyleMap,
     seed: int,
@@ -72,7 +72,7 @@ class Completion:
     def __init__(
         self,
         model: PatchInverter,
-        known: KnownStructure,
+        known: KnownLatents,
         cells: Region,  # of the canvas
         style: Style | StyleMap,
         seed: int,
@@ -80,7 +80,7 @@ class Completion:
     ) -> None:
         self.known, self.cells, self.options, self.device = known, cells, options, model.device
         self.generator = model.generator.requires_grad_(False)
-        self.style, self.z_g = style, _global_latents(style).to(self.device)  # z_g: of the structure
+        self.style, self.z_g = style, style.global_latent.to(self.device)  # z_g: of the structure
         self.local = LocalField(self.generator.structure.local_dim, seed, self.device)
         self.fitted: dict[Region, Tensor] = {}  # tiles of local latents [C, h, w]
 
@@ -140,33 +140,27 @@ class Completion:
             near = cv2.dilate(unknown.astype(np.uint8), np.ones((2 * band + 1, 2 * band + 1), np.uint8)) > 0
             counts = (near & held)[region.slices_in(around)] & _inside(region, self.cells)
             if counts.any():
-                part = _bounds(counts, region)
+                rows, cols = (
+                    Interval(first + int(np.flatnonzero(hit)[0]), first + int(np.flatnonzero(hit)[-1]))
+                    for first, hit in ((region.rows.first, counts.any(1)), (region.cols.first, counts.any(0)))
+                )
+                part = Region(rows, cols)  # the smallest that holds them
                 weight = torch.from_numpy(counts[part.slices_in(region)]).to(self.device)
                 yield part, self.known.read(part).to(self.device), weight.float()
 
     def _structure(self, region: Region) -> Tensor:
         """The structure latents [C, h, w] that the latents, as they are now, give."""
-        style = _with_latents(self.style, self.z_g)
-        return synthesize(self.generator, style, self._local, region, self.cells)
 
-    def _local(self, region: Region) -> Tensor:
-        """Local latents [C, h, w]: fitted ones where there are some."""
-        z_l = self.local.read(region)
-        for tile in grid(region):
-            if tile in self.fitted:
-                common = tile.common(region)
-                z_l[:, *common.slices_in(region)] = self.fitted[tile][:, *common.slices_in(tile)]
-        return z_l
+        def local(around: Region) -> Tensor:  # fitted latents where there are some
+            z_l = self.local.read(around)
+            for tile in filter(self.fitted.__contains__, grid(around)):
+                common = tile.common(around)
+                z_l[:, *common.slices_in(around)] = self.fitted[tile][:, *common.slices_in(tile)]
+            return z_l
 
-
-def _global_latents(style: Style | StyleMap) -> Tensor:
-    """[D] or [N, D]."""
-    return style.global_latents if isinstance(style, StyleMap) else style.global_latent
-
-
-def _with_latents(style: Style | StyleMap, values: Tensor) -> Style | StyleMap:
-    """The style with other global latents, [D] or [N, D]."""
-    return replace(style, styles=[Style(value) for value in values]) if isinstance(style, StyleMap) else Style(values)
+        varies = isinstance(self.style, StyleMap)
+        style = replace(self.style, styles=[Style(z_g) for z_g in self.z_g]) if varies else Style(self.z_g)
+        return synthesize(self.generator, style, local, region, self.cells)
 
 
 def _faded(left: Tensor, held: Tensor, fade: int) -> Tensor:
@@ -185,15 +179,6 @@ def _faded(left: Tensor, held: Tensor, fade: int) -> Tensor:
     height, width = mean.shape[1:]
     share = (1 - nearest[fade : fade + height, fade : fade + width] / (fade + 1)).clamp(min=0)
     return mean * (share * share * (3 - 2 * share))
-
-
-def _bounds(mask: np.ndarray, region: Region) -> Region:
-    """The smallest region that holds what is true in a mask [h, w] of a region."""
-    rows, cols = (
-        Interval(axis.first + int(np.flatnonzero(hit)[0]), axis.first + int(np.flatnonzero(hit)[-1]))
-        for axis, hit in ((region.rows, mask.any(1)), (region.cols, mask.any(0)))
-    )
-    return Region(rows, cols)
 
 
 def _inside(region: Region, canvas: Region) -> np.ndarray:

@@ -1,13 +1,9 @@
-"""Structure latents that are known on a part of a canvas: images placed on it, or all but what a mask takes out.
-
-Both answer the same two questions, by regions of the canvas's latent cells: which cells are known, and what they hold.
-"""
+"""Structure latents that are known on a part of a canvas: images placed on it, or all but what a mask takes out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,16 +13,6 @@ from inversion.inverter import PatchInverter
 from inversion.latents import ArrayLike, Latents
 from inversion.synthesis import Mask
 from models.geometry import Interval, Region
-
-
-class KnownStructure(Protocol):
-    """Known structure latents of a canvas."""
-
-    def where(self, region: Region) -> np.ndarray:
-        """Bool [h, w]: whether the latents of these cells are known."""
-
-    def read(self, region: Region) -> Tensor:
-        """Structure latents [C, h, w] of a region; 0 where they are not known."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +30,15 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class PlacedLatents:
-    """Images on a canvas, which do not overlap."""
+class KnownLatents:
+    """What images, which do not overlap, hold of a canvas."""
 
     channels: int
     parts: Sequence[tuple[ArrayLike, Region, Region]]  # structure, the canvas's cells it holds, those that count
+    mask: Mask | None = None  # of cells to be made anew
 
     @staticmethod
-    def of(model: PatchInverter, placements: Sequence[Placement], size: tuple[int, int]) -> PlacedLatents:
+    def placed(model: PatchInverter, placements: Sequence[Placement], size: tuple[int, int]) -> KnownLatents:
         """What images hold of the structure of a canvas of (height, width) pixels.
 
         Their own are the cells whose centre they cover, and where they end at the canvas's border, all beyond.
@@ -66,49 +53,23 @@ class PlacedLatents:
                 first = axis.first if start == 0 else start // cell
                 own.append(Interval(first, axis.last if end == edge else (end - 1) // cell))
             parts.append((placement.latents.structure, held, Region(*own)))
-        return PlacedLatents(model.generator.structure.local_dim, parts)
+        return KnownLatents(model.generator.structure.local_dim, parts)
 
     def where(self, region: Region) -> np.ndarray:
-        """As `KnownStructure`."""
-        mask = np.zeros(region.shape, bool)
+        """Bool [h, w]: whether the latents of these cells are known."""
+        known = np.zeros(region.shape, bool)
         for _, _, own in self.parts:
             common = region.common(own)
             if common:
-                mask[common.slices_in(region)] = True
-        return mask
+                known[common.slices_in(region)] = True if self.mask is None else ~self.mask(common)
+        return known
 
     def read(self, region: Region) -> Tensor:
-        """As `KnownStructure`."""
+        """Structure latents [C, h, w] of a region; 0 where they are not known."""
         values = torch.zeros(self.channels, *region.shape)
         for structure, held, own in self.parts:
             common = region.common(own)
             if common:
                 window = structure[(slice(None), *common.slices_in(held))]
                 values[(slice(None), *common.slices_in(region))] = torch.from_numpy(window)
-        return values
-
-
-@dataclass(frozen=True)
-class MaskedLatents:
-    """The latents of an image without those inside a mask."""
-
-    structure: ArrayLike
-    cells: Region  # that it holds
-    mask: Mask  # of the cells to be made anew
-
-    def where(self, region: Region) -> np.ndarray:
-        """As `KnownStructure`."""
-        mask = np.zeros(region.shape, bool)
-        common = region.common(self.cells)
-        if common:
-            mask[common.slices_in(region)] = ~self.mask(common)
-        return mask
-
-    def read(self, region: Region) -> Tensor:
-        """As `KnownStructure`."""
-        values = torch.zeros(self.structure.shape[0], *region.shape)
-        common = region.common(self.cells)
-        if common:
-            window = torch.from_numpy(self.structure[(slice(None), *common.slices_in(self.cells))])
-            values[(slice(None), *common.slices_in(region))] = window * torch.from_numpy(~self.mask(common))
-        return values
+        return values * torch.from_numpy(self.where(region))

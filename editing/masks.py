@@ -16,7 +16,10 @@ WHITE = 128  # mean of the colours from which on a pixel of a mask is inside
 
 def read_labels(path: Path, count: int, max_pixels: int) -> np.ndarray:
     """Labels 0 .. count - 1, uint8 [H, W], of an image's colours, from dark to bright. UserError for other counts."""
-    codes = [_codes(rows) for rows in _strips(path, max_pixels)]
+    codes = []  # a number for each colour, that grows with its brightness
+    for rows in _strips(path, max_pixels):
+        red, green, blue = np.moveaxis(rows.astype(np.int32), 2, 0)
+        codes.append((red + green + blue) << 16 | red << 8 | green)  # blue follows from the sum
     colours = np.unique(np.concatenate([np.unique(strip) for strip in codes]))
     if len(colours) != count:
         raise UserError(
@@ -39,9 +42,3 @@ def _strips(path: Path, max_pixels: int) -> Iterator[np.ndarray]:
     image = open_image(path, max_pixels)
     for top in range(0, image.height, STRIP):
         yield image.window(top, 0, min(STRIP, image.height - top), image.width)
-
-
-def _codes(rows: np.ndarray) -> np.ndarray:
-    """A number for each colour, int32, that grows with its brightness."""
-    red, green, blue = np.moveaxis(rows.astype(np.int32), 2, 0)
-    return (red + green + blue) << 16 | red << 8 | green  # blue follows from the sum

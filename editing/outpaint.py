@@ -44,18 +44,14 @@ def place(
 
     UserError where it does not fit, or lies between latent cells.
     """
-    names = ("height", "top"), ("width", "left")
-    along = [_place(*each, cell) for each in zip(names, image, size, at, strict=True)]
-    return tuple(zip(*along, strict=True))
-
-
-def _place(names: tuple[str, str], edge: int, canvas: int | None, offset: int | None, cell: int) -> tuple[int, int]:
-    """As `place`, along one axis."""
-    canvas = 2 * edge if canvas is None else canvas
-    if canvas < edge:
-        raise UserError(f"outpaint.{names[0]}: {canvas} px, but the image has {edge}; allowed: {edge} or more")
-    offset = (canvas - edge) // 2 // cell * cell if offset is None else offset
-    if offset % cell or not 0 <= offset <= canvas - edge:
-        allowed = f"multiples of {cell} px (a latent cell) from 0 to {canvas - edge}"
-        raise UserError(f"outpaint.{names[1]}: {offset}; allowed: {allowed}")
-    return canvas, offset
+    places = []
+    for names, edge, canvas, offset in zip((("height", "top"), ("width", "left")), image, size, at, strict=True):
+        canvas = 2 * edge if canvas is None else canvas
+        if canvas < edge:
+            raise UserError(f"outpaint.{names[0]}: {canvas} px, but the image has {edge}; allowed: {edge} or more")
+        offset = (canvas - edge) // 2 // cell * cell if offset is None else offset
+        if offset % cell or not 0 <= offset <= canvas - edge:
+            allowed = f"multiples of {cell} px (a latent cell) from 0 to {canvas - edge}"
+            raise UserError(f"outpaint.{names[1]}: {offset}; allowed: {allowed}")
+        places.append((canvas, offset))
+    return tuple(zip(*places, strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from editing.completion import FitOptions, Progress, complete
-from editing.known import MaskedLatents
+from editing.known import KnownLatents
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
 from inversion.noise import FieldNoise, mix_noise
@@ -51,7 +51,7 @@ def resample(
         local = latents.structure.local
         local = replace(local, resampled=(*local.resampled, (mask, seed)))
         return replace(latents, structure=latents.structure.with_local(local))
-    known = MaskedLatents(latents.structure, cells, mask)
+    known = KnownLatents(latents.structure.shape[0], [(latents.structure, cells, cells)], mask)
     made = complete(model, known, latents.size, latents.style, seed, fit or FitOptions(), progress)
     return replace(latents, structure=made, noise=mixed)
 

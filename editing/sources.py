@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+from images.reading import open_photograph
 from inversion import runs
-from inversion.commands import load_latents, open_photograph
+from inversion.commands import load_latents
 from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents, latents_suffix
 from utils.distributed import SINGLE

@@ -18,11 +18,12 @@ from editing.masks import read_labels, read_mask
 from editing.outpaint import outpaint, place
 from editing.resample import check_inside, resample
 from editing.sources import Source
-from inversion.commands import open_photograph, progress
+from images.reading import open_photograph
 from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents, Style, StyleMap
 from inversion.weight_maps import Boxes, LabelImage
 from utils.errors import UserError
+from utils.log import progress
 from utils.schema import FuseConfig, InbetweenConfig, OutpaintConfig, ResampleConfig
 
 OWN = "own"  # the style of the input

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inversion.commands import progress
 from losses.perceptual import backbone, select
 from utils.checkpoint import load_pretrained
 from utils.errors import UserError
+from utils.log import progress
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 ADDRESS = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"

@@ -20,8 +20,8 @@ from evaluation.report import Pictures
 from evaluation.sets import RealSets, generated_set
 from evaluation.swd import SMALLEST, pyramid_distances
 from images.reading import open_image
-from inversion.commands import failures, progress
 from utils import log
+from utils.errors import failures
 
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -65,7 +65,7 @@ def invert_all(
     """
     options, rows, vectors, kept = evaluated.options, [], [], {}
     further = spread(list(files), max(options.details, options.pictures, options.optimized))
-    for name in progress(files, evaluated.name, "image"):
+    for name in log.progress(files, evaluated.name, "image"):
         with failures(files[name], failed):
             image = open_image(files[name], evaluated.infer.max_pixels)
             inversion, figures = photographs.measure_inversion(evaluated, image)

@@ -13,7 +13,7 @@ import numpy as np
 
 from images.reading import ImageError, open_image
 from inversion import PatchInverter
-from inversion.commands import progress
+from utils.log import progress
 
 RealSets = tuple[np.ndarray, np.ndarray]  # patches of photographs, uint8 [N, S, S, 3], of which no file is in both
 

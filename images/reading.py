@@ -21,6 +21,7 @@ from PIL.ExifTags import Base
 from images.decoding import FORMATS, ImageError, check_kind, decode, errors_named, pillow
 from images.windows import NotByWindow, open_windows
 from models.geometry import reflect
+from utils import log
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp")
 WINDOWED = 2**24  # pixels; files of more are read by window
@@ -135,6 +136,14 @@ def open_image(
                 size = f"{header.width} x {header.height}"
                 raise ImageError(name, f"{size} is more than max_pixels ({max_pixels}) allows{reason}")
             return _whole(header, name, file)
+
+
+def open_photograph(path: Path, max_pixels: int) -> Image:
+    """A photograph that a command was given, opened by window; a note says what becomes of transparency."""
+    image = open_image(path, max_pixels, by_window=True)
+    if image.transparent:
+        log.info(f"note: {path}: what is transparent counts as mid-grey")
+    return image
 
 
 def find_images(folder: str | Path) -> list[Path]:

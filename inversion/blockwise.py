@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -59,7 +58,7 @@ def encode(
         for block, pixels in prefetch(map(read, blocks)):
             yield block, encoder(as_batch(pixels, device))[0]
 
-    _store(encoded(), out, lambda block: (slice(None), *block.slices_in(cells)))
+    store(encoded(), out, lambda block: (slice(None), *block.slices_in(cells)))
 
 
 @torch.inference_mode()
@@ -88,7 +87,7 @@ def draw(
             image = synthesize(z_s[None].to(device, non_blocking=True), noise, block)[0].permute(1, 2, 0)
             yield block, to_eight_bit(image) if eight_bit else image
 
-    _store(drawn(), out, lambda block: (*block.slices_in(window), slice(None)))
+    store(drawn(), out, lambda block: (*block.slices_in(window), slice(None)))
 
 
 def as_batch(pixels: Tensor, device: torch.device) -> Tensor:
@@ -96,13 +95,18 @@ def as_batch(pixels: Tensor, device: torch.device) -> Tensor:
     return pixels.to(device, non_blocking=True).permute(2, 0, 1)[None]
 
 
-def _store(
+def store(
     results: Iterator[tuple[Region, Tensor]], out: Writable, index: Callable[[Region], tuple[slice, ...]]
 ) -> None:
-    """Write what comes of blocks while the next ones are computed."""
-    with BackgroundWriter() as writer:
+    """Write what comes of blocks, in a thread, while the next ones are computed; at most two wait."""
+    waiting: deque[Future] = deque()
+    with ThreadPoolExecutor(1, "writer") as pool:
         for block, values in _fetched(results):
-            writer.do(out.__setitem__, index(block), values.numpy())
+            if len(waiting) == 2:
+                waiting.popleft().result()
+            waiting.append(pool.submit(out.__setitem__, index(block), values.numpy()))
+        for future in waiting:
+            future.result()
 
 
 def _pinned(values: Tensor, device: torch.device) -> Tensor:
@@ -141,33 +145,3 @@ def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
         while (item := waiting.popleft().result()) is not _END:
             waiting.append(pool.submit(next, iterator, _END))
             yield item
-
-
-class BackgroundWriter:
-    """Does what it is given one after the other, in a thread; at most `depth` wait.
-
-    A `with` block: at its end all is done. The first error comes out of the next `do`, or of the end of the block.
-    """
-
-    def __init__(self, depth: int = 2) -> None:
-        self._pool = ThreadPoolExecutor(1, "writer")
-        self._waiting: deque[Future] = deque()
-        self._depth = depth
-
-    def __enter__(self) -> BackgroundWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            while self._waiting and error is None:
-                self._waiting.popleft().result()
-        finally:
-            self._pool.shutdown(cancel_futures=True)
-
-    def do(self, function: Callable[..., object], *args: object) -> None:
-        """Call a function with these arguments after all those before."""
-        while len(self._waiting) >= self._depth:
-            self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(function, *args))

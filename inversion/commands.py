@@ -1,30 +1,28 @@
-"""What the commands share: arguments, the model, the files that they work on, and what becomes of one that fails."""
+"""What the commands share: arguments, the model, the files that they work on, and pictures of latents."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import zarr
-from tqdm import tqdm
 
-from images.reading import Image, find_images, open_image
+from images.reading import find_images
 from images.writing import SUFFIXES, picture_kind, write_picture
 from inversion.inverter import PatchInverter
 from inversion.latents import FILE, FOLDER, ChunkRows, Latents, create_zarr
-from inversion.noise import FieldNoise, NoiseSpec
+from inversion.runs import HELD, noise_of
 from models.geometry import Region
 from models.weights import SHIPPED
 from utils import log
-from utils.errors import UserError, out_of_memory
+from utils.errors import UserError
 from utils.files import scratch_folder
 
-HELD = 2**22  # pixels, from which on an image is drawn on the disk
 IMAGES = "JPEG, PNG, WebP, TIFF or BMP image"
 
 
@@ -47,29 +45,11 @@ def load_model(checkpoint: Path, options: dict, device: torch.device | None = No
     )  # fmt: skip
 
 
-def open_photograph(path: Path, max_pixels: int) -> Image:
-    """An image file. UserError (ImageError) if it cannot be used."""
-    image = open_image(path, max_pixels, by_window=True)
-    if image.transparent:
-        log.info(f"note: {path}: what is transparent counts as mid-grey")
-    return image
-
-
 def load_latents(model: PatchInverter, path: Path, options: dict) -> Latents:
     """A latent file, drawn with the noise that `infer` options ask for, else with its own. UserError: see `check`."""
     latents = Latents.load(path)
     model.check(latents, str(path))
-    return latents if options.noise is None else latents_with_noise(latents, options)
-
-
-def latents_with_noise(latents: Latents, options: dict) -> Latents:
-    """The latents with the noise that `infer` options ask for."""
-    return Latents(latents.structure, latents.style, latents.size, noise_of(options), latents.model)
-
-
-def noise_of(options: dict) -> NoiseSpec | None:
-    """The texture noise of photographs that `noise` (field | none) and `seed` of a section ask for."""
-    return FieldNoise(options.seed) if options.noise == "field" else None
+    return latents if options.noise is None else replace(latents, noise=noise_of(options))
 
 
 def find_files(option: str, path: Path, search: Callable[[Path], list[Path]], kind: str) -> dict[Path, str]:
@@ -113,13 +93,6 @@ def unique_names(files: Sequence[Path], folder: Path) -> dict[Path, str]:
     return dict(zip(files, names if len(set(names)) == len(names) else whole, strict=True))
 
 
-def progress(items: Iterable, name: str, unit: str = "block", main: bool = True) -> Iterable:
-    """The items, with a progress bar where they take a while; `main` is false for other ranks, which show nothing."""
-    items = list(items)
-    # None: but on a terminal
-    return tqdm(items, desc=name, unit=unit, leave=False, disable=len(items) < 8 or not main or None)
-
-
 def save_picture(model: PatchInverter, latents: Latents, path: Path, kind: str) -> None:
     """Draw an image into a picture of a kind of `infer.format`, with a progress bar; the path's suffix becomes its own.
 
@@ -131,34 +104,6 @@ def save_picture(model: PatchInverter, latents: Latents, path: Path, kind: str) 
         out = None
         if latents.size[0] * latents.size[1] > HELD:
             out = create_zarr(folder, (*latents.size, 3), (*blocks[0].shape, 3), "uint8")
-        pixels = model.draw(latents, out=out, blocks=progress(blocks, path.stem))
+        pixels = model.draw(latents, out=out, blocks=log.progress(blocks, path.stem))
         write_picture(path, pixels if out is None else ChunkRows(pixels), kind)
     log.info(f"wrote {path}")
-
-
-@contextmanager
-def failures(path: Path, failed: dict[Path, str]) -> Iterator[None]:
-    """Enters into `failed`, and names in one line, an image that cannot be done; other errors are ours and go on."""
-    try:
-        with naming(path):
-            yield
-    except UserError as error:
-        failed[path] = str(error)
-        log.error(f"failed: {error}")
-
-
-@contextmanager
-def naming(*images: Path | str) -> Iterator[None]:
-    """Makes errors name the image, or the images, that they come from; a lack of memory becomes a UserError."""
-    try:
-        yield
-    except UserError as error:
-        if not any(str(image) in str(error) for image in images):
-            error.args = (f"{', '.join(map(str, images))}: {error}",)
-        raise
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        torch.cuda.empty_cache()
-        names = ", ".join(map(str, images))
-        raise UserError(f"{names}: out of memory; smaller blocks need less (infer.block, infer.memory_mib)") from error

@@ -9,7 +9,7 @@ import torch
 
 from models.encoder import PatchEncoder
 from models.geometry import Region, StageRegions, Upsample, regions_to
-from models.texture import TextureStage, TextureSynthesizer
+from models.texture import TextureSynthesizer
 
 NOISE = 48  # bytes for each value of the noise field while it is hashed
 COLOURS = 48  # bytes for each pixel of the float32 colours that are summed over the stages
@@ -35,27 +35,17 @@ def decode_cost(texture: TextureSynthesizer, pixels: Region, dtype: torch.dtype)
     """Of drawing these pixels as one block."""
     parts = []
     for stage, regions in zip(texture.synthesis, regions_to(pixels, texture.stages), strict=True):
-        parts += [_up_cost(stage, regions, dtype), _conv_cost(stage, regions, dtype)]
-        parts.append(Cost(area(regions.output_region) * stage.to_rgb.conv.weight.numel(), 0))
+        up, conv = stage.up.conv.weight, stage.conv.conv.weight
+        outputs, inputs = up.shape[:2]
+        reads, between, gives = map(area, (regions.input_region, regions.upsampled, regions.output_region))
+        # the feature is there twice where it has been cut
+        alive = 2 * reads * inputs + (_before_blur(regions) + between) * outputs
+        macs = reads * up.numel() + between * outputs * 9
+        parts.append(Cost(macs, alive * dtype.itemsize + between * (NOISE + COLOURS)))
+        alive = (between + gives) * outputs
+        parts.append(Cost(gives * conv.numel(), alive * dtype.itemsize + gives * (NOISE + COLOURS)))
+        parts.append(Cost(gives * stage.to_rgb.conv.weight.numel(), 0))
     return Cost.of(parts)
-
-
-def _up_cost(stage: TextureStage, regions: StageRegions, dtype: torch.dtype) -> Cost:
-    """Of a stage's up-sampling convolution."""
-    weight, reads, gives = stage.up.conv.weight, area(regions.input_region), area(regions.upsampled)
-    outputs, inputs = weight.shape[:2]
-    # the feature is there twice where it has been cut
-    alive = 2 * reads * inputs + (_before_blur(regions) + gives) * outputs
-    macs = reads * weight.numel() + gives * outputs * 9
-    return Cost(macs, alive * dtype.itemsize + gives * (NOISE + COLOURS))
-
-
-def _conv_cost(stage: TextureStage, regions: StageRegions, dtype: torch.dtype) -> Cost:
-    """Of a stage's second convolution."""
-    weight, reads, gives = stage.conv.conv.weight, area(regions.upsampled), area(regions.output_region)
-    outputs, inputs = weight.shape[:2]
-    alive = reads * inputs + gives * outputs
-    return Cost(gives * weight.numel(), alive * dtype.itemsize + gives * (NOISE + COLOURS))
 
 
 def _before_blur(regions: StageRegions) -> int:

@@ -30,7 +30,6 @@ from inversion.noise import FieldNoise, NoiseSpec
 from inversion.refinement import Refiner, Step, fit_style, steps_in_memory
 from inversion.synthesis import GeneratedStructure, LocalField, TiledStructure, style_of_seed
 from inversion.tiling import Tiling, blocks
-from models.generator import Generator
 from models.geometry import Region
 from models.mixing import mix_texture
 from models.noise import Noise
@@ -59,10 +58,13 @@ class PatchInverter:
             if network is not None:
                 network.to(device, memory_format=torch.channels_last)
         self.networks, self.device, self.dtype = networks, device, dtype
+        self.generator = networks.generator  # structure and texture synthesizer
+        self.fingerprint = networks.fingerprint  # of the weights; latents carry it
         with torch.no_grad():
             self._encoder = networks.encoder and networks.encoder.bake(dtype)
         self.tiling = Tiling(networks.generator.texture, networks.encoder, dtype, block, memory_mib)
         self.tiling.plan((1, 1))
+        self.cell = self.tiling.cell  # pixels along the edge of a latent cell
 
     @staticmethod
     def from_pretrained(
@@ -83,21 +85,6 @@ class PatchInverter:
         tune_allocator()
         networks = load_inverter(SHIPPED if path is None else path, encoders=False)
         return PatchInverter(networks, device, select_dtype(dtype, device), block, memory_mib)
-
-    @property
-    def generator(self) -> Generator:
-        """Structure and texture synthesizer."""
-        return self.networks.generator
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the weights; latents carry it."""
-        return self.networks.fingerprint
-
-    @property
-    def cell(self) -> int:
-        """Pixels along the edge of a latent cell."""
-        return self.tiling.cell
 
     def cells(self, size: tuple[int, int]) -> Region:
         """The latent cells that an image of (height, width) is drawn from; the first one draws pixels before it."""
@@ -181,6 +168,7 @@ class PatchInverter:
             return latents
         return replace(latents, structure=step.after.latents)
 
+    @torch.inference_mode()
     def draw(
         self,
         latents: Latents,
@@ -200,10 +188,15 @@ class PatchInverter:
         out = np.empty((*window.shape, 3), dtype) if out is None else out
         blocks = self.pixel_blocks(window) if blocks is None else blocks
         cells, read_ahead = self.cells(latents.size), not isinstance(latents.structure, TiledStructure)
-        rule, noise = self.generator.texture.rule, self._noise(latents.noise)
-        synthesize = self._texture_of(latents.style)
+        noise = self._noise(latents.noise)
+        texture, style = self.generator.texture, latents.style
+        w = texture.mapping(style.global_latent.to(self.device).reshape(-1, self.generator.structure.global_dim))
+        if isinstance(style, StyleMap):
+            synthesize = mix_texture(texture, w, style.weights, self.dtype, style.exact)
+        else:
+            synthesize = texture.bake(w[0], self.dtype)
         blockwise.draw(
-            synthesize, rule, latents.structure, cells, noise, blocks, out, window, self.device, read_ahead
+            synthesize, texture.rule, latents.structure, cells, noise, blocks, out, window, self.device, read_ahead
         )  # fmt: skip
         return out
 
@@ -250,8 +243,7 @@ class PatchInverter:
             raise UserError(
                 f"{name}: encoded by the weights {latents.model}, but the checkpoint has {self.fingerprint}"
             )
-        style, dim = latents.style, self.generator.structure.global_dim
-        length = (style.global_latents if isinstance(style, StyleMap) else style.global_latent).shape[-1]
+        length, dim = latents.style.global_latent.shape[-1], self.generator.structure.global_dim
         if length != dim:
             raise UserError(f"{name}: a style of {length} values, but the checkpoint has {dim}")
         if tuple(latents.structure.shape) != self.structure_shape(latents.size):
@@ -275,7 +267,7 @@ class PatchInverter:
         """The style that the global encoder sees in an image's thumbnail, and steps of optimisation improve."""
         self.require_encoder()
         pixels = torch.from_numpy(thumbnail(image, self.networks.model["global_encoder"]["thumbnail"]))
-        z_g = self.networks.global_encoder(blockwise.as_batch(pixels, self.device))[0].cpu()
+        z_g = self.networks.global_encoder(pixels.to(self.device).permute(2, 0, 1)[None])[0].cpu()
         if not steps:
             return Style(z_g)
 
@@ -289,15 +281,6 @@ class PatchInverter:
 
     def _noise(self, noise: NoiseSpec | None) -> Noise | None:
         return noise and noise.build(self.generator.texture, self.device)
-
-    @torch.inference_mode()
-    def _texture_of(self, style: Style | StyleMap):
-        """The texture synthesizer in a style: (z_s [1, C, h, w], noise, region of pixels) -> image [1, 3, H, W]."""
-        texture = self.generator.texture
-        if isinstance(style, StyleMap):
-            w = texture.mapping(style.global_latents.to(self.device))
-            return mix_texture(texture, w, style.weights, self.dtype, style.exact)
-        return texture.bake(texture.mapping(style.global_latent.to(self.device)[None])[0], self.dtype)
 
 
 def _inside(box: tuple[int, int, int, int], size: tuple[int, int]) -> Region:

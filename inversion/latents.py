@@ -60,14 +60,6 @@ class Style:
 
     global_latent: Tensor  # z_g [D], float32, on the CPU
 
-    def mixed(self, other: Style | StyleMap, share: float) -> Style | StyleMap:
-        """On the way to another style: 0 is this one, 1 the other one, and beyond 1 further on in its direction."""
-        if share in (0, 1):
-            return other if share else self
-        if isinstance(other, StyleMap):
-            return replace(other, styles=[self.mixed(style, share) for style in other.styles])
-        return Style(torch.lerp(self.global_latent, other.global_latent, float(share)))
-
 
 @dataclass(frozen=True, eq=False)
 class StyleMap:
@@ -81,18 +73,26 @@ class StyleMap:
         if len(self.styles) != self.weights.count:
             raise ValueError(f"{len(self.styles)} styles, and weights of {self.weights.count}")
 
-    def mixed(self, other: Style | StyleMap, share: float) -> Style | StyleMap:
-        """As `Style.mixed`, at each position. ValueError on the way between two maps."""
-        if share in (0, 1):
-            return other if share else self
-        if isinstance(other, StyleMap):
-            raise ValueError("two maps of styles can only replace each other (strength 0 or 1)")
-        return replace(self, styles=[style.mixed(other, share) for style in self.styles])
-
     @property
-    def global_latents(self) -> Tensor:
-        """[N, D]."""
+    def global_latent(self) -> Tensor:
+        """[N, D]: one for each style."""
         return torch.stack([style.global_latent for style in self.styles])
+
+
+def mix_styles(own: Style | StyleMap, other: Style | StyleMap, share: float) -> Style | StyleMap:
+    """On the way to another style, at each position: 0 is its own, 1 the other one, and beyond 1 further on.
+
+    ValueError on the way between two maps.
+    """
+    if share in (0, 1):
+        return other if share else own
+    if isinstance(own, StyleMap) and isinstance(other, StyleMap):
+        raise ValueError("two maps of styles can only replace each other (strength 0 or 1)")
+    if isinstance(own, StyleMap):
+        return replace(own, styles=[mix_styles(style, other, share) for style in own.styles])
+    if isinstance(other, StyleMap):
+        return replace(other, styles=[mix_styles(own, style, share) for style in other.styles])
+    return Style(torch.lerp(own.global_latent, other.global_latent, float(share)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class Latents:
 
         ValueError where both vary over space and the strength is neither 0 nor 1.
         """
-        return replace(self, style=self.style.mixed(style, strength))
+        return replace(self, style=mix_styles(self.style, style, strength))
 
     def save(self, path: str | Path) -> None:
         """Write a `.safetensors` file or a `.zarr` folder, which appears whole or not at all.
@@ -119,8 +119,13 @@ class Latents:
         """
         path = Path(path)
         if path.suffix == FOLDER:
+            shape = self.structure.shape
             with atomic_folder(path) as folder:
-                _write_folder(folder, self)
+                describe_folder(folder, self)
+                array = create_zarr(folder / "structure", shape, (shape[0], min(_rows(shape), 256), 256))
+                for top in range(0, shape[1], array.chunks[1]):
+                    strip = slice(None), slice(top, top + array.chunks[1]), slice(None)
+                    array[strip] = self.structure[strip]
         elif path.suffix == FILE:
             with atomic_path(path) as temporary:
                 _write_file(temporary, self)
@@ -147,7 +152,8 @@ class Latents:
 
     def metadata(self) -> dict[str, str]:
         """What a latent file says besides its tensors."""
-        weights, exact = (self.style.weights, self.style.exact) if _varies(self.style) else (None, True)
+        style = self.style
+        weights, exact = (style.weights, style.exact) if isinstance(style, StyleMap) else (None, True)
         return {
             "format": FORMAT,
             "image_size": f"{self.size[0]} {self.size[1]}",
@@ -217,14 +223,6 @@ class StoredArray:
             raise UserError(f"{self.path}: damaged ({' '.join(str(error).split())[:200]})") from error
 
 
-def _varies(style: Style | StyleMap) -> bool:
-    return isinstance(style, StyleMap)
-
-
-def _global_values(style: Style | StyleMap) -> np.ndarray:
-    return (style.global_latents if _varies(style) else style.global_latent).cpu().numpy().astype("<f4")
-
-
 def _parse(structure: ArrayLike, values: np.ndarray, metadata: dict[str, str]) -> Latents:
     """Latents of the parts of a file. ValueError, KeyError, TypeError or OSError where they do not fit."""
     if metadata["format"] != FORMAT or len(structure.shape) != 3 or structure.dtype != np.float32:
@@ -266,23 +264,14 @@ def _open_folder(path: Path) -> Latents:
 def describe_folder(folder: Path, latents: Latents) -> None:
     """Make a folder a group of latents, into which the array `structure` is, or will be, written."""
     zarr.create_group(str(folder), attributes=latents.metadata())
-    values = _global_values(latents.style)
+    values = latents.style.global_latent.cpu().numpy()
     create_zarr(folder / "global", values.shape, values.shape)[...] = values
-
-
-def _write_folder(folder: Path, latents: Latents) -> None:
-    describe_folder(folder, latents)
-    shape = latents.structure.shape
-    rows = _rows(shape)
-    array = create_zarr(folder / "structure", shape, (shape[0], min(rows, 256), 256))
-    for top in range(0, shape[1], array.chunks[1]):
-        strip = slice(None), slice(top, top + array.chunks[1]), slice(None)
-        array[strip] = latents.structure[strip]
 
 
 def _write_file(path: Path, latents: Latents) -> None:
     """The safetensors format (a header and the values), written by strips: its library wants tensors whole."""
-    values, shape = _global_values(latents.style), tuple(map(int, latents.structure.shape))
+    values = latents.style.global_latent.cpu().numpy().astype("<f4")
+    shape = tuple(map(int, latents.structure.shape))
     end = values.nbytes + 4 * int(np.prod(shape))
     header = {
         "__metadata__": latents.metadata(),

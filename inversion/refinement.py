@@ -34,7 +34,7 @@ from inversion.cost import refine_cost
 from inversion.latents import ArrayLike, Style
 from inversion.synthesis import GeneratedStructure, LocalField
 from models.generator import Generator
-from models.geometry import Interval, Region, Rule, reflect
+from models.geometry import Interval, Region, reflect
 from models.noise import Noise, gaussian_field
 from models.texture import TextureSynthesizer
 
@@ -136,8 +136,8 @@ class Refiner:
             index = self._index(block)
             momentum = None if before is None else self._read(before.momentum, block)
             latents = self.encoded if before is None else before.latents
-            *values, error = self.step_block(latents, momentum, block)
-            after.momentum[index], after.latents[index] = values[1].numpy(), values[0].numpy()
+            z_s, moved, error = self.step_block(latents, momentum, block)
+            after.momentum[index], after.latents[index] = moved.numpy(), z_s.numpy()
             total += error
         return total
 
@@ -152,19 +152,24 @@ class Refiner:
             total += float(residual.square().sum())
         return total
 
-    def step_block(
-        self, latents: ArrayLike, momentum: Tensor | None, block: Region
-    ) -> tuple[Tensor, Tensor, float]:
+    def step_block(self, latents: ArrayLike, momentum: Tensor | None, block: Region) -> tuple[Tensor, Tensor, float]:
         """One step of a block of cells, from the latents of all and the momentum [C, h, w] of these (None: at rest).
 
         Returns their next latents and momentum, each [C, h, w] on the CPU, and the squared error, before the step, of
         all pixels that they touch.
         """
-        gradient, error = self._gradient(latents, block)
+        pixels = block.affected_output(self.texture.rule).common(self.pixels)
+        cells = pixels.receptive_field(self.texture.rule)
+        around = self._read(latents, cells).to(self.device).requires_grad_()
+        drawn = self._drawn(around, pixels)
+        residual = drawn.detach() - _target(self.image, pixels, self.device)
+        (gradient,) = torch.autograd.grad(drawn, around, residual)
         z_s = self._read(latents, block).to(self.device)
-        gradient = self._precondition(gradient + self.prior.gradient(z_s))
+        gradient = _within(gradient, cells, block) + self.prior.gradient(z_s)
+        gradient = torch.einsum("oc,chw->ohw", self.preconditioner, gradient)
         moved = gradient if momentum is None else MOMENTUM * momentum.to(self.device) + gradient
-        return (z_s - self.rate * (gradient + MOMENTUM * moved)).cpu(), moved.cpu(), error
+        next_z_s = z_s - self.rate * (gradient + MOMENTUM * moved)
+        return next_z_s.cpu(), moved.cpu(), float(residual.square().sum())
 
     def _index(self, region: Region) -> tuple[slice, slice, slice]:
         return slice(None), *region.slices_in(self.cells)
@@ -173,24 +178,8 @@ class Refiner:
         # contiguous, so that sums run in the same order wherever the array lies
         return torch.from_numpy(np.ascontiguousarray(array[self._index(region)]))
 
-    def _gradient(self, latents: ArrayLike, block: Region) -> tuple[Tensor, float]:
-        """Of half the squared error of all pixels that a block of cells touches, by these cells: [C, h, w].
-
-        And that squared error.
-        """
-        pixels = block.affected_output(self.texture.rule).common(self.pixels)
-        cells = pixels.receptive_field(self.texture.rule)
-        z_s = self._read(latents, cells).to(self.device).requires_grad_()
-        drawn = self._drawn(z_s, pixels)
-        residual = drawn.detach() - _target(self.image, pixels, self.device)
-        (gradient,) = torch.autograd.grad(drawn, z_s, residual)
-        return _within(gradient, cells, block), float(residual.square().sum())
-
     def _drawn(self, z_s: Tensor, pixels: Region) -> Tensor:
         return self.draw(z_s[None], self.noise, pixels)
-
-    def _precondition(self, gradient: Tensor) -> Tensor:
-        return torch.einsum("oc,chw->ohw", self.preconditioner, gradient)
 
     def _measure(self, z_s: Tensor, cells: Region, pixels: Region) -> None:
         """Set the preconditioner P [C, C] and the rate, at latents z_s [C, h, w] of cells that draw these pixels."""
@@ -199,7 +188,12 @@ class Refiner:
         pull = partial(torch.autograd.grad, drawn, z_s, retain_graph=True)  # J^T of an image
         precision = self.prior.weight / self.prior.variance
 
-        inner = _touching_only(pixels, cells, self.texture.rule)
+        found = []
+        for cell in range(cells.rows.first, cells.rows.last + 1):
+            touched = self.texture.rule.affected_output(Interval(cell, cell))
+            if pixels.rows.first <= touched.first and touched.last <= pixels.rows.last:
+                found.append(cell)
+        inner = Region(*[Interval(found[0], found[-1])] * 2)  # the cells that touch none but these pixels
         probes = math.ceil(SAMPLES * len(z_s) / math.prod(inner.shape))
         curvature = torch.diag(precision.flatten())
         for probe in range(probes):
@@ -295,17 +289,6 @@ def curvature_window(texture: TextureSynthesizer, dtype: torch.dtype) -> tuple[R
         if refine_cost(texture, pixels, dtype).bytes <= WINDOW_BYTES:
             break
     return cells, pixels
-
-
-def _touching_only(pixels: Region, cells: Region, rule: Rule) -> Region:
-    """The cells of a square that touch none but these pixels."""
-
-    def inside(cell: int) -> bool:
-        touched = rule.affected_output(Interval(cell, cell))
-        return pixels.rows.first <= touched.first and touched.last <= pixels.rows.last
-
-    found = list(filter(inside, range(cells.rows.first, cells.rows.last + 1)))
-    return Region(Interval(found[0], found[-1]), Interval(found[0], found[-1]))
 
 
 def _within(values: Tensor, outer: Region, inner: Region) -> Tensor:

@@ -25,17 +25,19 @@ from torch import Tensor
 
 from images.reading import Image, ImageError
 from images.writing import SUFFIXES
-from inversion.commands import HELD, naming, noise_of, progress
 from inversion.inverter import PatchInverter
 from inversion.latents import FOLDER, ArrayLike, Latents, create_zarr
 from inversion.latents import SUFFIXES as LATENTS
+from inversion.noise import FieldNoise, NoiseSpec
 from inversion.refinement import State, Step
 from models.geometry import Region
 from utils import log
 from utils.distributed import LostWorker, ProcessGroup
-from utils.errors import UserError
+from utils.errors import UserError, naming
 from utils.files import atomic_path, refusals, remove_stale, remove_tree
+from utils.log import progress
 
+HELD = 2**22  # pixels, from which on an image is drawn on the disk
 UNFINISHED = ".unfinished"
 ENCODED = "latents.zarr/structure"  # array of a job, in a folder that can become a latent folder
 TILES = "_files"  # that a DeepZoom picture's folder of tiles ends with
@@ -114,13 +116,14 @@ class Scratch:
 
     def missing(self, blocks: Iterable[Region], whole: Region) -> list[Region]:
         """The blocks of the region that this array [H, W, 3] or [C, h, w] holds whose chunks are not there."""
-        return [block for block in blocks if not self._chunk(*block.slices_in(whole), whole).exists()]
-
-    def _chunk(self, rows: slice, cols: slice, whole: Region) -> Path:
-        first, index = (1 if self.shape[1:] == whole.shape else 0), [0, 0, 0]
-        for axis, part in enumerate((rows, cols), first):
-            index[axis] = part.start // self.chunks[axis]
-        return Path(self.path, "c", *map(str, index))
+        first, missing = 1 if self.shape[1:] == whole.shape else 0, []
+        for block in blocks:
+            index = [0, 0, 0]
+            for axis, part in enumerate(block.slices_in(whole), first):
+                index[axis] = part.start // self.chunks[axis]
+            if not Path(self.path, "c", *map(str, index)).exists():
+                missing.append(block)
+        return missing
 
 
 @dataclass(frozen=True)
@@ -194,11 +197,6 @@ class Job:
         if self.group.any(failed)[0] and not failed:
             raise FailedElsewhere(f"{self.path}: failed in another process")
 
-    def finalize(self, row: Row, files: Sequence[str]) -> None:
-        """Enter the state of an image whose results are written, and remove what led to them."""
-        self.enter(JobState(row, list(files)))
-        self.discard()
-
     def enter(self, state: JobState) -> None:
         """Store what has become of the image."""
         with atomic_path(self.folder / "state.json", sync=False) as path:
@@ -215,28 +213,29 @@ class Job:
 
     def discard(self) -> None:
         """Remove the arrays."""
-        for path in self._arrays():
+        for path in self.arrays():
             remove_tree(path)
 
-    @property
-    def begun(self) -> bool:
-        """Whether there are blocks to go on from."""
-        return bool(self._arrays())
-
-    def _arrays(self) -> list[Path]:
+    def arrays(self) -> list[Path]:
+        """Where there are blocks to go on from."""
         return [path for path in self.folder.glob("*") if path.is_dir()]
+
+
+def noise_of(options: dict) -> NoiseSpec | None:
+    """The texture noise of photographs that `noise` (field | none) and `seed` of a section ask for."""
+    return FieldNoise(options.seed) if options.noise == "field" else None
 
 
 def invert(model: PatchInverter, job: Job, image: Image, options: dict) -> Latents:
     """Encode and refine an image as `infer` options say; its structure lies in memory, or in the job's folder."""
-    size, steps = (image.height, image.width), options.refine
-    shape, cells, on_disk = model.structure_shape(size), model.cells(size), job.on_disk(size, steps)
+    size, steps, noise = (image.height, image.width), options.refine, noise_of(options)
+    on_disk, shape, cells = job.on_disk(size, steps), model.structure_shape(size), model.cells(size)
     held = image.held + (0 if on_disk or not steps else 16 * int(np.prod(shape)))
     blocks = list(model.cell_blocks(size, held, refined=steps > 0))
     chunks = shape[0], *blocks[0].shape
     out = job.array(ENCODED, shape, chunks, "float32") if on_disk else np.empty(shape, np.float32)
     todo = job.pending(out, blocks, cells, "encode")
-    latents = model.encode(image, style_steps=options.refine_style, noise=noise_of(options), out=out, blocks=todo)
+    latents = model.encode(image, style_steps=options.refine_style, noise=noise, out=out, blocks=todo)
     job.wait()
     if not steps:
         return latents
@@ -281,7 +280,7 @@ class InversionRun:
             self._prepare(json.loads(json.dumps(identity)))
         self.group.wait()
         todo = [job for job in self.jobs if job.state() is None]
-        begun = len(todo) < len(self.jobs) or any(job.begun for job in todo)
+        begun = len(todo) < len(self.jobs) or any(job.arrays() for job in todo)
         self.group.wait()  # from now on others may add to what is done
         if self.group.main and begun:
             done = len(self.jobs) - len(todo)
@@ -326,7 +325,10 @@ class InversionRun:
             with suppress(UserError):  # a full disk
                 job.enter(JobState(None, failed=reason))
             job.wait(failed=True)
-            if isinstance(error, Damaged) or (isinstance(error, ImageError) and not _passing(error.__cause__)):
+            cause = error.__cause__
+            # another time the image may be read, where the disk or the memory failed, and not the decoder
+            passing = isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
+            if isinstance(error, Damaged) or (isinstance(error, ImageError) and not passing):
                 job.discard()  # what is damaged is not gone on with; all processes have let go of it
         job.group.wait()  # what one has stored, all see
         state = job.state()
@@ -336,9 +338,27 @@ class InversionRun:
             log.error(f"failed: {state.failed if state else reason}")
 
     def write_figures(self) -> None:
-        """metrics.csv and summary.json of what is done."""
-        if self.group.main:
-            write_figures(self.output, dict(self._states()), self.settings)
+        """Write metrics.csv (a row per image) and summary.json (means, settings, and the images that failed)."""
+        if not self.group.main:
+            return
+        states, names = self._states(), [each.name for each in fields(Row)]
+        rows = [asdict(state.row) for state in states.values() if state.row]
+        with atomic_path(self.output / "metrics.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, names)
+            table.writeheader()
+            table.writerows(rows)
+        finite = {  # an exact result has an infinite PSNR
+            name: [row[name] for row in rows if row[name] is not None and math.isfinite(row[name])]
+            for name in names[1:]
+        }
+        summary = {
+            "images": len(rows),
+            "failed": {name: state.failed for name, state in states.items() if state.failed},
+            "mean": {name: sum(values) / len(values) if values else None for name, values in finite.items()},
+            "settings": self.settings,
+        }
+        with atomic_path(self.output / "summary.json") as path:
+            path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
     def close(self) -> int:
         """The end of a run whose images are all done or failed; the exit code.
@@ -346,12 +366,12 @@ class InversionRun:
         What is unfinished is removed, unless an image failed that can be gone on with (a full disk).
         """
         self.group.wait()
-        states = dict(self._states())
+        states = self._states()
         done = sum(state.row is not None for state in states.values())
         self.group.wait()  # all have looked
         self.write_figures()
         if self.group.main:
-            if any(job.begun for job in self.jobs):
+            if any(job.arrays() for job in self.jobs):
                 log.info("note: the same command goes on with what is unfinished")
             else:
                 remove_tree(self.output / UNFINISHED)
@@ -359,33 +379,8 @@ class InversionRun:
         self.group.wait()  # torchrun ends the others when one leaves with an error
         return int(done < len(self.jobs))
 
-    def _states(self) -> Iterator[tuple[str, JobState]]:
-        pairs = ((job.name, job.state()) for job in self.jobs)
-        return ((name, state) for name, state in pairs if state)
-
-
-def write_figures(folder: Path, states: dict[str, JobState], settings: dict) -> None:
-    """Write metrics.csv (a row per image) and summary.json (means, settings, and the images that failed)."""
-    names = [each.name for each in fields(Row)]
-    rows = [asdict(state.row) for state in states.values() if state.row]
-    with atomic_path(folder / "metrics.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, names)
-        table.writeheader()
-        table.writerows(rows)
-    summary = {
-        "images": len(rows),
-        "failed": {name: state.failed for name, state in states.items() if state.failed},
-        "mean": {name: _mean([row[name] for row in rows]) for name in names[1:]},
-        "settings": settings,
-    }
-    with atomic_path(folder / "summary.json") as path:
-        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-
-
-def _mean(values: list[float | None]) -> float | None:
-    """The mean of the finite values; None if there are none (an exact result has an infinite PSNR)."""
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else None
+    def _states(self) -> dict[str, JobState]:
+        return {job.name: state for job in self.jobs if (state := job.state())}
 
 
 def _fits(path: Path, shape: Sequence[int], chunks: Sequence[int], dtype: str) -> bool:
@@ -419,8 +414,3 @@ def _key(path: Path, name: str) -> str:
     except OSError:
         version = "missing"
     return hashlib.sha256(f"{name}\n{version}".encode()).hexdigest()[:16]
-
-
-def _passing(cause: BaseException | None) -> bool:
-    """Whether an image may be read another time: the disk or the memory failed, not the decoder."""
-    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)

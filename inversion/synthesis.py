@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ def synthesize(
     z_l = local(around)[None].contiguous(memory_format=torch.channels_last)
     coordinates = structure.grid.of_canvas(around, canvas.receptive_field(structure.rule), z_l.device, period)
     if isinstance(style, StyleMap):
-        z_g, spacing = style.global_latents.to(z_l.device), 2**generator.texture.stages
+        z_g, spacing = style.global_latent.to(z_l.device), 2**generator.texture.stages
         network = mix_structure(structure, z_g, style.weights, spacing, style.exact)
         return network(z_l, coordinates, (around.rows.first, around.cols.first))[0]
     return structure(z_l, style.global_latent.to(z_l.device)[None], coordinates)[0]
@@ -103,15 +104,10 @@ class TiledStructure:
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         """As `inversion.latents.ArrayLike`."""
         channels, *axes = index if isinstance(index, tuple) else (index,)
-        axes += [slice(None)] * (2 - len(axes))
-        intervals = [
-            Interval(bounds.first + start, bounds.first + stop - 1)
-            for bounds, (start, stop, _) in zip(
-                (self.cells.rows, self.cells.cols),
-                (axis.indices(size) for axis, size in zip(axes, self.shape[1:], strict=True)),
-                strict=True,
-            )
-        ]
+        intervals = []
+        for bounds, part in zip_longest((self.cells.rows, self.cells.cols), axes, fillvalue=slice(None)):
+            start, stop, _ = part.indices(bounds.size)
+            intervals.append(Interval(bounds.first + start, bounds.first + stop - 1))
         return self.read(Region(*intervals))[channels].cpu().numpy()
 
     @torch.inference_mode()
@@ -119,20 +115,17 @@ class TiledStructure:
         """The values [C, h, w] of any region of absolute cells, on the device of the computation."""
         result = None
         for tile in grid(region):
-            values = self._tile(tile)
+            if tile not in self._tiles:
+                self._tiles[tile] = self._compute(tile)
+                if len(self._tiles) > KEPT:
+                    self._tiles.popitem(last=False)
+            self._tiles.move_to_end(tile)
+            values = self._tiles[tile]
             if result is None:
                 result = torch.empty(len(values), *region.shape, dtype=values.dtype, device=values.device)
             common = region.common(tile)
             result[:, *common.slices_in(region)] = values[:, *common.slices_in(tile)]
         return result
-
-    def _tile(self, tile: Region) -> Tensor:
-        if tile not in self._tiles:
-            self._tiles[tile] = self._compute(tile)
-            if len(self._tiles) > KEPT:
-                self._tiles.popitem(last=False)
-        self._tiles.move_to_end(tile)
-        return self._tiles[tile]
 
 
 class GeneratedStructure(TiledStructure):

@@ -51,7 +51,7 @@ class Tiling:
         """
         cells = Region.at(0, 0, *size).receptive_field(self.texture.rule).shape
         if self.block == "auto":
-            edge = self._largest_edge(self.memory_mib * 2**20 - held - RESERVED - self._weights())
+            edge = self._largest_edge(self.memory_mib * 2**20 - held - RESERVED)
             pixels = tuple(even(length, edge, self.cell) for length in size)
             encoded = tuple(even(length, edge // self.cell, 1) for length in cells)
         elif self.block == "whole":
@@ -74,15 +74,18 @@ class Tiling:
         keep theirs, and the latents are the same to the last bit whatever the other blocks are.
         """
 
-        def fits(edge: int) -> bool:
+        for edge in range(max(LARGEST // self.cell, 1), 1, -1):
             touched = Region.at(0, 0, edge, edge).affected_output(self.texture.rule)
-            return refine_cost(self.texture, touched, self.dtype).bytes <= REFINED
-
-        return next((edge for edge in range(max(LARGEST // self.cell, 1), 1, -1) if fits(edge)), 1)
+            if refine_cost(self.texture, touched, self.dtype).bytes <= REFINED:
+                return edge
+        return 1
 
     def _largest_edge(self, budget: int) -> int:
         """Edge of the largest square block, in whole cells, that a budget in bytes allows; at least one cell."""
-        budget = min(budget, ENOUGH)
+        sizes = [layer.conv.baked_values(self.dtype) for layer in self.texture.layers]
+        # the weights into which a style is baked, and baking the largest one in float32
+        weights = sum(sizes) * self.dtype.itemsize + 2 * max(sizes) * torch.float32.itemsize
+        budget = min(budget - weights, ENOUGH)
 
         def fits(edge: int) -> bool:
             if decode_cost(self.texture, Region.at(0, 0, edge, edge), self.dtype).bytes > budget:
@@ -92,11 +95,6 @@ class Tiling:
 
         edges = range(max(LARGEST // self.cell, 1) * self.cell, self.cell, -self.cell)
         return next(filter(fits, edges), self.cell)
-
-    def _weights(self) -> int:
-        """Bytes of the weights into which a style is baked, and of baking the largest one in float32."""
-        sizes = [layer.conv.baked_values(self.dtype) for layer in self.texture.layers]
-        return sum(sizes) * self.dtype.itemsize + 2 * max(sizes) * torch.float32.itemsize
 
 
 def even(length: int, edge: int, cell: int) -> int:

@@ -1,6 +1,10 @@
 """The one exception for a mistake that the user can mend, and how a command ends on it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
 
 from utils import log
 
@@ -29,6 +33,34 @@ def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequen
             raise
         log.error("error: out of memory; smaller blocks (infer.block, infer.memory_mib) or train.batch take less")
         return 1
+
+
+@contextmanager
+def failures(path: Path, failed: dict[Path, str]) -> Iterator[None]:
+    """Enters into `failed`, and names in one line, an image that cannot be done; other errors are ours and go on."""
+    try:
+        with naming(path):
+            yield
+    except UserError as error:
+        failed[path] = str(error)
+        log.error(f"failed: {error}")
+
+
+@contextmanager
+def naming(*images: Path | str) -> Iterator[None]:
+    """Makes errors name the image, or the images, that they come from; a lack of memory becomes a UserError."""
+    names = ", ".join(map(str, images))
+    try:
+        yield
+    except UserError as error:
+        if not any(str(image) in str(error) for image in images):
+            error.args = (f"{names}: {error}",)
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        torch.cuda.empty_cache()
+        raise UserError(f"{names}: out of memory; smaller blocks need less (infer.block, infer.memory_mib)") from error
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -1,6 +1,7 @@
 """Lines for the user that leave progress bars whole."""
 
 import sys
+from collections.abc import Iterable
 from typing import TextIO
 
 from tqdm import tqdm
@@ -15,6 +16,13 @@ def info(text: str, main: bool = True) -> None:
 def error(text: str) -> None:
     """Print one line to stderr at once, above any progress bar, whatever line breaks the text has."""
     _write(" ".join(text.splitlines()), sys.stderr)
+
+
+def progress(items: Iterable, name: str, unit: str = "block", main: bool = True) -> Iterable:
+    """The items, with a progress bar where they take a while; `main` is false for other ranks, which show nothing."""
+    items = list(items)
+    # None: but on a terminal
+    return tqdm(items, desc=name, unit=unit, leave=False, disable=len(items) < 8 or not main or None)
 
 
 def printable(text: str) -> str:

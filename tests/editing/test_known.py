@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editing.known import MaskedLatents, PlacedLatents, Placement
+from editing.known import KnownLatents, Placement
 from inversion.latents import Latents, Style
 from models.geometry import Region
 from tests.inversion.conftest import tiny_model
@@ -47,7 +47,7 @@ def test_a_photograph_on_a_canvas(inverters, data):
         start.append(data.draw(st.integers(0, 6), f"first cell, {axis}"))
         canvas.append(CELL * start[-1] + size[-1] + data.draw(st.just(0) | st.integers(0, 60), f"{axis} beyond"))
     latents, cells = latents_of(model, tuple(size)), model.cells(tuple(canvas))
-    known = PlacedLatents.of(model, [Placement(latents, *(CELL * cell for cell in start))], tuple(canvas))
+    known = KnownLatents.placed(model, [Placement(latents, *(CELL * cell for cell in start))], tuple(canvas))
     where, values = known.where(cells), known.read(cells).numpy()
     axes = cells.rows, cells.cols
     assert (where == np.outer(*map(own_cells, axes, size, canvas, start))).all()
@@ -67,7 +67,7 @@ def test_latents_without_those_inside_a_mask(model):
         rows, cols = np.indices(region.shape)
         return (rows + region.rows.first + 2 * (cols + region.cols.first)) % 3 == 0
 
-    known = MaskedLatents(latents.structure, cells, mask)
+    known = KnownLatents(latents.structure.shape[0], [(latents.structure, cells, cells)], mask)
     assert (known.where(cells) == ~mask(cells)).all()
     assert (known.read(cells).numpy() == latents.structure * ~mask(cells)).all()
     for window in (Region.at(cells.rows.first - 2, -1, 14, 17), Region.at(100, 100, 2, 3)):

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from inversion import Latents, Style, StyleMap, latents
-from inversion.latents import ChunkRows, create_zarr, latents_suffix
+from inversion.latents import ChunkRows, create_zarr, latents_suffix, mix_styles
 from inversion.noise import FieldNoise, MixedNoise, ShiftedNoise
 from inversion.weight_maps import Boxes, Centres, HorizontalBlend, LabelImage, LabelMap, ShiftedMap
 from utils.errors import UserError
@@ -146,12 +146,12 @@ def test_styles_are_mixed_at_each_position():
     one, other, third = (Style(torch.tensor([value])) for value in (0.0, 2.0, 6.0))
     both = StyleMap([one, other], HorizontalBlend(0, 9))
     for first, second in ((one, other), (both, third), (third, both), (both, both)):
-        assert first.mixed(second, 0) is first and first.mixed(second, 1) is second
-    assert one.mixed(other, 0.5).global_latent == 1 and one.mixed(other, 1.5).global_latent == 3
-    assert both.mixed(third, 0.5).global_latents.tolist() == [[3], [4]]
-    assert third.mixed(both, 0.5).global_latents.tolist() == [[3], [4]]
+        assert mix_styles(first, second, 0) is first and mix_styles(first, second, 1) is second
+    assert mix_styles(one, other, 0.5).global_latent == 1 and mix_styles(one, other, 1.5).global_latent == 3
+    assert mix_styles(both, third, 0.5).global_latent.tolist() == [[3], [4]]
+    assert mix_styles(third, both, 0.5).global_latent.tolist() == [[3], [4]]
     with pytest.raises(ValueError, match="two maps"):
-        both.mixed(both, 0.5)
+        mix_styles(both, both, 0.5)
     with pytest.raises(ValueError, match="3 styles, and weights of 2"):
         StyleMap([one, other, third], HorizontalBlend(0, 9))
 

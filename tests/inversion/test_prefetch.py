@@ -4,8 +4,9 @@ import threading
 import time
 
 import pytest
+import torch
 
-from inversion.blockwise import BackgroundWriter, prefetch
+from inversion.blockwise import prefetch, store
 
 
 def test_items_come_in_order_from_another_thread_that_runs_ahead_by_a_bounded_number():
@@ -43,31 +44,45 @@ def test_a_reader_that_is_left_early_ends():
     assert threading.active_count() == before
 
 
+class Out:
+    """Keeps what is written, slowly; `full` from so many windows on."""
+
+    def __init__(self, full=100):
+        self.done, self.full = [], full
+
+    def __setitem__(self, index, values):
+        time.sleep(0.001)
+        if len(self.done) >= self.full:
+            raise OSError("full")
+        self.done.append(index)
+
+
 def test_work_behind_is_done_in_order_and_by_the_end():
-    done = []
-    with BackgroundWriter() as writer:
+    out = Out()
+
+    def results():
         for k in range(20):
-            writer.do(lambda k: (time.sleep(0.001), done.append(k)), k)
-            assert len(done) >= k - 3
-    assert done == list(range(20))
+            assert len(out.done) >= k - 3
+            yield k, torch.zeros(1)
+
+    store(results(), out, lambda block: block)
+    assert out.done == list(range(20))
 
 
-@pytest.mark.parametrize("count", [1, 10])
-def test_an_error_behind_comes_out(count):
-    def fail():
-        raise OSError("full")
-
-    with pytest.raises(OSError, match="full"), BackgroundWriter() as writer:
-        for _ in range(count):
-            writer.do(fail)
+@pytest.mark.parametrize("full", [0, 19])
+def test_an_error_behind_comes_out(full):
+    with pytest.raises(OSError, match="full"):
+        store(((k, torch.zeros(1)) for k in range(20)), Out(full), lambda block: block)
 
 
 def test_an_error_of_the_caller_is_the_one_that_counts():
-    """What waits is not done any more."""
-    done, goes_on = [], threading.Event()
-    with pytest.raises(ValueError, match="mine"), BackgroundWriter() as writer:
-        writer.do(goes_on.wait, 10)
-        writer.do(done.append, 1)
-        threading.Timer(0.05, goes_on.set).start()
+    """What was computed before it is written."""
+    out = Out(full=2)
+
+    def results():
+        yield from ((k, torch.zeros(1)) for k in range(2))
         raise ValueError("mine")
-    assert not done
+
+    with pytest.raises(ValueError, match="mine"):
+        store(results(), out, lambda block: block)
+    assert out.done == [0, 1]
