@@ -90,15 +90,6 @@ def test_sizes_of_the_published_setting(patch, stages, context):
     assert encoder.rule.receptive_field(Interval(0, 10)).size == context
 
 
-def test_valid_convolutions_leave_the_reciprocal_loss_fewer_cells():
-    figures = []
-    for path in (ROOT / "configs/ablation/shifted.yaml", ROOT / "configs/ablation/valid.yaml"):
-        _, encoder, pixels = networks(path)
-        context, kept = encoder.rule.receptive_field(Interval(0, 0)), encoder.rule.valid_output(pixels)
-        figures.append((context.size, pixels.size, kept.size))
-    assert figures == [(22, 85, 8), (43, 85, 5)]
-
-
 def test_every_key_is_read():
     sources = (path for path in PRODUCT if path != Path("utils/schema.py"))
     found = (node for path in sources for node in nodes(path, ast.Attribute, ast.arg, ast.keyword, ast.Constant))
