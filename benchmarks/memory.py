@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for size, budget in product(arguments.sizes, arguments.budgets):
             path = Path(folder, f"{size}.jpg")
-            write_jpeg(path, size)
+            tile, count = pyvips.Image.new_from_array(photograph(min(size, TILE))), -(-size // TILE)
+            tile.replicate(count, count).crop(0, 0, size, size).jpegsave(str(path), Q=95)
             figures = run_infer(path, arguments.checkpoint, [*arguments.overrides, f"memory_mib={budget}"])
             peak, speed = figures["peak_memory_mib"], figures["megapixels_per_second"]
             verdict = "" if peak - loaded <= budget else "  too much"
@@ -56,12 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             line = f"{peak - loaded:11.0f} {peak:9.0f} {figures['seconds']:8.1f} {speed:7.3f}{verdict}"
             print(f"{f'{size} x {size}':>15} {budget:11} {line}", flush=True)
     return code
-
-
-def write_jpeg(path: Path, size: int) -> None:
-    """A synthetic photograph of size x size, never held whole: one picture, repeated."""
-    tile, count = photograph(min(size, TILE)), -(-size // TILE)
-    pyvips.Image.new_from_array(tile).replicate(count, count).crop(0, 0, size, size).jpegsave(str(path), Q=95)
 
 
 def loaded_mib(checkpoint: Path, device: str, dtype: str) -> float:

@@ -28,7 +28,9 @@ def seam_score(images: Iterable[tuple[np.ndarray, np.ndarray, Region]], cell: in
     sums, counts = np.zeros((2, 2, cell)), np.zeros((2, cell))
     for *pair, cells in images:
         for axis, interval in enumerate((cells.rows, cells.cols)):
-            gradients = [line_gradients(image, axis) for image in pair]
+            # of the lines 1, 2, ...: sums of channel means
+            steps = (np.abs(np.diff(image.astype(np.int16), axis=axis)) for image in pair)
+            gradients = [each.sum((1 - axis, 2), dtype=np.int64) / 3 for each in steps]
             for at, lines in places(interval, pair[0].shape[axis], cell, block):
                 np.add.at(counts[at], lines % cell, pair[0].shape[1 - axis])
                 for total, gradient in zip(sums, gradients, strict=True):
@@ -57,8 +59,3 @@ def places(cells: Interval, length: int, cell: int, block: int) -> list[tuple[in
             beside = [line for line in range(centre - far, centre + far + 1) if line not in taken]
             found += [(0, np.array(beside, int)), (1, np.arange(centre - reach, centre + reach + 1))]
     return found
-
-
-def line_gradients(image: np.ndarray, axis: int) -> np.ndarray:
-    """Sums of absolute differences across the lines 1, 2, ... of an axis of uint8 [H, W, 3], channel means."""
-    return np.abs(np.diff(image.astype(np.int16), axis=axis)).sum((1 - axis, 2), dtype=np.int64) / 3

@@ -117,7 +117,9 @@ def _colours(pixels: PIL.Image.Image, low: PIL.Image.Image | None, tags: dict) -
     """RGB [h, w, 3] of decoded pixels; `low` holds the low bytes of 16 bits where `pixels` are the high ones."""
     clear = pixels.info.get("transparency")
     if low is None and not pixels.mode.startswith("I;16"):
-        return over_grey(np.asarray(pixels.convert("RGBA"))) if pixels.has_transparency_data else _rgb(pixels)
+        if pixels.has_transparency_data:
+            return over_grey(np.asarray(pixels.convert("RGBA")))
+        return np.asarray(pixels if pixels.mode == "RGB" else pixels.convert("RGB"))
     values = np.asarray(pixels).astype(np.uint16)
     if low is not None:
         values = values << 8 | np.asarray(low)
@@ -129,10 +131,6 @@ def _colours(pixels: PIL.Image.Image, low: PIL.Image.Image | None, tags: dict) -
         values = 65535 - values if tags.get(Base.PhotometricInterpretation) == WHITE_IS_ZERO else values
         values = np.repeat(values[..., None], 3, axis=2)
     return values if clear is None else np.where((values == clear).all(axis=2, keepdims=True), np.uint16(32768), values)
-
-
-def _rgb(pixels: PIL.Image.Image) -> np.ndarray:
-    return np.asarray(pixels if pixels.mode == "RGB" else pixels.convert("RGB"))
 
 
 def _low_bytes(file: BinaryIO) -> PIL.Image.Image:

@@ -33,15 +33,25 @@ class ImageMetrics:
         self.height = height
         self.width = width
         self.rows = 0
-        self._kernel = gaussian(largest_window(height, width))
+        edge = min(TAPS, height, width)
+        taps = edge - 1 + edge % 2
+        window = np.exp(-((np.arange(taps) - taps // 2) ** 2) / (2 * SIGMA**2))
+        self._kernel = (window / window.sum()).astype(np.float32)
         self._squared_error = 0
         self._ssim_sum = 0.0
         self._held = np.empty((2, 0, width, 3), np.uint8)  # the rows that the next strip's windows still need
 
     def update(self, reference_rows: np.ndarray, result_rows: np.ndarray) -> None:
         """Take the next rows of both images; ValueError for other shapes or types, or rows below the last one."""
-        self._check(reference_rows, result_rows)
-        for top in range(0, len(reference_rows), TILE_ROWS):
+        count = len(reference_rows)
+        for name, rows in (("reference", reference_rows), ("result", result_rows)):
+            if rows.dtype != np.uint8 or rows.shape != (count, self.width, 3):
+                raise ValueError(
+                    f"{name} rows: needs uint8 [{count}, {self.width}, 3], got {rows.dtype} {list(rows.shape)}"
+                )
+        if self.rows + count > self.height:
+            raise ValueError(f"rows {self.rows} to {self.rows + count - 1} of an image of {self.height} rows")
+        for top in range(0, count, TILE_ROWS):
             self._add(np.stack([reference_rows[top : top + TILE_ROWS], result_rows[top : top + TILE_ROWS]]))
 
     def result(self) -> dict[str, float]:
@@ -54,15 +64,6 @@ class ImageMetrics:
         cut = len(self._kernel) - 1
         return {"psnr": psnr, "ssim": self._ssim_sum / ((self.height - cut) * (self.width - cut) * 3)}
 
-    def _check(self, reference: np.ndarray, result: np.ndarray) -> None:
-        for name, rows in (("reference", reference), ("result", result)):
-            if rows.dtype != np.uint8 or rows.shape != (len(reference), self.width, 3):
-                raise ValueError(
-                    f"{name} rows: needs uint8 [{len(reference)}, {self.width}, 3], got {rows.dtype} {list(rows.shape)}"
-                )
-        if self.rows + len(reference) > self.height:
-            raise ValueError(f"rows {self.rows} to {self.rows + len(reference) - 1} of an image of {self.height} rows")
-
     def _add(self, rows: np.ndarray) -> None:
         """Take a few rows of both images, uint8 [2, n, W, 3]."""
         self.rows += rows.shape[1]
@@ -74,18 +75,6 @@ class ImageMetrics:
             for left in range(0, self.width - cut, TILE_COLUMNS):
                 self._ssim_sum += ssim_sum(*rows[:, :, left : left + TILE_COLUMNS + cut], self._kernel)
         self._held = rows[:, rows.shape[1] - min(cut, rows.shape[1]) :].copy()
-
-
-def largest_window(height: int, width: int) -> int:
-    """Taps of the window along each axis: 11, or the largest odd number that fits the shorter edge."""
-    edge = min(TAPS, height, width)
-    return edge - 1 + edge % 2
-
-
-def gaussian(taps: int) -> np.ndarray:
-    """Float32 window of sigma 1.5 that sums to 1."""
-    window = np.exp(-((np.arange(taps) - taps // 2) ** 2) / (2 * SIGMA**2))
-    return (window / window.sum()).astype(np.float32)
 
 
 def ssim_sum(reference: np.ndarray, result: np.ndarray, kernel: np.ndarray) -> float:

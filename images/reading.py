@@ -129,7 +129,10 @@ def open_image(
             reason = ""
             if by_window and is_path and pixels > WINDOWED:
                 try:
-                    return _windowed(source, header, name, max_pixels)
+                    # PNG's own `getexif` would decode all of it.
+                    orientation = PIL.Image.Image.getexif(header).get(Base.Orientation, 1)
+                    windows = open_windows(source, header, max_pixels)
+                    return Image(windows, name, orientation, header.has_transparency_data, windows.held, by_window=True)
                 except NotByWindow as error:
                     reason = f", and it cannot be read by window: {error}"
             if pixels > max_pixels:
@@ -160,13 +163,6 @@ def _whole(pixels: PIL.Image.Image, name: str, file: BinaryIO | None = None) -> 
     """An image of Pillow, decoded."""
     values = decode(pixels, file)
     return Image(values, name, pixels.getexif().get(Base.Orientation, 1), pixels.has_transparency_data)
-
-
-def _windowed(path: str | Path, header: PIL.Image.Image, name: str, max_pixels: int) -> Image:
-    """A file that is read by window; NotByWindow where it has to be decoded whole."""
-    orientation = PIL.Image.Image.getexif(header).get(Base.Orientation, 1)  # that of PNG itself would decode all of it
-    pixels = open_windows(path, header, max_pixels)
-    return Image(pixels, name, orientation, header.has_transparency_data, pixels.held, by_window=True)
 
 
 def _check_array(source: object, name: str) -> np.ndarray:

@@ -53,7 +53,10 @@ def open_windows(path: str | Path, header: PIL.Image.Image, max_pixels: int) -> 
     colours = 4 if header.has_transparency_data or header.mode == "CMYK" else 3
     if TILE_PLACES not in tags:
         return Scratch(path, colours, is_tiff=bool(tags))
-    _check_places(path, tags[TILE_PLACES], tags[TILE_SIZES])
+    places, sizes = (np.asarray(tags[tag], np.int64) for tag in (TILE_PLACES, TILE_SIZES))
+    bad = (sizes < 1) | (places < 8) | (places + sizes > os.path.getsize(path))  # as after an incomplete copy
+    if bad.any():
+        raise ValueError(f"tile {int(bad.argmax())} lies outside of the file")
     return Tiles(path, colours)
 
 
@@ -121,7 +124,9 @@ class Scratch(Stored):
             fail_on = "warning" if is_tiff else "error"
             image = vips.Image.new_from_source(source, "", access="sequential", fail_on=fail_on)
             super().__init__(image, colours)
-            self._pixel, folder = self._bands * self.dtype.itemsize, _scratch_place()
+            # /tmp is often in memory
+            folder = os.environ.get("TMPDIR") or ("/var/tmp" if os.path.isdir("/var/tmp") else tempfile.gettempdir())
+            self._pixel = self._bands * self.dtype.itemsize
             size = image.height * image.width * self._pixel
             if size > free_space(folder):
                 raise NotByWindow(f"decoded, it takes {size / 2**20:.0f} MiB in {folder} (TMPDIR), more than is free")
@@ -149,11 +154,6 @@ def _seek(file: BinaryIO, offset: int, whence: int) -> int:
         return -1
 
 
-def _scratch_place() -> Path:
-    """Where a run's large files may lie: TMPDIR, or /var/tmp, as /tmp is often in memory."""
-    return Path(os.environ.get("TMPDIR") or ("/var/tmp" if os.path.isdir("/var/tmp") else tempfile.gettempdir()))
-
-
 def _check_layout(header: PIL.Image.Image, tags: dict, max_pixels: int) -> None:
     """NotByWindow for what libvips does not read, or only by decoding more than `max_pixels` pixels in one go."""
     if header.format == "BMP":
@@ -169,11 +169,3 @@ def _check_layout(header: PIL.Image.Image, tags: dict, max_pixels: int) -> None:
         height = header.height
     if height * width > max_pixels:
         raise NotByWindow(f"{width} x {height} pixels of it are decoded at once")
-
-
-def _check_places(path: str | Path, places: tuple[int, ...], sizes: tuple[int, ...]) -> None:
-    """ValueError where a tile is missing or lies outside of the file, as after an incomplete copy."""
-    places, sizes = np.asarray(places, np.int64), np.asarray(sizes, np.int64)
-    bad = (sizes < 1) | (places < 8) | (places + sizes > os.path.getsize(path))
-    if bad.any():
-        raise ValueError(f"tile {int(bad.argmax())} lies outside of the file")

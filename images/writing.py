@@ -49,17 +49,13 @@ def picture_kind(option: str, size: tuple[int, int]) -> str:
     """
     if option == "auto":
         option = "tiff" if size[0] * size[1] > MOST_PNG_PIXELS or max(size) > LONGEST_PNG_EDGE else "png"
-    if max(size) > longest_edge(option):
+    longest = LONGEST_EDGES.get(option, LONGEST_EDGE)
+    if max(size) > longest:
         raise UserError(
-            f"infer.format: {option} holds edges of at most {longest_edge(option)} pixels, but the picture has"
+            f"infer.format: {option} holds edges of at most {longest} pixels, but the picture has"
             f" {size[0]} x {size[1]}; allowed: tiff, auto"
         )
     return option
-
-
-def longest_edge(kind: str) -> int:
-    """Pixels of an edge of a picture, at most."""
-    return LONGEST_EDGES.get(kind, LONGEST_EDGE)
 
 
 def write_picture(path: Path, pixels: Any, kind: str) -> None:

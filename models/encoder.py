@@ -116,7 +116,9 @@ class PatchEncoder(nn.Module):
             layers += [EncoderLayer.of(convolution, outputs, outputs, 1, shift) for _ in range(depth)]
             scales.append(nn.ModuleList(layers))
         rules = [Chain(tuple(layer.conv.rule for layer in scale)) for scale in scales]
-        self.frame = _centred(rules)
+        unpadded = [replace(layer, padded=False) for scale in rules for layer in scale.rules]
+        first, last = Chain(tuple(unpadded)).receptive_field(Interval(0, 0))
+        self.frame = Translate(-((first + last) // 2))  # the middle of what cell 0 sees is pixel 0; padding is seen too
         self.rule: Rule = Chain((self.frame, *rules))
         seen = self.frame.valid_output(self.rule.receptive_field(Interval(0, 0)))  # what one cell reads
         self.scales = nn.ModuleList()
@@ -145,13 +147,6 @@ class BakedEncoder:
     def __call__(self, image: Tensor) -> Tensor:
         """As `PatchEncoder.forward`."""
         return encode(self.scales, self.rule, image.to(self.dtype))
-
-
-def _centred(rules: Sequence[Chain]) -> Translate:
-    """The change of frame that puts the middle of what cell 0 sees on pixel 0; padding counts as seen."""
-    unpadded = [replace(layer, padded=False) for scale in rules for layer in scale.rules]
-    first, last = Chain(tuple(unpadded)).receptive_field(Interval(0, 0))
-    return Translate(-((first + last) // 2))
 
 
 class GlobalEncoder(nn.Module):

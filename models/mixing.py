@@ -41,18 +41,17 @@ def mix_texture(
     exact: bool = True,
 ) -> MixedTexture:
     """The texture synthesizer with a style that varies over space."""
-    styles = zip(texture.synthesis, texture.styles(w), strict=True)
-    return MixedTexture([_mix_stage(stage, own, dtype, exact) for stage, own in styles], dtype, weights)
-
-
-def _mix_stage(stage: TextureStage, styles: StageStyles, dtype: torch.dtype, exact: bool) -> TextureStage:
-    return TextureStage(
-        stage.number,
-        Restyled(stage.up, MixedConv2d(stage.up.conv, styles.up, dtype, exact)),
-        Restyled(stage.conv, MixedConv2d(stage.conv.conv, styles.conv, dtype, exact)),
-        # a 1x1 convolution without demodulation is exact either way
-        Restyled(stage.to_rgb, MixedConv2d(stage.to_rgb.conv, styles.to_rgb, dtype, exact=False)),
-    )
+    stages = [
+        TextureStage(
+            stage.number,
+            Restyled(stage.up, MixedConv2d(stage.up.conv, styles.up, dtype, exact)),
+            Restyled(stage.conv, MixedConv2d(stage.conv.conv, styles.conv, dtype, exact)),
+            # a 1x1 convolution without demodulation is exact either way
+            Restyled(stage.to_rgb, MixedConv2d(stage.to_rgb.conv, styles.to_rgb, dtype, exact=False)),
+        )
+        for stage, styles in zip(texture.synthesis, texture.styles(w), strict=True)
+    ]
+    return MixedTexture(stages, dtype, weights)
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,6 @@ def export(
     save_weights(path, tensors, metadata)
 
 
-def load_generator(path: str | Path) -> tuple[Generator, dict]:
-    """The generator of an exported file, in evaluation mode, and its `model` section. UserError if there is none."""
-    weights = read_weights(path)
-    return weights.fill("generator", build_generator(weights.model)), weights.model
-
-
 def load_inverter(path: str | Path, encoders: bool = True) -> Inverter:
     """All networks of an exported inverter, in evaluation mode. UserError if the file has not all of them.
 

@@ -9,55 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import inversion, machine, memory, trace, training
-from benchmarks.published import (
-    CELLS,
-    PLAIN,
-    Canvas,
-    PlainShiftedConv2d,
-    Published,
-    Windows,
-    make_plain,
-    shifted_copies,
-)
-from inversion import PatchInverter
-from models import build_encoders, build_generator
+from benchmarks.published import CELLS, PLAIN, Canvas, Published, Windows, make_plain
 from models.geometry import Interval, texture
 from models.layers import EqualizedConv2d, ModulatedConv2d, ShiftedConv2d
-from models.weights import export, load_inverter
+from tests.inversion.conftest import tiny_inverter, tiny_model
 from tests.training.conftest import TINY
-from utils.config import load_config
 from utils.errors import UserError, run_command
-from utils.schema import TrainConfig
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """Gives the file of a tiny inverter."""
-
-    def make(stages=3, convolution="shifted"):
-        path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-        model = load_config(TrainConfig, None, [
-            f"model.stages={stages}", "model.local_dim=5", "model.global_dim=6", "model.structure.layers=1",
-            f"model.texture.widths={[6, 4, 4, 3][:stages]}", f"model.encoder.widths={[4, 6, 5, 4][:stages]}",
-            f"model.encoder.convolution={convolution}", "model.encoder.depth=2",
-            "model.global_encoder.thumbnail=16", "model.global_encoder.widths=[4, 4]",
-        ]).model  # fmt: skip
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            generator, (encoder, global_encoder) = build_generator(model), build_encoders(model)
-        export(path, model, {"generator": generator, "encoder": encoder, "global_encoder": global_encoder}, step=0)
-        return path
-
-    return make
 
 
 # The published algorithm
 
 
-def test_windows_are_those_of_the_description(checkpoint):
-    published = Published(load_inverter(checkpoint(4)), CPU)
+def test_windows_are_those_of_the_description():
+    published = Published(tiny_inverter(4), CPU)
     axis = published.windows(512)
     assert (axis.size, axis.drawn, axis.step, axis.context) == (161, 101, 48, 60)
     assert (axis.count, axis.padded, axis.before) == (11, 641, 70)
@@ -75,8 +41,10 @@ def test_windows_cover_the_image(length, stages):
 
 
 @pytest.mark.parametrize("stages", [3, 4])
-def test_published_patches_are_drawn_as_ours(checkpoint, stages):
-    inverter = load_inverter(checkpoint(stages))  # its noise has no strength
+def test_published_patches_are_drawn_as_ours(stages):
+    inverter = tiny_inverter(stages)
+    for layer in inverter.generator.texture.layers:
+        torch.nn.init.zeros_(layer.noise_strength)
     published, ours = Published(inverter, CPU), inverter.generator.texture
     z_s, z_g = torch.randn(2, 5, CELLS, CELLS), torch.randn(2, 6)
     with torch.inference_mode():
@@ -84,18 +52,8 @@ def test_published_patches_are_drawn_as_ours(checkpoint, stages):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize(("stride", "shift"), [(1, 1), (2, 1), (1, 3), (2, 2)])
-def test_published_shifted_convolution(stride, shift):
-    conv, x = PlainShiftedConv2d(3, 4, stride, shift), torch.randn(2, 3, 12, 13)
-    torch.nn.init.normal_(conv.bias)
-    with torch.no_grad():
-        ours, wrapped = ShiftedConv2d.forward(conv, x), conv.of_copies(shifted_copies(x, shift), conv.concatenated())
-    assert wrapped.shape[-2:] == tuple(-(-edge // stride) for edge in (12, 13))
-    torch.testing.assert_close(wrapped[..., : ours.shape[-2], : ours.shape[-1]], ours, rtol=1e-5, atol=1e-6)
-
-
-def test_published_inversion_draws_every_pixel(checkpoint):
-    model = PatchInverter.from_pretrained(checkpoint(4), device="cpu")
+def test_published_inversion_draws_every_pixel():
+    model = tiny_model(tiny_inverter(4))
     image, published = model.open(machine.photograph(100)[:60]), Published(model.networks, CPU)
     canvas = Canvas(published, image, torch.randn(6))
     canvas.pixels.fill_(math.nan)
@@ -104,16 +62,16 @@ def test_published_inversion_draws_every_pixel(checkpoint):
     assert canvas.result().shape == (3, 60, 100) and bool(canvas.result().isfinite().all())
 
 
-def test_published_algorithm_of_another_encoder(checkpoint):
+def test_published_algorithm_of_another_encoder():
     with pytest.raises(UserError, match="shifted"):
-        Published(load_inverter(checkpoint(3, "valid")), CPU)
+        Published(tiny_inverter(convolution="valid"), CPU)
 
 
 # Speed and memory of the inversion
 
 
 def test_table_of_the_inversion(checkpoint, capsys):
-    arguments = ["--sizes", "40", "60", "--repeats", "1", "--checkpoint", str(checkpoint()), "device=cpu", "block=24"]
+    arguments = ["--sizes", "40", "60", "--repeats", "1", "--checkpoint", str(checkpoint), "device=cpu", "block=24"]
     assert run_command(inversion.main, arguments) == 0
     heading, *lines, about = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines]
@@ -123,18 +81,19 @@ def test_table_of_the_inversion(checkpoint, capsys):
     assert heading.split()[0] == "pixels" and about.startswith("machine: ")
 
 
-def test_the_plain_loop_draws_the_same(checkpoint):
-    path = checkpoint()
-    model = PatchInverter.from_pretrained(path, device="cpu", dtype="float32", block=24)
+def test_the_plain_loop_draws_the_same():
+    networks = tiny_inverter()
+    for stage in networks.generator.texture.synthesis:
+        stage.to_rgb.conv.weight.data *= 5
+    model, whole = (tiny_model(networks, block) for block in (24, "whole"))
     image = model.open(machine.photograph(70)[:50])
     ours, theirs = inversion.invert(model, image), inversion.plain_loop(model, image)
     assert ours.std() > 5 and np.abs(ours.astype(int) - theirs).max() <= 1
-    whole = PatchInverter.from_pretrained(path, device="cpu", dtype="float32", block="whole")
     assert inversion.multiply_adds(model, image) > 1.1 * inversion.multiply_adds(whole, image)
 
 
 def test_memory_beyond_the_budget_is_a_failure(checkpoint, capsys):
-    arguments = ["--sizes", "40", "--budgets", "1", "--checkpoint", str(checkpoint()), "device=cpu"]
+    arguments = ["--sizes", "40", "--budgets", "1", "--checkpoint", str(checkpoint), "device=cpu"]
     assert run_command(memory.main, arguments) == 1
     loaded, _, line = capsys.readouterr().out.splitlines()
     assert 50 < float(loaded.split()[-2]) < 2000 and line.split()[:4] == ["40", "x", "40", "1"]
@@ -149,7 +108,7 @@ def test_returns_are_counted():
 
 
 def test_a_photograph_takes_a_straight_way(checkpoint, capsys):
-    assert run_command(trace.main, ["--checkpoint", str(checkpoint()), "device=cpu"]) == 0
+    assert run_command(trace.main, ["--checkpoint", str(checkpoint), "device=cpu"]) == 0
     *_, last = capsys.readouterr().out.splitlines()
     files, returns = (int(part.split(": ")[1]) for part in last.split("; "))
     assert files <= 19 and returns <= 56  # no more than now

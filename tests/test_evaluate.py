@@ -126,10 +126,6 @@ def test_all_images_may_fail(checkpoint, photographs, tmp_path):
     ("arguments", "said"),
     [
         (["evaluate.detail=3"], "evaluate.detail"),
-        (["cycles=0"], "evaluate.cycles"),
-        (["infer.latents=none"], "latents"),
-        (["losses.r1_every=3"], "r1_every"),
-        (["train.batch=3"], "train"),
         (["evaluate.lpips=true"], "losses.weights.lpips"),
         (["evaluate.discriminator={checkpoint}"], "holds no discriminator"),
         (["evaluate.inception={tmp}/none.pth"], "evaluate.inception"),

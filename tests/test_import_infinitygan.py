@@ -6,7 +6,7 @@ from math import nan
 import pytest
 import torch
 
-from models.weights import load_generator
+from models.weights import load_inverter
 from scripts import import_infinitygan
 from tests.models.public_infinitygan import public_checkpoint, public_discriminator, public_generator
 from utils.checkpoint import load_weights
@@ -38,9 +38,8 @@ def run(tmp_path, monkeypatch, capsys):
 def test_what_it_writes(run, tmp_path):
     words = "iteration 1,234, best FID 11.25; 8 x 8 cells draw 29 x 29 px\n"
     assert run(words=words) == ["b-training.safetensors", "b.safetensors", "b.yaml"]
-    generator, model = load_generator(tmp_path / "b.safetensors")
-    public = public_generator()
-    for k, stage in enumerate(generator.texture.synthesis):
+    inverter, public = load_inverter(tmp_path / "b.safetensors", encoders=False), public_generator()
+    for k, stage in enumerate(inverter.generator.texture.synthesis):
         assert torch.equal(stage.up.conv.weight, public[f"{TEXTURE}convs.{2 * k}.conv.weight"][0])
         assert torch.equal(stage.conv.noise_strength, public[f"{TEXTURE}convs.{2 * k + 1}.noise.weight"][0])
         assert torch.equal(stage.to_rgb.bias, public[f"{TEXTURE}to_rgbs.{k}.bias"].flatten())
@@ -50,14 +49,14 @@ def test_what_it_writes(run, tmp_path):
     assert torch.equal(tensors[f"generator.{bias}"], tensors[f"average.{bias}"] + 0.5) and tensors["path_mean"] == 1.5
     assert torch.equal(tensors["discriminator.blocks.1.skip.weight"], public_discriminator()["convs.2.skip.1.weight"])
     config = load_config(TrainConfig, tmp_path / "b.yaml")
-    assert config.model == model and config.train.patch_cells == 8 and config.data.resize == 53
+    assert config.model == inverter.model and config.train.patch_cells == 8 and config.data.resize == 53
     assert config.train.generator == config.train.discriminator == str(tmp_path / "b-training.safetensors")
     run()  # once more
 
 
 def test_settings_that_no_tensor_tells(run, tmp_path):
     run("--vert-sample-size=5", "--hori-occupy-ratio=0.5", "--vert-cut-pt=6")
-    assert load_generator(tmp_path / "b.safetensors")[1]["structure"] == {
+    assert load_inverter(tmp_path / "b.safetensors", encoders=False).model["structure"] == {
         "layers": 2, "radius": 1, "vertical_slope": 1.0, "horizontal_period": 24, "row_starts": 5
     }  # fmt: skip
     for options in (["--hori-occupy-ratio=nan"], ["--vert-cut-pt=1e9"], ["--vert-sample-size=0"]):

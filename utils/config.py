@@ -155,11 +155,10 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """SafeDumper with lists on one line."""
 
-    def represent_list(self, data: list) -> yaml.SequenceNode:
-        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
 
-
-_Dumper.add_representer(list, _Dumper.represent_list)
+_Dumper.add_representer(
+    list, lambda dumper, values: dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
+)
 _Dumper.add_multi_representer(dict, _Dumper.represent_dict)
 for _side in (_Loader, _Dumper):  # YAML 1.1 takes 1e-4, which has no point, for text
     _side.add_implicit_resolver(

@@ -152,8 +152,10 @@ def remove_stale(folder: str | Path) -> None:
     for path in sorted(Path(folder).rglob(".tmp-*")):
         # Somebody else may clean up too, and a folder may be read-only: what cannot be removed is only untidy.
         with suppress(OSError):
-            if (match := TEMPORARY.fullmatch(path.name)) and _is_abandoned(path, int(match[1])):
-                remove_tree(path)
+            if match := TEMPORARY.fullmatch(path.name):
+                writes = int(match[1]) != os.getpid() and psutil.pid_exists(int(match[1]))
+                if not writes or time.time() - path.stat().st_mtime > ABANDONED_AFTER:
+                    remove_tree(path)
 
 
 def free_space(path: str | Path) -> int:
@@ -162,12 +164,6 @@ def free_space(path: str | Path) -> int:
     while not os.path.isdir(folder):  # Path.is_dir raises where a folder may not be entered
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def _is_abandoned(path: Path, writer: int) -> bool:
-    if writer == os.getpid() or not psutil.pid_exists(writer):
-        return True
-    return time.time() - path.stat().st_mtime > ABANDONED_AFTER
 
 
 def _sync(path: Path, flags: int) -> None:

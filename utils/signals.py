@@ -1,6 +1,7 @@
 """Stopping a run at a safe point."""
 
 import signal
+import sys
 import time
 from types import FrameType
 
@@ -44,8 +45,4 @@ def ignore_signals(worker: int = 0) -> None:
 
 def exit_on_terminate() -> None:
     """Let SIGTERM end this process as Ctrl-C does: through every clean-up, with exit code 143."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -12,7 +12,7 @@ from evaluation.fidelity import pixelwise
 from evaluation.frechet import frechet_distance
 from evaluation.latents import relative_error, window
 from evaluation.measures import mean
-from evaluation.photographs import REFINEMENTS, measure_edits, spread
+from evaluation.photographs import REFINEMENTS, measure_edits
 from evaluation.sets import generated_set
 from evaluation.swd import pyramid_distances
 from images.reading import open_image
@@ -165,13 +165,6 @@ def test_fid_is_that_of_the_generated_images(checkpoint):
     assert [means["fid"], means["fid_floor"]] == pytest.approx([expected[0], expected[2]])
     assert [row["scale"] for row in series["scale_invariant_fid"]] == [1, 3]
     assert [row["fid"] for row in series["scale_invariant_fid"]] == pytest.approx(expected[:2])
-
-
-def test_details_are_spread_evenly():
-    cases = [(9, 3, "048"), (4, 9, "0123"), (3, 0, ""), (0, 5, "")]
-    assert ["".join(spread([str(k) for k in range(total)], count)) for total, count, _ in cases] == [
-        x for *_, x in cases
-    ]
 
 
 def test_means_leave_out_what_is_no_number():

@@ -60,25 +60,5 @@ def test_a_set_is_at_no_distance_from_itself_and_at_the_same_from_another_both_w
     there, back = distances(first, second), distances(second, first)
     assert min(there) > 0 and there == pytest.approx(back, rel=1e-5)
     assert there == distances(first, second) != distances(first, second, seed=1)
-
-
-def test_brightness_and_contrast_of_a_whole_set_do_not_count():
-    first = images()
-    assert distances(first, first + 30) == pytest.approx([0, 0], abs=0.1)
-    flat = (64 + first.astype(np.float32) / 2).astype(np.uint8)
-    assert max(distances(first, flat)) < 30 < min(distances(first, 255 - first.transpose(0, 2, 1, 3) // 2 * 2))
-    grey = np.full_like(first, 9)
+    grey = np.full_like(first, 9)  # of a colour without deviation
     assert distances(grey, grey + 1) == [0, 0]
-
-
-@pytest.mark.parametrize("harm", ["noise", "blur"])
-def test_the_distance_grows_with_harm(harm):
-    def harmed(strength):
-        if harm == "blur":
-            return np.stack([cv2.GaussianBlur(image, (0, 0), strength) for image in images()])
-        noise = np.random.default_rng(3).normal(0, 5 * strength, images().shape)
-        return (images() + noise).clip(0, 255).astype(np.uint8)
-
-    found = [distances(images(), harmed(strength)) for strength in (0.7, 1.5, 4)]
-    assert found[0][0] < found[1][0] < found[2][0]
-    assert harm == "blur" or all(fine > coarse for fine, coarse in found)

@@ -72,11 +72,6 @@ def test_the_encoder_is_centred_on_what_is_drawn(scales, depth, kind, shift):
     assert abs(sum(pixels)) <= 1  # cell 0 draws around pixel 0
 
 
-def test_reciprocal_cells_of_the_published_patch():
-    """11 cells draw pixels 30 to 130; cells 4 to 6 are encoded from these alone."""
-    assert patch_encoder(scales=4).rule.valid_output(Interval(30, 130)) == (4, 6)
-
-
 @given(st.integers(1, 6), places, places)
 def test_stages_read_what_pixels_need_and_no_more(count, rows, cols):
     pixels = Region(rows, cols)

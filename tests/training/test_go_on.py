@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import build_discriminator, build_generator
-from models.weights import export, load_generator, read_weights
+from models.weights import export, load_inverter, read_weights
 from utils.config import load_config
 from utils.errors import UserError
 from utils.schema import TrainConfig
@@ -60,7 +60,7 @@ def test_the_average_goes_on_and_resumes(imported, run, tmp_path, final_state, s
 def test_an_exported_run_starts_another(loaded, generator_run):
     files = [f"train.{name}={generator_run / f'{name}.safetensors'}" for name in ("generator", "discriminator")]
     stage = loaded(*files)
-    generator = load_generator(generator_run / "generator.safetensors")[0].state_dict()
+    generator = load_inverter(generator_run / "generator.safetensors", encoders=False).generator.state_dict()
     assert same(stage.generator, generator) and same(stage.average, generator) and stage.path_mean.value == 0
     held = read_weights(generator_run / "discriminator.safetensors").tensors
     assert same(stage.discriminator, {key.removeprefix("discriminator."): value for key, value in held.items()})

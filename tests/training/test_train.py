@@ -15,7 +15,7 @@ import training.events
 import training.generator
 import training.inverter
 from datasets import Window
-from models.weights import load_generator, load_inverter
+from models.weights import load_inverter, read_weights
 from training.stage import Stage
 from utils.checkpoint import load_latest, load_weights
 from utils.config import load_config
@@ -116,7 +116,7 @@ def test_what_a_run_leaves(run, stage_arguments, straight, tiny, stage, names, p
     assert run(f"--config={folder}/config.yaml", "train.log_every=7") == 0  # goes on, at its end, by its own config
     assert (folder / "config.yaml").read_bytes() == written
     if stage == "generator":
-        assert load_generator(folder / "generator.safetensors")[1] == config.model
+        assert read_weights(folder / "generator.safetensors").model == config.model
     else:
         assert load_inverter(folder / "inverter.safetensors").model == config.model
 

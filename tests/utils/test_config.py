@@ -80,15 +80,6 @@ def test_a_command_reads_its_sections_and_no_others(command):
     assert f"is {command.own!r}" in message(f"{command.own}s={{a: 1}}", command=command)
 
 
-def test_a_command_reads_only_what_it_needs_of_a_section():
-    assert set(load_config(GenerateConfig).infer) == {"device", "dtype", "block", "memory_mib", "format"}
-    text = message("infer.region=0,0,8,8", command=GenerateConfig)
-    assert text.endswith("'infer.region' is not read here; allowed: device, dtype, block, memory_mib, format")
-    assert "'losses.inverter' is not read here; allowed: weights" in message(
-        "losses={inverter: {l1: 1}}", command=EvaluateConfig
-    )
-
-
 def test_keys_need_no_prefix_where_it_is_clear_what_they_mean(tmp_path):
     assert load_config(GenerateConfig, None, ["width=2048"]).generate.width == 2048
     assert load_config(GenerateConfig, None, ["block=64"]).infer.block == 64

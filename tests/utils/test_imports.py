@@ -4,15 +4,9 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-FILES = [
-    path.relative_to(ROOT)
-    for path in sorted(ROOT.rglob("*.py"))
-    if not any(part.startswith(".") or part in ("tests", "runs", "results") for part in path.relative_to(ROOT).parts)
-]
-MODULES = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in FILES]
+from tests.test_style import PRODUCT, ROOT, module
+
 UNIX_ONLY = ("fcntl", "resource")
 
 # Imports what others wrote and what may set something, looks, imports what is ours, looks again.
@@ -48,7 +42,7 @@ print(json.dumps([failed, {name: [value, after[name]] for name, value in before.
 
 def test_importing_everything_changes_nothing():
     done = subprocess.run(
-        [sys.executable, "-c", CODE, json.dumps([MODULES, UNIX_ONLY])],
+        [sys.executable, "-c", CODE, json.dumps([[*map(module, PRODUCT)], UNIX_ONLY])],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
