@@ -1,4 +1,4 @@
-"""Images for training: decoding, sources, splits, crops. `build` turns the config's `data` section into datasets."""
+"""Images for training: sources, splits, crops, loading. `build` turns the config's `data` section into datasets."""
 
 from __future__ import annotations
 

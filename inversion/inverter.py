@@ -106,7 +106,7 @@ class PatchInverter:
         """The latents of a photograph, in memory. UserError for an image that cannot be read."""
         image = self.open(image)
         latents = self.encode(image, style_steps=style_steps, noise=noise, refined=refine > 0)
-        return self.refine(latents, image, refine, prior=prior) if refine else latents
+        return self.refine(latents, image, refine, prior=prior)
 
     def encode(
         self,
@@ -140,7 +140,7 @@ class PatchInverter:
     ) -> Latents:
         """Latents that draw the photograph better, by steps of optimisation from those that `encode` gave.
 
-        `steps`: how many, at least one, in memory, or what each one does (`inversion.refinement.Step`). Where the
+        `steps`: how many, in memory (0: none), or what each one does (`inversion.refinement.Step`). Where the
         steps lead away from the photograph, a note says so, and the latents stay as they were.
         UserError for latents of another size, of other weights, or in several styles.
         """
@@ -159,6 +159,8 @@ class PatchInverter:
             )  # fmt: skip
             error = refiner.step(step.before, step.after, step.todo)
             first = error if step.before is None and step.whole else first
+        if refiner is None:
+            return latents
         first = refiner.error(latents.structure, step.blocks) if first is None else first
         errors = torch.tensor([first, refiner.error(step.after.latents, step.blocks)], dtype=torch.float64)
         average([errors])
@@ -182,8 +184,9 @@ class PatchInverter:
         or a region that is not inside the image.
         """
         self.check(latents)
-        if np.dtype(dtype if out is None else out.dtype) not in (np.uint8, np.float32):
-            raise UserError(f"dtype: {np.dtype(dtype)}; pixels are drawn as uint8 or float32")
+        dtype = np.dtype(dtype if out is None else out.dtype)
+        if dtype not in (np.uint8, np.float32):
+            raise UserError(f"dtype: {dtype}; pixels are drawn as uint8 or float32")
         window = Region.at(0, 0, *latents.size) if region is None else _inside(region, latents.size)
         out = np.empty((*window.shape, 3), dtype) if out is None else out
         blocks = self.pixel_blocks(window) if blocks is None else blocks
@@ -235,7 +238,7 @@ class PatchInverter:
 
     def open(self, image: Source) -> Image:
         """An image, opened: by window, where it is huge. UserError (ImageError) if it cannot be read."""
-        return image if isinstance(image, Image) else open_image(image, MOST_PIXELS, by_window=True)
+        return open_image(image, MOST_PIXELS, by_window=True)
 
     def check(self, latents: Latents, name: str = "latents") -> None:
         """UserError unless these are latents of these weights, and cover their image."""
@@ -267,7 +270,7 @@ class PatchInverter:
         """The style that the global encoder sees in an image's thumbnail, and steps of optimisation improve."""
         self.require_encoder()
         pixels = torch.from_numpy(thumbnail(image, self.networks.model["global_encoder"]["thumbnail"]))
-        z_g = self.networks.global_encoder(pixels.to(self.device).permute(2, 0, 1)[None])[0].cpu()
+        z_g = self.networks.global_encoder(blockwise.as_batch(pixels, self.device))[0].cpu()
         if not steps:
             return Style(z_g)
 

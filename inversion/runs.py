@@ -35,7 +35,6 @@ from utils import log
 from utils.distributed import LostWorker, ProcessGroup
 from utils.errors import UserError, naming
 from utils.files import atomic_path, refusals, remove_stale, remove_tree
-from utils.log import progress
 
 HELD = 2**22  # pixels, from which on an image is drawn on the disk
 UNFINISHED = ".unfinished"
@@ -167,7 +166,7 @@ class Job:
             blocks = array.missing(blocks, whole)
             self.wait()  # nobody begins while another still looks
         blocks = blocks[self.group.rank :: self.group.size]
-        return progress(blocks, f"{self.name}: {task}", main=self.group.main)
+        return log.progress(blocks, f"{self.name}: {task}", main=self.group.main)
 
     def steps(self, shape: Sequence[int], blocks: Sequence[Region], cells: Region, count: int) -> Iterator[Step]:
         """The steps of a refinement of latents [C, h, w] that are not done; a state goes when it is no more needed."""

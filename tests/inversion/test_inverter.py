@@ -120,6 +120,7 @@ def test_inverting_is_encoding_and_refining(model):
     encoded, refined = model.encode(pixels, refined=True), model.invert(pixels, refine=5)
     assert (encoded.size, encoded.noise, encoded.model) == ((50, 70), None, "tiny")
     assert (model.refine(encoded, pixels, 5).structure == refined.structure).all()
+    assert model.refine(encoded, pixels, 0) is encoded
     styled = model.invert(pixels, style_steps=5, noise=FieldNoise(4))
     assert styled.noise == FieldNoise(4)
     errors = [np.square(model.draw(replace(latents, noise=None), dtype=np.float32) - (pixels / 127.5 - 1)).mean()
