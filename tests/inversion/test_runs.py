@@ -40,18 +40,18 @@ def stop(run, monkeypatch):
     """Runs infer.py up to the `count`th block; returns exit code, stderr, output, and how many blocks were begun."""
 
     def stopped(count, *arguments, error=KeyboardInterrupt, **options):
-        begun = 0
+        begun, pending = 0, runs.Job.pending
 
-        def blocks(items, *_, **__):
+        def blocks(*arguments):
             nonlocal begun
-            for block in items:
+            for block in pending(*arguments):
                 begun += 1
                 if begun >= count:
                     raise error
                 yield block
 
         with monkeypatch.context() as patch:
-            patch.setattr(runs, "progress", blocks)
+            patch.setattr(runs.Job, "pending", blocks)
             return *run(*arguments, **options), begun
 
     return stopped
