@@ -24,7 +24,7 @@ from pathlib import Path
 from editing.sources import Job, file_jobs, generated_jobs
 from editing.verbs import VERBS, Verb
 from images.writing import SUFFIXES as PICTURES
-from images.writing import picture_kind
+from images.writing import TILES, picture_kind
 from inversion import commands
 from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents, latents_suffix
@@ -102,7 +102,7 @@ def find_inputs(verb: Verb, arguments: argparse.Namespace) -> list[tuple[Path, s
 def places(names: Iterable[str], photographs: Iterable[str], output: Path) -> Iterator[Path]:
     """Wherever results of these names, and the latents of photographs, may be written."""
     for name in names:
-        yield from (output / f"{name}{suffix}" for suffix in set(PICTURES.values()))
+        yield from (output / f"{name}{suffix}" for suffix in {*PICTURES.values(), TILES})
         yield from (output / f"latents/{name}{suffix}" for suffix in SUFFIXES)
     yield from (output / f"inversions/{name}{suffix}" for name in photographs for suffix in SUFFIXES)
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from itertools import chain
 
+from images.writing import TILES
 from inversion.commands import command_parser, load_model, save_picture
 from inversion.latents import latents_suffix
 from utils.config import load_config
@@ -38,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"generate.width: {options.width}; a panorama takes a multiple of {model.cell} pixels, a latent cell"
         )
     exit_on_terminate()
-    found = [(path, path.stem.removeprefix("seed-")) for path in chain(*map(output.glob, ("seed-*", "latents/seed-*")))]
-    results = [path for path, digits in found if digits.isdecimal() and int(digits) in seeds]
+    found = [path for place in ("seed-*", "latents/seed-*") for path in output.glob(place)]
+    digits = [path.stem.removeprefix("seed-").removesuffix(TILES) for path in found]
+    results = [path for path, seed in zip(found, digits, strict=True) if seed.isdecimal() and int(seed) in seeds]
     refuse_overwriting(filter(None, [arguments.checkpoint, arguments.config]), results)
     with lock_folder(output):
         remove_stale(output)

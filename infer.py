@@ -28,6 +28,7 @@ from images.reading import Image, open_photograph
 from images.writing import (
     MOST_PNG_PIXELS,
     SUFFIXES,
+    TILES,
     Comparison,
     EightBit,
     picture_kind,
@@ -48,7 +49,7 @@ from inversion.commands import (
 from inversion.inverter import PatchInverter
 from inversion.latents import FOLDER, ArrayLike, ChunkRows, Latents, describe_folder, latents_suffix
 from inversion.latents import SUFFIXES as LATENTS
-from inversion.runs import TILES, InversionRun, Job, JobState, Row, Scratch
+from inversion.runs import InversionRun, Job, JobState, Row, Scratch
 from models.geometry import Region
 from utils import distributed, log
 from utils.config import load_config

@@ -112,7 +112,7 @@ def measure_curves(evaluated: EvaluatedModel, inversion: Inversion) -> dict[str,
     model.refine(encoded, image, 1)  # what a process does once does not count
     for steps in REFINEMENTS:
         start = time.perf_counter()
-        result = model.draw(model.refine(encoded, image, steps, prior=options.refine_prior) if steps else encoded)
+        result = model.draw(model.refine(encoded, image, steps, prior=options.refine_prior))
         seconds = before + time.perf_counter() - start
         points.append({"seconds": seconds} | pixelwise(inversion.photograph, result))
     perceptual, steps = evaluated.lpips and evaluated.lpips.distance, evaluated.options.optimization_steps

@@ -24,6 +24,7 @@ from utils.errors import UserError
 from utils.files import atomic_path, refusals, replace_folder, scratch_folder
 
 SUFFIXES = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp", "pyramid": ".tif", "dzi": ".dzi"}  # by kind
+TILES = "_files"  # that the folder of tiles of a `dzi` ends with
 LONGEST_EDGES = {"png": LONGEST_PNG_EDGE, "jpeg": 65_500, "webp": 16_383}  # pixels that their libraries write and read
 LONGEST_EDGE = 10_000_000  # of libvips, for other kinds
 MOST_PNG_PIXELS = 2**28  # beyond, readers that decode an image at once give up
@@ -128,7 +129,7 @@ class Comparison:
 
 def _write_tree(path: Path, pixels: Any) -> None:
     """Write NAME.dzi and NAME_files."""
-    tiles = path.with_name(f"{path.stem}_files")
+    tiles = path.with_name(f"{path.stem}{TILES}")
     with scratch_folder(path) as folder, refusals(path):
         folder.mkdir(parents=True)
         _save(folder / path.stem, pixels, "dzi")

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from images.reading import Image, ImageError
-from images.writing import SUFFIXES
+from images.writing import SUFFIXES, TILES
 from inversion.inverter import PatchInverter
 from inversion.latents import FOLDER, ArrayLike, Latents, create_zarr
 from inversion.latents import SUFFIXES as LATENTS
@@ -39,7 +39,6 @@ from utils.files import atomic_path, refusals, remove_stale, remove_tree
 HELD = 2**22  # pixels, from which on an image is drawn on the disk
 UNFINISHED = ".unfinished"
 ENCODED = "latents.zarr/structure"  # array of a job, in a folder that can become a latent folder
-TILES = "_files"  # that a DeepZoom picture's folder of tiles ends with
 PARTIAL = ".partial"  # suffix of the chunks that zarr had not written whole when it was killed
 
 

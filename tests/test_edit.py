@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 from contextlib import nullcontext
 from pathlib import Path
@@ -193,6 +194,15 @@ def test_no_input_is_overwritten(run, photographs, tmp_path, verb, given, result
     assert err == [f"error: {result}: would overwrite the input {a}; choose another --output"]
     result.unlink()
     assert contents(tmp_path) == before
+
+
+def test_no_input_is_cleared_away_with_the_tiles_of_a_result(run, photographs, tmp_path):
+    tiles = tmp_path / "output" / "b-fused_files"
+    tiles.mkdir(parents=True)
+    style = shutil.copy(photographs[0], tiles)
+    _, err = run("fuse", "--input", photographs[1], f"styles=[{style}]", "format=dzi", code=2)
+    assert err == [f"error: {tiles}: would overwrite the input {style}; choose another --output"]
+    assert contents(tiles) == {Path("a.png"): photographs[0].read_bytes()}
 
 
 def test_two_runs_do_not_write_to_one_folder(run, tmp_path):

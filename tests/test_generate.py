@@ -86,12 +86,15 @@ def test_a_checkpoint_or_config_is_not_written_onto(run, checkpoint, tmp_path):
     (output / "latents").mkdir(parents=True)
     own, config = output / "latents" / "seed-4.safetensors", output / "seed-3.png"
     own.write_bytes(checkpoint.read_bytes())
-    config.write_text("generate: {save_latents: true}")
-    for arguments, path in ((["--checkpoint", own, "count=2"], own), (["--config", config], config)):
+    tile = output / "seed-3_files" / "a.yaml"
+    tile.parent.mkdir()
+    for path in (config, tile):
+        path.write_text("generate: {save_latents: true}")
+    for option, path in (("--checkpoint", own), ("--config", config), ("--config", tile)):
         before = path.read_bytes()
-        code, err, _ = run(*SIZE, *arguments)
+        code, err, _ = run(*SIZE, "count=2", option, path)
         assert code == 2 and len(lines(err)) == 1 and "would overwrite the input" in err
-        assert path.read_bytes() == before and len(list(output.rglob("*"))) == 3
+        assert path.read_bytes() == before and len(list(output.rglob("*"))) == 5
     assert run(*SIZE[:2], "seed=5", "--checkpoint", own)[0] == 0
 
 
