@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"generate.width: {options.width}; a panorama takes a multiple of {model.cell} pixels, a latent cell"
         )
+    if options.scale > 1:
+        model.preview_size((options.height, options.width), options.scale)
     exit_on_terminate()
     found = [path for place in ("seed-*", "latents/seed-*") for path in output.glob(place)]
     digits = [path.stem.removeprefix("seed-").removesuffix(TILES) for path in found]
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             if options.save_latents:
                 latents.save(output / f"latents/seed-{seed}{latents_suffix('auto', latents.structure.shape)}")
-            save_picture(model, latents, output / f"seed-{seed}.png", config.infer.format)
+            save_picture(model, latents, output / f"seed-{seed}.png", config.infer.format, options.scale)
     return 0
 
 

@@ -47,9 +47,10 @@ from inversion.commands import (
     load_model,
 )
 from inversion.inverter import PatchInverter
-from inversion.latents import FOLDER, ArrayLike, ChunkRows, Latents, describe_folder, latents_suffix
+from inversion.latents import FOLDER, ChunkRows, Latents, describe_folder, latents_suffix
 from inversion.latents import SUFFIXES as LATENTS
 from inversion.runs import InversionRun, Job, JobState, Row, Scratch
+from inversion.styles import ArrayLike
 from models.geometry import Region
 from utils import distributed, log
 from utils.config import load_config
@@ -87,9 +88,14 @@ def find(arguments: argparse.Namespace, options: dict) -> dict[Path, str]:
     if arguments.latents:
         if options.refine or options.refine_style:
             raise UserError("infer.refine: refined is against a photograph, and --latents have none")
+        if options.scale > 1 and (options.region or options.save_float):
+            raise UserError("infer.scale: previews are of whole images, in 8 bits; unset region and save_float")
         files = find_files("--latents", arguments.latents, find_latents, ".safetensors file or .zarr folder")
         suffix = "" if options.region is None else f"-{'-'.join(map(str, options.region))}"
+        suffix += f"-{options.scale}" if options.scale > 1 else ""
         return {path: f"{name}{suffix}" for path, name in files.items()}
+    if options.scale > 1:
+        raise UserError("infer.scale: previews are drawn from saved latents; invert once, then give --latents")
     if options.region is not None:
         raise UserError("infer.region: regions are drawn from saved latents; invert once, then give --latents")
     if arguments.input.suffix in LATENTS:
@@ -140,6 +146,8 @@ def make(model: PatchInverter, job: Job, options: dict, invert: bool) -> None:
             size = "{} x {}".format(*latents.size)
             raise UserError(f"infer.region: {options.region}, but {job.path} is of an image of {size}")
         window = Region.at(top, left, bottom - top, right - left)
+        if options.scale > 1:
+            window = Region.at(0, 0, *model.preview_size(latents.size, options.scale))
     kinds = choose_pictures(options, window.shape, image)
     if invert:
         latents = runs.invert(model, job, image, options)
@@ -161,10 +169,17 @@ def draw(model: PatchInverter, job: Job, latents: Latents, window: Region, optio
     """The pixels [H, W, 3] of a window: uint8, or float32 where these are asked for."""
     on_disk = job.on_disk(window.shape, options.refine)
     shape, dtype = (*window.shape, 3), np.dtype("float32" if options.save_float else "uint8")
-    blocks = list(model.pixel_blocks(window, held + (0 if on_disk else int(np.prod(shape)) * dtype.itemsize)))
+    if options.scale > 1:
+        blocks = list(model.preview_blocks(window, options.scale))
+    else:
+        blocks = list(model.pixel_blocks(window, held + (0 if on_disk else int(np.prod(shape)) * dtype.itemsize)))
     out = job.array("pixels", shape, (*blocks[0].shape, 3), dtype.name) if on_disk else np.empty(shape, dtype)
-    box = window.rows.first, window.cols.first, window.rows.last + 1, window.cols.last + 1
-    model.draw(latents, box, out=out, blocks=job.pending(out, blocks, window, "draw"))
+    todo = job.pending(out, blocks, window, "draw")
+    if options.scale > 1:
+        model.preview(latents, options.scale, out=out, blocks=todo)
+    else:
+        box = window.rows.first, window.cols.first, window.rows.last + 1, window.cols.last + 1
+        model.draw(latents, box, out=out, blocks=todo)
     job.wait()
     release_freed_memory()
     return ChunkRows(out) if on_disk else out

@@ -1,8 +1,8 @@
-"""Train the generator, then the inverter.
+"""Train an inverter, then the structure synthesizer of its latents; or, without a trunk, a generator and its inverter.
 
-    python train.py --config configs/sample/generator.yaml data.train=FOLDER train.output=runs/generator
-    python train.py --config configs/sample/inverter.yaml data.train=FOLDER train.output=runs/inverter \\
-        train.generator=runs/generator/generator.safetensors
+    python train.py --config configs/sample/inverter.yaml data.train=FOLDER train.output=runs/inverter
+    python train.py --config configs/sample/structure.yaml data.train=FOLDER train.output=runs/structure \\
+        train.inverter=runs/inverter/inverter.safetensors
     torchrun --nproc-per-node 4 train.py --config ...      # data parallel
 
 The same command again resumes the run. --dry-run prints config, parameter counts and geometry, reads nothing else.
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.train.output is None:
             raise UserError("train.output is not set: a folder for the run is needed")
         folder = Path(config.train.output)
-        inputs = [config.train.generator, config.train.discriminator, config.train.encoders]
+        inputs = [config.train.generator, config.train.inverter, config.train.discriminator, config.train.encoders]
         refuse_overwriting(filter(None, inputs), [folder / name for name in stage.exported])
         own = (folder / CONFIG).exists() and os.path.samefile(arguments.config, folder / CONFIG)
         stage.load_files()
@@ -86,6 +86,7 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
     train_set, val_set = datasets.build(config.data, stage.window, thumbnail, config.seed)
     (shown,) = val_set.centre_crops(PICTURES, PICTURES)
     validation = val_set.centre_crops(VALIDATION_BATCHES * settings.batch, settings.batch)
+    stage.prepare(train_set)
     state = resume(folder, config, context, stage)
     if world.main and not keep_config:
         save_config(config, folder / CONFIG)

@@ -100,6 +100,19 @@ class CropDataset(Dataset):
         ]
         return [default_collate(items[first : first + batch]) for first in range(0, count, batch)]
 
+    def middles(self, count: int, edge: int) -> Iterator[Tensor]:
+        """`count` images (all, if there are fewer), evenly spread over the records: [3, H, W] in [-1, 1].
+
+        Of larger ones `edge` x `edge` pixels in the middle.
+        """
+        count = min(count, len(self))
+        for index in range(count):
+            _, image = self._open_near(index * len(self) // count)
+            height, width = min(image.height, edge), min(image.width, edge)
+            yield _tensor(
+                image.window_float((image.height - height) // 2, (image.width - width) // 2, height, width), False
+            )
+
     def being_read(self) -> list[str]:
         """Names of the images that some worker is reading, or was reading when it died."""
         return [self.source.name(self.records[position]) for position in torch.nonzero(self._states == READING)]

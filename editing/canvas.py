@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from editing.completion import FitOptions, Progress, complete
 from editing.known import KnownLatents, Placement
 from inversion.inverter import PatchInverter
-from inversion.latents import Latents, Style, StyleMap
+from inversion.latents import Latents
 from inversion.noise import FieldNoise, ShiftedNoise, mix_noise
+from inversion.styles import Style, StyleMap
 from inversion.weight_maps import Boxes, LabelMap
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from editing.known import KnownLatents
 from inversion.inverter import PatchInverter
-from inversion.latents import Style, StyleMap
+from inversion.styles import Style, StyleMap
 from inversion.synthesis import LocalField, TiledStructure, grid, synthesize
 from models.geometry import Interval, Region
 from utils.errors import UserError
@@ -98,7 +98,7 @@ class Completion:
         first, z_g = self.z_g, nn.Parameter(self.z_g.clone())
         self.z_g = z_g
         groups = [{"params": list(self.fitted.values()), "lr": self.options.lr}]
-        groups += [{"params": [z_g], "lr": self.options.style_lr}]
+        groups += [{"params": [z_g], "lr": 0.0 if self.style.measured else self.options.style_lr}]
         optimizer = torch.optim.Adam(groups, betas=BETAS)
         errors = []
         for _ in progress(range(self.options.steps)):
@@ -159,7 +159,8 @@ class Completion:
             return z_l
 
         varies = isinstance(self.style, StyleMap)
-        style = replace(self.style, styles=[Style(z_g) for z_g in self.z_g]) if varies else Style(self.z_g)
+        kind = self.style.measured
+        style = replace(self.style, styles=[Style(z, kind) for z in self.z_g]) if varies else Style(self.z_g, kind)
         return synthesize(self.generator, style, local, region, self.cells)
 
 

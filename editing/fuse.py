@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from inversion.inverter import PatchInverter
-from inversion.latents import Latents, Style, StyleMap
+from inversion.latents import Latents
+from inversion.styles import Style, StyleMap
 from inversion.synthesis import GeneratedStructure
 from inversion.weight_maps import Centres, LabelImage, LabelMap
 from utils.errors import UserError
@@ -40,8 +41,8 @@ def fuse(
         raise UserError(f"fuse: {len(styles)} styles, but a label {where.values.max()}; labels begin at 0")
     style = StyleMap(list(styles), LabelMap(where, len(styles), latents.size, blur), exact)
     if isinstance(structure, GeneratedStructure):
-        structure = structure.with_style(style)
-    return replace(latents, structure=structure, style=style)
+        return replace(latents, structure=structure.with_style(style), style=style, own=None)
+    return latents.with_style(style)
 
 
 def positions(centres: Sequence[tuple[float, float]] | None, count: int) -> Sequence[tuple[float, float]]:

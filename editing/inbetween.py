@@ -8,7 +8,8 @@ from editing.canvas import fill_canvas
 from editing.completion import FitOptions, Progress
 from editing.known import Placement
 from inversion.inverter import PatchInverter
-from inversion.latents import Latents, StyleMap
+from inversion.latents import Latents
+from inversion.styles import StyleMap
 from inversion.weight_maps import HorizontalBlend
 from utils.errors import UserError
 
@@ -27,6 +28,7 @@ def inbetween(
     """The latents of the canvas. UserError where the images do not fit, or have styles that vary over space."""
     model.check(left)
     model.check(right)
+    left, right = model.restyled(left), model.restyled(right)
     if isinstance(left.style, StyleMap) or isinstance(right.style, StyleMap):
         raise UserError("inbetween: takes images of one style each")
     canvas = canvas_size(model.cell, [left.size, right.size], size)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from inversion.inverter import PatchInverter
-from inversion.latents import ArrayLike, Latents
+from inversion.latents import Latents
+from inversion.styles import ArrayLike
 from inversion.synthesis import Mask
 from models.geometry import Interval, Region
 

@@ -8,7 +8,8 @@ from editing.canvas import fill_canvas
 from editing.completion import FitOptions, Progress
 from editing.known import Placement
 from inversion.inverter import PatchInverter
-from inversion.latents import Latents, StyleMap
+from inversion.latents import Latents
+from inversion.styles import StyleMap
 from inversion.weight_maps import ShiftedMap
 from utils.errors import UserError
 
@@ -26,6 +27,7 @@ def outpaint(
 ) -> Latents:
     """The latents of the canvas. UserError where the image does not fit, or lies between latent cells."""
     model.check(latents)
+    latents = model.restyled(latents)
     canvas, (top, left) = place(model.cell, latents.size, size, at)
     style = latents.style
     if isinstance(style, StyleMap):

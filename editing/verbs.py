@@ -20,7 +20,8 @@ from editing.resample import check_inside, resample
 from editing.sources import Source
 from images.reading import open_photograph
 from inversion.inverter import PatchInverter
-from inversion.latents import SUFFIXES, Latents, Style, StyleMap
+from inversion.latents import SUFFIXES, Latents
+from inversion.styles import Style, StyleMap
 from inversion.weight_maps import Boxes, LabelImage
 from utils.errors import UserError
 from utils.log import progress

@@ -19,6 +19,9 @@ class Measure(NamedTuple):
 
 MEASURES = {
     "psnr": Measure("PSNR", "dB", "higher", 2, "Peak signal-to-noise ratio of the 8-bit reconstruction."),
+    "values_per_pixel": Measure("Rate", "values / pixel", "lower", 3, "Channels of structure latents over pixels of a "
+                                "cell."),
+    "psnr_linear": Measure("PSNR, linear", "dB", "none", 2, "Of a lapped orthogonal transform of as many values."),
     "ssim": Measure("SSIM", "", "higher", 3, "Structural similarity (Wang et al. 2004)."),
     "ms_ssim": Measure("MS-SSIM", "", "higher", 3, "Over up to five scales (Wang et al. 2003); of up to 4 megapixels."),
     "lpips": Measure("LPIPS", "", "lower", 3, "AlexNet's, version 0.1 (Zhang et al. 2018); of up to 4 megapixels."),
@@ -31,6 +34,7 @@ MEASURES = {
     "latent_mmd_floor": Measure("Latent MMD, floor", "", "none", 4, "The same of two halves of the generated latents."),
     "reciprocal_error": Measure("Reciprocal error", "", "lower", 3, "E(TS(z)) against z: mean squared error over the "
                                 "variance of z. 0: the encoder inverts what is generated."),
+    "reciprocal_error_encoded": Measure("Reciprocal error, encoded", "", "lower", 3, "The same of photographs' z."),
     "edit_consistency": Measure("Edit consistency", "", "higher", 3, "Structure latents of an image that is redrawn in "
                                 "another's style, encoded again: 1 - squared error over variance. 1: it stayed."),
     "edit_score": Measure("Score of edits", "", "higher", 3, "The discriminator's, mean."),
@@ -42,13 +46,18 @@ MEASURES = {
     "swd_floor": Measure("SWD, floor", "× 1000", "none", 2, "The same of patches of two halves of the photographs."),
     "fid": Measure("FID", "", "lower", 2, "Frechet Inception distance of generated and real patches, as many of both."),
     "fid_floor": Measure("FID, floor", "", "none", 2, "The same of patches of two halves of the photographs."),
+    "frechet": Measure("Frechet distance", "", "lower", 2, "Of generated and real patches, as many of both, in the "
+                       "features of a small classifier of scenes."),
+    "frechet_floor": Measure("Frechet distance, floor", "", "none", 2, "The same of two halves of the photographs."),
+    "coverage": Measure("Coverage", "", "higher", 2, "Share of real patches that have a generated one near (Naeem et "
+                        "al. 2020), in the same features."),
     "distance_images": Measure("Images of a side", "", "none", 0, "Patches that SWD, FID, and their floors compare."),
     "seconds_per_megapixel": Measure("Time", "s / megapixel", "lower", 2, "Of inverting and drawing a megapixel."),
     "peak_memory_mib": Measure("Memory", "MiB", "lower", 0, "Peak of inverting and drawing, beyond what was held."),
 }  # fmt: skip
 
 # Measures of each image, by column.
-PER_IMAGE = {key: MEASURES[key] for key in ("psnr", "ssim", "ms_ssim", "lpips")} | {
+PER_IMAGE = {key: MEASURES[key] for key in ("psnr", "values_per_pixel", "psnr_linear", "ssim", "ms_ssim", "lpips")} | {
     "seconds": Measure("Time", "s", "lower", 2, "Of inverting and drawing the image."),
     "peak_memory_mib": MEASURES["peak_memory_mib"],
 }

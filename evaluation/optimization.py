@@ -78,7 +78,10 @@ class Search:
         self.coordinates = structure.grid.of_canvas(around, around, device)
         self.local = LocalField(structure.local_dim, seed, device).read(around)[None]  # [1, C, h, w]
         self.global_ = style_of_seed(self.generator, seed).global_latent[None].to(device)  # [1, D]
-        draws = torch.randn(STYLES, structure.global_dim, generator=torch.Generator().manual_seed(seed))
+        if model.measured:
+            draws = structure.styles
+        else:
+            draws = torch.randn(STYLES, structure.global_dim, generator=torch.Generator().manual_seed(seed))
         style = self.generator.texture.mapping(draws.to(device)).mean(0)
         self.styles = style.repeat(1, self.generator.texture.style_count, 1)  # [1, L + 1, D]
         self.field, self.maps = NoiseField(seed, device), {}  # of noise, by layer, [1, 1, H, W]

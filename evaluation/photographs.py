@@ -15,6 +15,7 @@ from evaluation.discriminator_score import DiscriminatorScore
 from evaluation.fidelity import perceived, pixelwise
 from evaluation.inception import Inception
 from evaluation.latents import relative_error, window
+from evaluation.linear import Linear
 from evaluation.optimization import optimize
 from evaluation.report import Pictures, number_text, webp
 from evaluation.seams import SMALLEST, seam_score
@@ -23,6 +24,7 @@ from images.writing import error_times_four
 from inversion import Latents, PatchInverter
 from inversion.runs import noise_of
 from losses.perceptual import LPIPS
+from models.geometry import Region
 from utils.device import peak_memory_mib, release_freed_memory, reset_peak_memory
 
 REFINEMENTS = (0, 3, 10, 30, 100)  # steps
@@ -67,8 +69,13 @@ class Inversion:
         return self.image.window(0, 0, self.image.height, self.image.width)
 
 
-def measure_inversion(evaluated: EvaluatedModel, image: Image) -> tuple[Inversion, dict[str, float | None]]:
-    """An inversion, its fidelity, and the seconds and the memory (beyond what was held before) that it took."""
+def measure_inversion(
+    evaluated: EvaluatedModel, image: Image, linear: Linear | None
+) -> tuple[Inversion, dict[str, float | None]]:
+    """An inversion, its fidelity beside a linear transform's, and the seconds and the memory that it took.
+
+    Memory is that beyond what was held before.
+    """
     model, device = evaluated.model, evaluated.model.device
     release_freed_memory()
     reset_peak_memory(device)
@@ -77,6 +84,8 @@ def measure_inversion(evaluated: EvaluatedModel, image: Image) -> tuple[Inversio
     inversion = Inversion(image, latents, model.draw(latents))
     taken = {"seconds": time.perf_counter() - start, "peak_memory_mib": peak_memory_mib(device) - held}
     pair = inversion.photograph, inversion.result
+    taken["values_per_pixel"] = latents.structure.shape[0] / model.cell**2
+    taken["psnr_linear"] = linear and pixelwise(pair[0], linear(pair[0], latents.structure.shape[0]))["psnr"]
     return inversion, pixelwise(*pair) | perceived(*pair, evaluated.lpips, device) | taken
 
 
@@ -91,6 +100,17 @@ def measure_seams(evaluated: EvaluatedModel, inversions: Iterable[Inversion]) ->
     models = evaluated, replace(evaluated, model=PatchInverter(model.networks, model.device, model.dtype, block))
     pairs = (([each.redraw(x.image, refined=False) for each in models], x.latents.size) for x in inversions)
     return seam_score(((*pair, model.cells(size)) for pair, size in pairs), model.cell, block)
+
+
+def measure_reciprocal(evaluated: EvaluatedModel, inversions: Iterable[Inversion]) -> float | None:
+    """E(TS(z)) against the z of photographs: relative error over the cells whose context lies inside the images."""
+    model, pairs = evaluated.model, []
+    for each in inversions:
+        inner = Region.at(0, 0, *each.latents.size).valid_output(model.networks.encoder.rule)
+        if min(inner.shape) > 0:
+            found = model.encode(each.result, channels=evaluated.infer.channels)
+            pairs.append((window(model, found, inner), window(model, each.latents, inner)))
+    return relative_error(pairs)
 
 
 def measure_cycles(evaluated: EvaluatedModel, inversion: Inversion) -> Points:

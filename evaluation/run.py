@@ -12,17 +12,20 @@ import torch
 from torch import Tensor
 
 from evaluation import photographs
-from evaluation.frechet import frechet_distance
 from evaluation.latents import compare_latents, reciprocal_error, sample
+from evaluation.linear import linear_transform
 from evaluation.measures import MEASURES, mean
 from evaluation.photographs import EvaluatedModel, Inversion, Points, spread
 from evaluation.report import Pictures
 from evaluation.sets import RealSets, generated_set
 from evaluation.swd import SMALLEST, pyramid_distances
 from images.reading import open_image
+from losses.frechet import coverage, frechet_distance
+from models.scenes import SceneFeatures
 from utils import log
 from utils.errors import failures
 
+NEIGHBOURS = 5  # of a photograph, by which coverage says what is near
 CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -40,8 +43,9 @@ def evaluate_checkpoint(
         with failures(files[name], failed):
             curves.append(photographs.measure_curves(evaluated, kept[name]))
     generated, series = measure_generated(evaluated, vectors, real)
-    parts = {"generator": [networks.generator], "encoders": [networks.encoder, networks.global_encoder]}
-    means = means_of(rows, cycles) | {"seam_score": seams} | edited | generated
+    parts = {"generator": [networks.generator], "encoders": filter(None, (networks.encoder, networks.global_encoder))}
+    encoded = photographs.measure_reciprocal(evaluated, detailed.values())
+    means = means_of(rows, cycles) | {"seam_score": seams, "reciprocal_error_encoded": encoded} | edited | generated
     entry = {
         "name": evaluated.name,
         "path": str(networks.path),
@@ -64,11 +68,12 @@ def invert_all(
     further; `failed` gets the files that cannot be done.
     """
     options, rows, vectors, kept = evaluated.options, [], [], {}
+    linear = linear_transform(evaluated.model, files.values(), evaluated.infer)
     further = spread(list(files), max(options.details, options.pictures, options.optimized))
     for name in log.progress(files, evaluated.name, "image"):
         with failures(files[name], failed):
             image = open_image(files[name], evaluated.infer.max_pixels)
-            inversion, figures = photographs.measure_inversion(evaluated, image)
+            inversion, figures = photographs.measure_inversion(evaluated, image, linear)
             rows.append({"name": name, "height": image.height, "width": image.width, **figures})
             vectors.append(sample(evaluated.model, inversion.latents, len(files), (evaluated.seed, len(vectors))))
             if name in further:
@@ -80,7 +85,8 @@ def means_of(rows: Sequence[Mapping], cycles: Sequence[Mapping]) -> dict[str, fl
     """Means over the images, what their inversions took, and the loss from the first to the last of the cycles."""
     megapixels = sum(row["height"] * row["width"] for row in rows) / 1e6
     ends = [cycles[k]["psnr"] for k in (0, -1) if cycles]
-    return {key: mean(row[key] for row in rows) for key in ("psnr", "ssim", "ms_ssim", "lpips")} | {
+    keys = "psnr", "values_per_pixel", "psnr_linear", "ssim", "ms_ssim", "lpips"
+    return {key: mean(row[key] for row in rows) for key in keys} | {
         "seconds_per_megapixel": sum(row["seconds"] for row in rows) / megapixels if rows else None,
         "peak_memory_mib": max((row["peak_memory_mib"] for row in rows), default=None),
         "cycle_psnr_drop": ends[0] - ends[1] if ends and None not in ends else None,
@@ -121,7 +127,8 @@ def measure_distances(
     size, seed, inception = real.shape[1], evaluated.seed, evaluated.inception
     sets = [each if size >= SMALLEST else each[:0] for each in (images, other)]
     swd, floor = (pyramid_distances(each, real, seed) if len(each) else {} for each in sets)
-    means = {"swd": mean(swd.values()), "swd_floor": mean(floor.values())}
+    means = scene_distances(evaluated, images, real, other)
+    means |= {"swd": mean(swd.values()), "swd_floor": mean(floor.values())}
     series = {"pyramid": [{"size": key, "distance": each, "floor": floor.get(key)} for key, each in swd.items()]}
     scaled = {}
     if inception and len(images) > 1:
@@ -131,6 +138,19 @@ def measure_distances(
         for scale in evaluated.options.scales:
             scaled[scale] = frechet_distance(inception(generated_set(evaluated.model, size, seeds, scale)), wanted)
     return means, series | {"scale_invariant_fid": [{"scale": key, "fid": each} for key, each in scaled.items()]}
+
+
+def scene_distances(
+    evaluated: EvaluatedModel, images: np.ndarray, real: np.ndarray, other: np.ndarray
+) -> dict[str, float | None]:
+    """Frechet distance and coverage by features of scenes, and the floor of the distance; as `measure_distances`."""
+    if len(real) <= NEIGHBOURS:
+        return {}
+    features = SceneFeatures(evaluated.model.device)
+    drawn, wanted = features(images), features(real)
+    floor = frechet_distance(features(other), wanted) if len(other) > 1 else None
+    distance, share = frechet_distance(drawn, wanted), coverage(drawn, wanted, NEIGHBOURS)
+    return {"frechet": distance, "frechet_floor": floor, "coverage": share}
 
 
 def machine(device: torch.device) -> dict[str, str | int]:

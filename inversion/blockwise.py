@@ -20,7 +20,7 @@ from torch import Tensor
 
 from images.reading import Image
 from images.writing import to_eight_bit
-from inversion.latents import ArrayLike
+from inversion.styles import ArrayLike
 from models.encoder import BakedEncoder
 from models.geometry import Region, Rule
 from models.noise import Noise
@@ -46,6 +46,7 @@ def encode(
     out: Writable,  # [C, h, w] float32
     cells: Region,  # that `out` holds
     device: torch.device,
+    channels: int | None = None,  # that `out` takes, the first ones; None: all
 ) -> None:
     """Write the structure latents of blocks of an image into `out`."""
 
@@ -56,7 +57,7 @@ def encode(
 
     def encoded() -> Iterator[tuple[Region, Tensor]]:
         for block, pixels in prefetch(map(read, blocks)):
-            yield block, encoder(as_batch(pixels, device))[0]
+            yield block, encoder(as_batch(pixels, device))[0, :channels]
 
     store(encoded(), out, lambda block: (slice(None), *block.slices_in(cells)))
 
@@ -73,6 +74,7 @@ def draw(
     window: Region,  # pixels that `out` holds
     device: torch.device,
     read_ahead: bool = True,  # False where reading the structure is computation, which a thread would only disturb
+    channels: int = 0,  # that the texture synthesizer takes: 0 takes the place of those that `structure` lacks
 ) -> None:
     """Write the pixels of blocks of an image into `out`."""
     eight_bit = out.dtype == np.uint8
@@ -80,6 +82,8 @@ def draw(
     def read(block: Region) -> tuple[Region, Tensor]:
         around = block.receptive_field(rule)
         values = structure[(slice(None), *around.slices_in(cells))]
+        if len(values) < channels:
+            values = np.concatenate([values, np.zeros((channels - len(values), *values.shape[1:]), np.float32)])
         return block, _pinned(torch.from_numpy(np.ascontiguousarray(values)), device)
 
     def drawn() -> Iterator[tuple[Region, Tensor]]:

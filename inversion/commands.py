@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -93,17 +94,22 @@ def unique_names(files: Sequence[Path], folder: Path) -> dict[Path, str]:
     return dict(zip(files, names if len(set(names)) == len(names) else whole, strict=True))
 
 
-def save_picture(model: PatchInverter, latents: Latents, path: Path, kind: str) -> None:
+def save_picture(model: PatchInverter, latents: Latents, path: Path, kind: str, scale: int = 1) -> None:
     """Draw an image into a picture of a kind of `infer.format`, with a progress bar; the path's suffix becomes its own.
 
-    Large images are drawn into a scratch folder first. UserError where the format does not hold them.
+    It is `scale` times smaller than the image. Large ones are drawn into a scratch folder first. UserError where the
+    format does not hold them, or for a scale that `PatchInverter.preview` refuses.
     """
-    kind, whole = picture_kind(kind, latents.size), Region.at(0, 0, *latents.size)
-    path, blocks = path.with_name(f"{path.stem}{SUFFIXES[kind]}"), list(model.pixel_blocks(whole))
+    size = latents.size if scale == 1 else model.preview_size(latents.size, scale)
+    kind, whole = picture_kind(kind, size), Region.at(0, 0, *size)
+    blocks = list(model.pixel_blocks(whole) if scale == 1 else model.preview_blocks(whole, scale))
+    path = path.with_name(f"{path.stem}{SUFFIXES[kind]}")
     with scratch_folder(path) as folder:
         out = None
-        if latents.size[0] * latents.size[1] > HELD:
-            out = create_zarr(folder, (*latents.size, 3), (*blocks[0].shape, 3), "uint8")
-        pixels = model.draw(latents, out=out, blocks=log.progress(blocks, path.stem))
+        if size[0] * size[1] > HELD:
+            out = create_zarr(folder, (*size, 3), (*blocks[0].shape, 3), "uint8")
+        todo = log.progress(blocks, path.stem)
+        draw = model.draw if scale == 1 else partial(model.preview, scale=scale)
+        pixels = draw(latents, out=out, blocks=todo)
         write_picture(path, pixels if out is None else ChunkRows(pixels), kind)
     log.info(f"wrote {path}")

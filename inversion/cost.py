@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from models.encoder import PatchEncoder
-from models.geometry import Region, StageRegions, Upsample, regions_to
+from models.geometry import Region, StageRegions, Upsample
 from models.texture import TextureSynthesizer
 
 NOISE = 48  # bytes for each value of the noise field while it is hashed
 COLOURS = 48  # bytes for each pixel of the float32 colours that are summed over the stages
+IMPOSED = 72  # bytes for each pixel that a trunk gives its channels: the image, its channels, and what they add
 GRADIENTS = 96  # bytes for each pixel of the colours, their gradients and the photograph, while latents are refined
 PIXELS = 36  # bytes for each pixel that is read: as float32, before and after it is reflected and turned
 
@@ -34,7 +35,7 @@ class Cost:
 def decode_cost(texture: TextureSynthesizer, pixels: Region, dtype: torch.dtype) -> Cost:
     """Of drawing these pixels as one block."""
     parts = []
-    for stage, regions in zip(texture.synthesis, regions_to(pixels, texture.stages), strict=True):
+    for stage, regions in zip(texture.synthesis, texture.regions(pixels), strict=True):
         up, conv = stage.up.conv.weight, stage.conv.conv.weight
         outputs, inputs = up.shape[:2]
         reads, between, gives = map(area, (regions.input_region, regions.upsampled, regions.output_region))
@@ -45,6 +46,9 @@ def decode_cost(texture: TextureSynthesizer, pixels: Region, dtype: torch.dtype)
         alive = (between + gives) * outputs
         parts.append(Cost(gives * conv.numel(), alive * dtype.itemsize + gives * (NOISE + COLOURS)))
         parts.append(Cost(gives * stage.to_rgb.conv.weight.numel(), 0))
+    if texture.trunk:
+        macs = area(pixels) * texture.trunk.channels * 3 * 4 * 2  # of both directions
+        parts.append(Cost(macs, area(regions.output_region) * IMPOSED))
     return Cost.of(parts)
 
 
@@ -56,7 +60,7 @@ def _before_blur(regions: StageRegions) -> int:
 def refine_cost(texture: TextureSynthesizer, pixels: Region, dtype: torch.dtype) -> Cost:
     """Of drawing these pixels as one block, and of the gradient of its structure latents."""
     kept, passing = 0, 0
-    for stage, regions in zip(texture.synthesis, regions_to(pixels, texture.stages), strict=True):
+    for stage, regions in zip(texture.synthesis, texture.regions(pixels), strict=True):
         outputs, inputs = stage.up.conv.weight.shape[:2]
         up = (_before_blur(regions) + area(regions.upsampled)) * outputs
         conv = area(regions.output_region) * outputs
@@ -69,7 +73,12 @@ def refine_cost(texture: TextureSynthesizer, pixels: Region, dtype: torch.dtype)
 def encode_cost(encoder: PatchEncoder, cells: Region, dtype: torch.dtype) -> Cost:
     """Of encoding these cells as one block."""
     image = cells.receptive_field(encoder.rule)
-    region, parts = image.valid_output(encoder.frame), [Cost(0, area(image) * PIXELS)]
+    parts = [Cost(0, area(image) * PIXELS)]
+    if encoder.trunk:
+        channels, coefficients = encoder.trunk.channels, 3 * encoder.trunk.cell**2
+        parts.append(Cost(area(cells) * channels * coefficients * 4, area(image) * 2 * PIXELS))
+    if encoder.scales:
+        region = cells.receptive_field(encoder.scales_rule).valid_output(encoder.frame)
     for scale in encoder.scales:
         for layer in scale.layers:
             outside = region.valid_output(layer.conv.rule)

@@ -25,20 +25,24 @@ from torch import Tensor
 from images.reading import Image, open_image
 from images.thumbnail import thumbnail
 from inversion import blockwise
-from inversion.latents import Latents, Style, StyleMap
+from inversion.latents import Latents
 from inversion.noise import FieldNoise, NoiseSpec
 from inversion.refinement import Refiner, Step, fit_style, steps_in_memory
+from inversion.styles import ArrayLike, RestyledStructure, Style, StyleMap, locate, measure_style
 from inversion.synthesis import GeneratedStructure, LocalField, TiledStructure, style_of_seed
 from inversion.tiling import Tiling, blocks
 from models.geometry import Region
 from models.mixing import mix_texture
 from models.noise import Noise
+from models.structure import StyledStructure
+from models.trunk import COLOURS, synthesis
 from models.weights import SHIPPED, Inverter, load_inverter
 from utils import log
 from utils.device import release_freed_memory, select_device, select_dtype, tune_allocator, use_exact_float32
 from utils.errors import UserError
 
 MOST_PIXELS = 2**28  # of images that have to be decoded whole
+PREVIEWED = 64  # cells along the edge of a block of a preview
 
 Source = str | Path | np.ndarray | PIL.Image.Image | Image
 
@@ -65,6 +69,7 @@ class PatchInverter:
         self.tiling = Tiling(networks.generator.texture, networks.encoder, dtype, block, memory_mib)
         self.tiling.plan((1, 1))
         self.cell = self.tiling.cell  # pixels along the edge of a latent cell
+        self.measured = isinstance(networks.generator.structure, StyledStructure)  # whether styles are statistics
 
     @staticmethod
     def from_pretrained(
@@ -90,9 +95,16 @@ class PatchInverter:
         """The latent cells that an image of (height, width) is drawn from; the first one draws pixels before it."""
         return Region.at(0, 0, *size).receptive_field(self.generator.texture.rule)
 
-    def structure_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """[C, h, w] of the structure latents of an image of (height, width)."""
-        return self.generator.structure.local_dim, *self.cells(size).shape
+    def structure_shape(self, size: tuple[int, int], channels: int | None = None) -> tuple[int, int, int]:
+        """[C, h, w] of the structure latents of an image of (height, width), or of the first `channels` of them.
+
+        UserError for more channels than there are, or fewer where there is no trunk.
+        """
+        every = self.generator.structure.local_dim
+        least = COLOURS if self.measured else every
+        if channels is not None and not least <= channels <= every:
+            raise UserError(f"infer.channels: {channels}; allowed: {least} to {every} of this checkpoint, or null")
+        return channels or every, *self.cells(size).shape
 
     def invert(
         self,
@@ -117,16 +129,24 @@ class PatchInverter:
         refined: bool = False,  # whether the latents are to be refined: in blocks that follow from the network alone
         out: blockwise.Writable | None = None,  # [C, h, w] float32, for latents that memory does not hold
         blocks: Iterable[Region] | None = None,  # of cells, that are to do; None: all
+        channels: int | None = None,  # the first ones, that are kept; None: all
+        wait: Callable[[], None] = lambda: None,  # returns when others that share the blocks have written theirs
     ) -> Latents:
         """The latents that the encoders give. UserError if the checkpoint has no encoder, or for an unusable image."""
         image = self.open(image)
+        self.require_encoder()
         size = image.height, image.width
-        style = self._style_of(image, style_steps, noise)
+        style = None if self.measured else self._style_of(image, style_steps, noise)
+        if self.measured and style_steps:
+            raise UserError("infer.refine_style: the style of this checkpoint is measured, and not optimised")
         release_freed_memory()
-        out = np.empty(self.structure_shape(size), np.float32) if out is None else out
+        out = np.empty(self.structure_shape(size, channels), np.float32) if out is None else out
         blocks = self.cell_blocks(size, image.held, refined) if blocks is None else blocks
-        blockwise.encode(self._encoder, image, blocks, out, self.cells(size), self.device)
+        blockwise.encode(self._encoder, image, blocks, out, self.cells(size), self.device, channels)
         release_freed_memory()
+        wait()
+        if style is None:
+            style = self._measure(out, size) if channels is None else self._style_of(image)
         return Latents(out, style, size, noise, self.fingerprint)
 
     def refine(
@@ -146,7 +166,7 @@ class PatchInverter:
         """
         image = self.open(image)
         self.check(latents)
-        if latents.size != (image.height, image.width) or isinstance(latents.style, StyleMap):
+        if latents.size != (image.height, image.width) or isinstance(latents.style, StyleMap) or latents.own:
             raise UserError(f"{image.name}: refined are latents of the image itself, in one style")
         if isinstance(steps, int):
             todo = list(self.cell_blocks(latents.size, refined=True))
@@ -191,6 +211,7 @@ class PatchInverter:
         out = np.empty((*window.shape, 3), dtype) if out is None else out
         blocks = self.pixel_blocks(window) if blocks is None else blocks
         cells, read_ahead = self.cells(latents.size), not isinstance(latents.structure, TiledStructure)
+        latents = self.restyled(latents)
         noise = self._noise(latents.noise)
         texture, style = self.generator.texture, latents.style
         w = texture.mapping(style.global_latent.to(self.device).reshape(-1, self.generator.structure.global_dim))
@@ -199,9 +220,55 @@ class PatchInverter:
         else:
             synthesize = texture.bake(w[0], self.dtype)
         blockwise.draw(
-            synthesize, texture.rule, latents.structure, cells, noise, blocks, out, window, self.device, read_ahead
+            synthesize, texture.rule, latents.structure, cells, noise, blocks, out, window, self.device, read_ahead,
+            self.generator.structure.local_dim,
         )  # fmt: skip
         return out
+
+    @torch.inference_mode()
+    def preview(
+        self,
+        latents: Latents,
+        scale: int,  # 2, 4 ... up to a latent cell: how many times smaller
+        *,
+        out: blockwise.Writable | None = None,  # [H, W, 3] of `preview_size`, uint8
+        blocks: Iterable[Region] | None = None,  # of its pixels, that are to do; None: all
+    ) -> np.ndarray | blockwise.Writable:
+        """A small picture of latents, from their first channels alone and at its own cost: uint8 [H', W', 3].
+
+        UserError for a model without a trunk, or another scale.
+        """
+        self.check(latents)
+        window = Region.at(0, 0, *self.preview_size(latents.size, scale))
+        out = np.empty((*window.shape, 3), np.uint8) if out is None else out
+        blocks = self.preview_blocks(window, scale) if blocks is None else blocks
+        structure, trunk, pixels = self.restyled(latents).structure, self.generator.texture.trunk, self.cell // scale
+        blockwise.draw(
+            lambda z_s, noise, block: trunk.shrink(z_s, scale)[..., *_aligned(block, pixels)],
+            synthesis(pixels), structure, self.cells(latents.size), None, blocks, out, window, self.device,
+            not isinstance(latents.structure, TiledStructure),
+        )  # fmt: skip
+        return out
+
+    def preview_size(self, size: tuple[int, int], scale: int) -> tuple[int, int]:
+        """(height, width) of a preview of an image of (height, width). UserError as `preview`."""
+        if not self.measured:
+            raise UserError("scale: previews need a checkpoint with a trunk")
+        if scale < 1 or scale & (scale - 1) or scale > self.cell:
+            raise UserError(f"scale: 1/{scale}; allowed: 1, 1/2, 1/4 ... 1/{self.cell}, a pixel for each latent cell")
+        return tuple(-(-length // scale) for length in size)
+
+    def preview_blocks(self, window: Region, scale: int) -> Iterable[Region]:
+        """The blocks of pixels of a preview."""
+        return blocks(window, (PREVIEWED * self.cell // scale,) * 2)
+
+    def restyled(self, latents: Latents) -> Latents:
+        """The same image by a structure in the style that it is drawn in: mapped where it is read."""
+        if latents.own is None:
+            return latents
+        cells, trunk = self.cells(latents.size), self.generator.texture.trunk
+        structure = RestyledStructure(latents.structure, latents.own, latents.style, cells, trunk)
+        return replace(latents, structure=structure, own=None)
 
     def generate(
         self,
@@ -234,7 +301,7 @@ class PatchInverter:
             return source.style
         if isinstance(source, (int, np.integer)):
             return style_of_seed(self.generator, int(source))
-        return self._style_of(self.open(source), steps=0, noise=None)
+        return self._style_of(self.open(source))
 
     def open(self, image: Source) -> Image:
         """An image, opened: by window, where it is huge. UserError (ImageError) if it cannot be read."""
@@ -249,7 +316,12 @@ class PatchInverter:
         length, dim = latents.style.global_latent.shape[-1], self.generator.structure.global_dim
         if length != dim:
             raise UserError(f"{name}: a style of {length} values, but the checkpoint has {dim}")
-        if tuple(latents.structure.shape) != self.structure_shape(latents.size):
+        if latents.style.measured != self.measured:
+            raise UserError(f"{name}: its style is of another kind than the checkpoint's")
+        channels, every = latents.structure.shape[0], self.generator.structure.local_dim
+        if tuple(latents.structure.shape[1:]) != self.cells(latents.size).shape or not (
+            COLOURS <= channels <= every if self.measured else channels == every
+        ):
             raise UserError(f"{name}: the latents do not cover an image of {latents.size[0]} x {latents.size[1]}")
 
     def require_encoder(self) -> None:
@@ -266,24 +338,58 @@ class PatchInverter:
         return blocks(window, self.tiling.plan(window.shape, held).pixels)
 
     @torch.no_grad()
-    def _style_of(self, image: Image, steps: int, noise: NoiseSpec | None) -> Style:
-        """The style that the global encoder sees in an image's thumbnail, and steps of optimisation improve."""
+    def _style_of(self, image: Image, steps: int = 0, noise: NoiseSpec | None = None) -> Style:
+        """The style of an image: measured; or what the global encoder sees in its thumbnail, improved by steps."""
         self.require_encoder()
+        if self.measured:
+            return self._measure(EncodedStructure(self, image), (image.height, image.width))
         pixels = torch.from_numpy(thumbnail(image, self.networks.model["global_encoder"]["thumbnail"]))
         z_g = self.networks.global_encoder(blockwise.as_batch(pixels, self.device))[0].cpu()
         if not steps:
             return Style(z_g)
-
-        def encode(region: Region) -> Tensor:
-            out = np.empty((self.generator.structure.local_dim, *region.shape), np.float32)
-            blockwise.encode(self._encoder, image, [region], out, region, self.device)
-            return torch.from_numpy(out)
-
+        encoded = EncodedStructure(self, image)
         texture, noise = self.generator.texture, self._noise(noise)
-        return Style(fit_style(texture, self.dtype, self.device, image, z_g, noise, encode, steps))
+        return Style(fit_style(texture, self.dtype, self.device, image, z_g, noise, encoded.read, steps))
+
+    def _measure(self, structure: ArrayLike, size: tuple[int, int]) -> Style:
+        """The statistics of the cells that are centred on pixels of an image of (height, width)."""
+        inside = Region.at(0, 0, *(-(-length // self.cell) for length in size))
+        return measure_style(structure, self.cells(size), inside)
+
+    def encode_region(self, image: Image, region: Region, todo: Iterable[Region] | None = None) -> np.ndarray:
+        """The structure latents [C, h, w] of a region of cells of an image; `todo`: its blocks, None: by the plan."""
+        out = np.empty((self.generator.structure.local_dim, *region.shape), np.float32)
+        todo = todo or blocks(region, self.tiling.plan((image.height, image.width), image.held).cells)
+        blockwise.encode(self._encoder, image, todo, out, region, self.device)
+        return out
 
     def _noise(self, noise: NoiseSpec | None) -> Noise | None:
         return noise and noise.build(self.generator.texture, self.device)
+
+
+class EncodedStructure:
+    """The structure latents of an image as an array-like [C, h, w] that is encoded where it is read."""
+
+    dtype = np.dtype("float32")
+
+    def __init__(self, model: PatchInverter, image: Image) -> None:
+        self.model, self.image = model, image
+        self.cells = model.cells((image.height, image.width))
+        self.shape = model.structure_shape((image.height, image.width))
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """As `inversion.styles.ArrayLike`."""
+        channels, region = locate(index, self.cells)
+        return self.model.encode_region(self.image, region)[channels]
+
+    def read(self, region: Region) -> Tensor:
+        """The values [C, h, w] of a region of cells, inside the image or not, in one block."""
+        return torch.from_numpy(self.model.encode_region(self.image, region, [region]))
+
+
+def _aligned(block: Region, pixels: int) -> tuple[slice, slice]:
+    """Where a block lies in what its cells draw, of which each stands for so many pixels."""
+    return tuple(slice(axis.first % pixels, axis.first % pixels + axis.size) for axis in (block.rows, block.cols))
 
 
 def _inside(box: tuple[int, int, int, int], size: tuple[int, int]) -> Region:

@@ -1,9 +1,9 @@
 """Latents: what an image of any size is drawn from, in memory, in a file, or made when it is read.
 
 The structure is an array-like [C, h, w]: `structure[:, top:bottom, left:right]` gives float32 values, and the cell at
-index 0, 0 is the first one that the image's pixels need. A latent file holds the tensors `structure` and `global`
-([D], or [N, D] where several styles are mixed), as safetensors, or where they are large as a zarr group of the same two
-arrays; its metadata say what they belong to.
+index 0, 0 is the first one that the image's pixels need. A latent file holds the tensors `structure` and `global` ([D],
+or [N, D] where several styles are mixed), and `own` where the structure's style is another one, as safetensors, or
+where they are large as a zarr group of the same arrays; its metadata say what they belong to.
 
 Letters: C channels, D style, N styles, h/w latent cells.
 """
@@ -16,7 +16,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import PIL.Image
@@ -24,75 +23,25 @@ import safetensors
 import torch
 import zarr
 from pydantic import TypeAdapter
-from torch import Tensor
 from zarr.codecs import Crc32cCodec
 
 from inversion.noise import NoiseSpec
+from inversion.styles import ArrayLike, Style, StyleMap, mix_styles
 from inversion.weight_maps import WeightMap
 from utils.errors import UserError
 from utils.files import atomic_folder, atomic_path
 
 NOISE, MAP = TypeAdapter(NoiseSpec | None), TypeAdapter(WeightMap | None)
-FORMAT = "patch-inverter-latents-2"
+FORMAT = "patch-inverter-latents-3"
 FILE, FOLDER = ".safetensors", ".zarr"
 SUFFIXES = (FILE, FOLDER)
+STYLES = ("global", "own")  # arrays of a latent file, in this order
 LARGEST_FILE = 2**30  # bytes of structure that are stored in one file by default
 STRIP = 2**24  # bytes of structure that are copied at a time
 WRONG = (
     ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError,
     safetensors.SafetensorError, PIL.Image.DecompressionBombError,
 )  # fmt: skip
-
-
-class ArrayLike(Protocol):
-    """An array that is read by window; what holds one is at most the window."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        """The values of a window: slices with bounds, or full ones."""
-
-
-@dataclass(frozen=True, eq=False)
-class Style:
-    """One style of a whole image."""
-
-    global_latent: Tensor  # z_g [D], float32, on the CPU
-
-
-@dataclass(frozen=True, eq=False)
-class StyleMap:
-    """Styles that vary over space."""
-
-    styles: Sequence[Style]
-    weights: WeightMap
-    exact: bool = True  # False: InfinityGAN's approximation, one convolution for any number of styles
-
-    def __post_init__(self) -> None:
-        if len(self.styles) != self.weights.count:
-            raise ValueError(f"{len(self.styles)} styles, and weights of {self.weights.count}")
-
-    @property
-    def global_latent(self) -> Tensor:
-        """[N, D]: one for each style."""
-        return torch.stack([style.global_latent for style in self.styles])
-
-
-def mix_styles(own: Style | StyleMap, other: Style | StyleMap, share: float) -> Style | StyleMap:
-    """On the way to another style, at each position: 0 is its own, 1 the other one, and beyond 1 further on.
-
-    ValueError on the way between two maps.
-    """
-    if share in (0, 1):
-        return other if share else own
-    if isinstance(own, StyleMap) and isinstance(other, StyleMap):
-        raise ValueError("two maps of styles can only replace each other (strength 0 or 1)")
-    if isinstance(own, StyleMap):
-        return replace(own, styles=[mix_styles(style, other, share) for style in own.styles])
-    if isinstance(other, StyleMap):
-        return replace(other, styles=[mix_styles(own, style, share) for style in other.styles])
-    return Style(torch.lerp(own.global_latent, other.global_latent, float(share)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,13 +53,17 @@ class Latents:
     size: tuple[int, int]  # height, width of the image, pixels
     noise: NoiseSpec | None  # the texture noise that it is drawn with
     model: str  # fingerprint of the weights that they belong to
+    own: Style | StyleMap | None = None  # measured styles: that of the structure, where it is drawn in another one
 
     def with_style(self, style: Style | StyleMap, strength: float = 1.0) -> Latents:
         """The same structure in another style: strength 0 keeps its own, 1 takes the other one, beyond 1 overdoes it.
 
         ValueError where both vary over space and the strength is neither 0 nor 1.
         """
-        return replace(self, style=mix_styles(self.style, style, strength))
+        if strength == 0:
+            return self
+        own = self.own or self.style
+        return replace(self, style=mix_styles(self.style, style, strength), own=own if own.measured else None)
 
     def save(self, path: str | Path) -> None:
         """Write a `.safetensors` file or a `.zarr` folder, which appears whole or not at all.
@@ -152,16 +105,23 @@ class Latents:
 
     def metadata(self) -> dict[str, str]:
         """What a latent file says besides its tensors."""
-        style = self.style
+        style, own = self.style, self.own
         weights, exact = (style.weights, style.exact) if isinstance(style, StyleMap) else (None, True)
         return {
             "format": FORMAT,
             "image_size": f"{self.size[0]} {self.size[1]}",
             "noise": NOISE.dump_json(self.noise).decode(),
+            "style": "measured" if style.measured else "global latent",
             "style_map": MAP.dump_json(weights).decode(),
             "style_modulation": "exact" if exact else "fast",
+            "own_style_map": MAP.dump_json(own.weights if isinstance(own, StyleMap) else None).decode(),
             "weights_fingerprint": self.model,
         }
+
+    def styles(self) -> dict[str, np.ndarray]:
+        """The arrays of a latent file besides the structure: `global` and, where it is another one, `own`."""
+        styles = {"global": self.style} | ({} if self.own is None else {"own": self.own})
+        return {name: style.global_latent.cpu().numpy().astype("<f4") for name, style in styles.items()}
 
 
 def latents_suffix(kind: str, shape: Sequence[int]) -> str:
@@ -223,65 +183,70 @@ class StoredArray:
             raise UserError(f"{self.path}: damaged ({' '.join(str(error).split())[:200]})") from error
 
 
-def _parse(structure: ArrayLike, values: np.ndarray, metadata: dict[str, str]) -> Latents:
+def _parse(structure: ArrayLike, styles: dict[str, np.ndarray], metadata: dict[str, str]) -> Latents:
     """Latents of the parts of a file. ValueError, KeyError, TypeError or OSError where they do not fit."""
     if metadata["format"] != FORMAT or len(structure.shape) != 3 or structure.dtype != np.float32:
         raise ValueError("another format")
     height, width = map(int, metadata["image_size"].split())
     if min(height, width, *structure.shape) < 1:
         raise ValueError("an empty image")
-    values, weights = torch.from_numpy(np.array(values, np.float32)), MAP.validate_json(metadata["style_map"])
+    measured, exact = metadata["style"] == "measured", metadata["style_modulation"] == "exact"
+    style = _parse_style(styles["global"], metadata["style_map"], measured, exact)
+    own = _parse_style(styles["own"], metadata["own_style_map"], measured, exact) if "own" in styles else None
+    noise = NOISE.validate_json(metadata["noise"])
+    return Latents(structure, style, (height, width), noise, metadata["weights_fingerprint"], own)
+
+
+def _parse_style(values: np.ndarray, weights: str, measured: bool, exact: bool) -> Style | StyleMap:
+    values, weights = torch.from_numpy(np.array(values, np.float32)), MAP.validate_json(weights)
     if values.dim() != (1 if weights is None else 2):
         raise ValueError("styles of another shape")
     if weights is None:
-        style = Style(values)
-    else:
-        style = StyleMap([Style(value) for value in values], weights, metadata["style_modulation"] == "exact")
-    noise = NOISE.validate_json(metadata["noise"])
-    return Latents(structure, style, (height, width), noise, metadata["weights_fingerprint"])
+        return Style(values, measured)
+    return StyleMap([Style(value, measured) for value in values], weights, exact)
 
 
 def _open_file(path: Path) -> Latents:
     with open(path, "rb"):  # names what is missing or may not be read, which safetensors does not
         pass
     with safetensors.safe_open(path, framework="np") as file:
+        names = [name for name in STYLES if name in file.keys()]  # noqa: SIM118 (not a dictionary)
         window = file.get_slice("structure")
-        if window.get_dtype() != "F32" or file.get_slice("global").get_dtype() != "F32":
+        if any(file.get_slice(name).get_dtype() != "F32" for name in ("structure", *names)):
             raise ValueError("other types of values")
         structure = StoredArray(path, "structure", tuple(window.get_shape()))
-        return _parse(structure, file.get_tensor("global"), file.metadata() or {})
+        return _parse(structure, {name: file.get_tensor(name) for name in names}, file.metadata() or {})
 
 
 def _open_folder(path: Path) -> Latents:
     group = zarr.open_group(str(path), mode="r")
-    array, style = group["structure"], group["global"]
-    if any(each.nchunks_initialized != each.nchunks for each in (array, style)):
+    array, styles = group["structure"], {name: group[name] for name in STYLES if name in group}
+    if any(each.nchunks_initialized != each.nchunks for each in (array, *styles.values())):
         raise ValueError("chunks are missing")
     structure = StoredArray(path, "structure", array.shape, np.dtype(array.dtype))
-    return _parse(structure, style[...], dict(group.attrs))
+    return _parse(structure, {name: each[...] for name, each in styles.items()}, dict(group.attrs))
 
 
 def describe_folder(folder: Path, latents: Latents) -> None:
     """Make a folder a group of latents, into which the array `structure` is, or will be, written."""
     zarr.create_group(str(folder), attributes=latents.metadata())
-    values = latents.style.global_latent.cpu().numpy()
-    create_zarr(folder / "global", values.shape, values.shape)[...] = values
+    for name, values in latents.styles().items():
+        create_zarr(folder / name, values.shape, values.shape)[...] = values
 
 
 def _write_file(path: Path, latents: Latents) -> None:
     """The safetensors format (a header and the values), written by strips: its library wants tensors whole."""
-    values = latents.style.global_latent.cpu().numpy().astype("<f4")
-    shape = tuple(map(int, latents.structure.shape))
-    end = values.nbytes + 4 * int(np.prod(shape))
-    header = {
-        "__metadata__": latents.metadata(),
-        "global": {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, values.nbytes]},
-        "structure": {"dtype": "F32", "shape": list(shape), "data_offsets": [values.nbytes, end]},
-    }
+    styles, shape, end = latents.styles(), tuple(map(int, latents.structure.shape)), 0
+    header = {"__metadata__": latents.metadata()}
+    for name, values in styles.items():
+        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [end, end + values.nbytes]}
+        end += values.nbytes
+    start, end = end, end + 4 * int(np.prod(shape))
+    header["structure"] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text + values.tobytes())
+        file.write(struct.pack("<Q", len(text)) + text + b"".join(values.tobytes() for values in styles.values()))
         start = file.tell()
         if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and not a crash of the map later
             os.posix_fallocate(file.fileno(), 0, 8 + len(text) + end)

@@ -31,11 +31,12 @@ from torch import Tensor
 from images.reading import Image
 from inversion.blockwise import as_batch
 from inversion.cost import refine_cost
-from inversion.latents import ArrayLike, Style
+from inversion.styles import ArrayLike, Style
 from inversion.synthesis import GeneratedStructure, LocalField
 from models.generator import Generator
 from models.geometry import Interval, Region, reflect
 from models.noise import Noise, gaussian_field
+from models.structure import StyledStructure
 from models.texture import TextureSynthesizer
 
 MOMENTUM = 0.98
@@ -91,7 +92,8 @@ class Prior:
         """Of what a generator draws in the style z_g [D], on its device."""
         cells = Region.at(0, 0, PRIOR_CELLS, PRIOR_CELLS)
         local = LocalField(generator.structure.local_dim, 0, z_g.device)
-        drawn = GeneratedStructure(generator, Style(z_g), local, cells).read(cells)
+        style = Style(z_g, isinstance(generator.structure, StyledStructure))
+        drawn = GeneratedStructure(generator, style, local, cells).read(cells)
         variance, mean = torch.var_mean(drawn, (1, 2))
         variance = variance.clamp(min=1e-3 * float(variance.mean()) + 1e-12)  # of channels that are always the same
         return Prior(mean[:, None, None].clone(), variance[:, None, None].clone(), weight)

@@ -26,10 +26,11 @@ from torch import Tensor
 from images.reading import Image, ImageError
 from images.writing import SUFFIXES, TILES
 from inversion.inverter import PatchInverter
-from inversion.latents import FOLDER, ArrayLike, Latents, create_zarr
+from inversion.latents import FOLDER, Latents, create_zarr
 from inversion.latents import SUFFIXES as LATENTS
 from inversion.noise import FieldNoise, NoiseSpec
 from inversion.refinement import State, Step
+from inversion.styles import ArrayLike
 from models.geometry import Region
 from utils import log
 from utils.distributed import LostWorker, ProcessGroup
@@ -227,14 +228,16 @@ def noise_of(options: dict) -> NoiseSpec | None:
 def invert(model: PatchInverter, job: Job, image: Image, options: dict) -> Latents:
     """Encode and refine an image as `infer` options say; its structure lies in memory, or in the job's folder."""
     size, steps, noise = (image.height, image.width), options.refine, noise_of(options)
-    on_disk, shape, cells = job.on_disk(size, steps), model.structure_shape(size), model.cells(size)
+    on_disk, shape, cells = job.on_disk(size, steps), model.structure_shape(size, options.channels), model.cells(size)
     held = image.held + (0 if on_disk or not steps else 16 * int(np.prod(shape)))
     blocks = list(model.cell_blocks(size, held, refined=steps > 0))
     chunks = shape[0], *blocks[0].shape
     out = job.array(ENCODED, shape, chunks, "float32") if on_disk else np.empty(shape, np.float32)
     todo = job.pending(out, blocks, cells, "encode")
-    latents = model.encode(image, style_steps=options.refine_style, noise=noise, out=out, blocks=todo)
-    job.wait()
+    latents = model.encode(
+        image, style_steps=options.refine_style, noise=noise, out=out, blocks=todo, channels=options.channels,
+        wait=job.wait,
+    )  # fmt: skip
     if not steps:
         return latents
 

@@ -11,30 +11,37 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from inversion.latents import Style, StyleMap
+from inversion.styles import Style, StyleMap, locate
 from inversion.tiling import blocks
 from models.generator import Generator
 from models.geometry import Interval, Region
 from models.mixing import mix_structure
 from models.noise import gaussian_field
+from models.structure import StyledStructure
 
 Mask = Callable[[Region], np.ndarray]  # region of cells -> bool [h, w]
 GLOBAL_CHANNEL = -1  # of the field; the local latent has the channels from 0
 TILE = 32  # cells along the edge of a tile
+LARGEST_STEP = 0.25  # on the way from one training image's style to another's
 KEPT = 64  # tiles: blocks that overlap ask for the same ones again
 
 
 def style_of_seed(generator: Generator, seed: int) -> Style:
-    """The style of a seed: a standard normal global latent."""
-    channels = range(GLOBAL_CHANNEL, GLOBAL_CHANNEL + 1)
-    values = gaussian_field(torch.tensor([seed]), channels, 0, 0, 1, generator.structure.global_dim)
-    return Style(values[0, 0, 0])
+    """The style of a seed: a standard normal global latent; with a trunk between those of two training images."""
+    structure, channels = generator.structure, range(GLOBAL_CHANNEL, GLOBAL_CHANNEL + 1)
+    measured = isinstance(structure, StyledStructure)
+    values = gaussian_field(torch.tensor([seed]), channels, 0, 0, 1, 3 if measured else structure.global_dim)[0, 0, 0]
+    if not measured:
+        return Style(values)
+    first, second, share = torch.special.ndtr(values.double()).tolist()  # uniform
+    styles, count = structure.styles.cpu(), len(structure.styles)
+    pair = (styles[min(int(count * place), count - 1)] for place in (first, second))
+    return Style(torch.lerp(*pair, LARGEST_STEP * share), measured=True)
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,14 @@ def synthesize(
     around = region.receptive_field(structure.rule)
     z_l = local(around)[None].contiguous(memory_format=torch.channels_last)
     coordinates = structure.grid.of_canvas(around, canvas.receptive_field(structure.rule), z_l.device, period)
+    if isinstance(style, StyleMap) and isinstance(structure, StyledStructure):
+        shares = style.weights(region, 2**generator.texture.stages).to(z_l.device)
+        parts = (
+            structure(z_l, each.global_latent.to(z_l.device)[None], coordinates)[0] * share
+            for each, share in zip(style.styles, shares, strict=True)
+            if bool((share > 0).any())
+        )
+        return sum(parts)
     if isinstance(style, StyleMap):
         z_g, spacing = style.global_latent.to(z_l.device), 2**generator.texture.stages
         network = mix_structure(structure, z_g, style.weights, spacing, style.exact)
@@ -102,13 +117,9 @@ class TiledStructure:
         self._tiles: OrderedDict[Region, Tensor] = OrderedDict()  # those used last come last
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        """As `inversion.latents.ArrayLike`."""
-        channels, *axes = index if isinstance(index, tuple) else (index,)
-        intervals = []
-        for bounds, part in zip_longest((self.cells.rows, self.cells.cols), axes, fillvalue=slice(None)):
-            start, stop, _ = part.indices(bounds.size)
-            intervals.append(Interval(bounds.first + start, bounds.first + stop - 1))
-        return self.read(Region(*intervals))[channels].cpu().numpy()
+        """As `inversion.styles.ArrayLike`."""
+        channels, region = locate(index, self.cells)
+        return self.read(region)[channels].cpu().numpy()
 
     @torch.inference_mode()
     def read(self, region: Region) -> Tensor:

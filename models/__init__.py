@@ -4,29 +4,59 @@ from __future__ import annotations
 
 from torch import nn
 
+from models.critic import LatentCritic
 from models.discriminator import Discriminator
 from models.encoder import GlobalEncoder, PatchEncoder, RandomGlobal
 from models.generator import Generator
 from models.geometry import Interval
-from models.structure import CoordinateGrid, StructureSynthesizer
+from models.structure import CoordinateGrid, StructureSynthesizer, StyledStructure
 from models.texture import TextureSynthesizer
+from models.trunk import Trunk
 from utils.errors import UserError
 
 
 def build_generator(model: dict) -> Generator:
     """The generator of a `model` section. UserError if its numbers do not fit together."""
     _require_a_width_for_each_stage(model, "texture")
-    structure = dict(model["structure"])
-    layers, radius = structure.pop("layers"), structure.pop("radius")
-    return Generator(
-        StructureSynthesizer(model["local_dim"], model["global_dim"], layers, radius, CoordinateGrid(**structure)),
-        TextureSynthesizer(model["local_dim"], model["global_dim"], **model["texture"]),
-    )
+    sizes, trunk, texture = (model["local_dim"], model["global_dim"]), model["trunk"], model["texture"]
+    if trunk:
+        build_trunk(model)
+    return Generator(_build_structure(model), TextureSynthesizer(*sizes, **texture, trunk=trunk))
 
 
-def build_encoders(model: dict) -> tuple[PatchEncoder, GlobalEncoder | RandomGlobal]:
-    """Patch encoder and global encoder of a `model` section. UserError if its numbers do not fit together."""
-    _require_a_width_for_each_stage(model, "encoder")
+def _build_structure(model: dict) -> StructureSynthesizer | StyledStructure:
+    sizes, options = (model["local_dim"], model["global_dim"]), dict(model["structure"])
+    layers, radius, widths, dilations = (options.pop(key) for key in ("layers", "radius", "widths", "dilations"))
+    hidden = layers if model["trunk"] else layers - 1
+    widths, dilations = widths or [model["local_dim"]] * hidden, dilations or [1] * layers
+    for name, values, count in ("widths", widths, hidden), ("dilations", dilations, layers):
+        if len(values) != count:
+            raise UserError(f"model.structure.{name}: {len(values)} of {count} for model.structure.layers: {layers}")
+    shape = *sizes, widths, radius, dilations, CoordinateGrid(**options)
+    if not model["trunk"]:
+        return StructureSynthesizer(*shape)
+    mapping = (model["texture"][key] for key in ("mapping_layers", "mapping_lr_multiplier"))
+    return StyledStructure(*shape, *mapping)
+
+
+def build_trunk(model: dict) -> Trunk:
+    """The trunk of a `model` section. UserError if its numbers do not fit together."""
+    try:
+        return Trunk(model["local_dim"], 2 ** model["stages"])
+    except ValueError as error:
+        raise UserError(f"model.local_dim: {error}") from error
+
+
+def build_encoders(model: dict) -> tuple[PatchEncoder, GlobalEncoder | RandomGlobal | None]:
+    """Patch encoder and global encoder of a `model` section. UserError if its numbers do not fit together.
+
+    With a trunk there is no global encoder: the style is measured.
+    """
+    trunk = build_trunk(model) if model["trunk"] else None
+    if trunk is None or model["encoder"]["widths"]:
+        _require_a_width_for_each_stage(model, "encoder")
+    if trunk:
+        return PatchEncoder(model["local_dim"], **model["encoder"], trunk=trunk), None
     try:
         whole = model["global_encoder"]
         random = not whole["widths"]
@@ -42,6 +72,14 @@ def build_discriminator(model: dict, patch: int) -> Discriminator:
         return Discriminator(patch, **model["discriminator"])
     except ValueError as error:
         raise UserError(f"model.discriminator.widths: {error}") from error
+
+
+def build_critic(model: dict, cells: int) -> LatentCritic:
+    """The critic of a `model` section for grids of `cells` x `cells` latents."""
+    try:
+        return LatentCritic(model["local_dim"], cells, **model["critic"])
+    except ValueError as error:
+        raise UserError(f"model.critic.widths: {error}") from error
 
 
 def patch_pixels(generator: Generator, cells: int) -> Interval:

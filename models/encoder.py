@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from models.geometry import Chain, Interval, Region, Rule, Translate
+from models.geometry import Chain, Interval, Region, Rule, Sum, Translate
 from models.layers import CONVOLUTIONS, BakedConv2d, EqualizedConv2d, EqualizedLinear
 from models.noise import gaussian_field
+from models.trunk import Trunk, analysis
 
 HALF = 0.5**0.5  # keeps the variance of the sum of two
 
@@ -80,16 +81,29 @@ def _window(x: Tensor, start: int, size: Sequence[int]) -> Tensor:
     return x[..., start : start + size[0], start : start + size[1]]
 
 
-def encode(scales: Sequence[EncoderScale], rule: Rule, image: Tensor) -> Tensor:
-    """As `PatchEncoder.forward`, by these scales."""
+def encode(
+    scales: Sequence[EncoderScale],
+    scales_rule: Rule | None,  # None: there are none
+    trunk: Trunk | None,
+    rule: Rule,  # of both
+    image: Tensor,
+    dtype: torch.dtype | None = None,  # of the scales; None: that of the image
+) -> Tensor:
+    """As `PatchEncoder.forward`, by these parts."""
     first = rule.receptive_field(Interval(0, 0)).first  # an image begins where the pixels of a cell do
-    cells = Region.at(first, first, *image.shape[-2:]).valid_output(rule).shape
-    if min(cells) < 1:
+    whole = Region.at(first, first, *image.shape[-2:])
+    cells, latent = whole.valid_output(rule), 0.0
+    if min(cells.shape) < 1:
         raise ValueError(f"{tuple(image.shape[-2:])} px are too few for one latent cell")
-    x, latent = image, 0.0
-    for scale in scales:
-        x, part = scale(x, cells)
-        latent = latent + part
+    if trunk:
+        with torch.autocast(image.device.type, enabled=False):
+            part = image[..., *cells.receptive_field(analysis(trunk.cell)).slices_in(whole)]
+            latent = trunk.analyse(part.float())  # [B, C, h, w]
+    if scales:
+        x = image[..., *cells.receptive_field(scales_rule).slices_in(whole)].to(dtype)
+        for scale in scales:
+            x, part = scale(x, cells.shape)
+            latent = latent + part
     return latent
 
 
@@ -104,13 +118,17 @@ class PatchEncoder(nn.Module):
     def __init__(
         self,
         local_dim: int,  # channels of z_s
-        widths: Sequence[int],  # channels of each scale, fine to coarse
+        widths: Sequence[int],  # channels of each scale, fine to coarse; none: the trunk alone
         depth: int = 1,  # unit-stride layers of each scale
         convolution: str = "shifted",  # a name in CONVOLUTIONS
         shift: int = 1,  # pixels
+        trunk: Trunk | None = None,  # whose channels the scales correct
     ) -> None:
         super().__init__()
-        scales = []
+        self.trunk, self.scales, self.scales_rule, scales = trunk, nn.ModuleList(), None, []
+        if not widths:
+            self.rule: Rule = analysis(trunk.cell)
+            return
         for inputs, outputs in zip([3, *widths[:-1]], widths, strict=True):
             layers = [EncoderLayer.of(convolution, inputs, outputs, 2, shift)]
             layers += [EncoderLayer.of(convolution, outputs, outputs, 1, shift) for _ in range(depth)]
@@ -119,21 +137,24 @@ class PatchEncoder(nn.Module):
         unpadded = [replace(layer, padded=False) for scale in rules for layer in scale.rules]
         first, last = Chain(tuple(unpadded)).receptive_field(Interval(0, 0))
         self.frame = Translate(-((first + last) // 2))  # the middle of what cell 0 sees is pixel 0; padding is seen too
-        self.rule: Rule = Chain((self.frame, *rules))
-        seen = self.frame.valid_output(self.rule.receptive_field(Interval(0, 0)))  # what one cell reads
-        self.scales = nn.ModuleList()
+        self.scales_rule = Chain((self.frame, *rules))
+        self.rule = Sum((self.scales_rule, analysis(trunk.cell))) if trunk else self.scales_rule
+        seen = self.frame.valid_output(self.scales_rule.receptive_field(Interval(0, 0)))  # what one cell reads
         for number, (scale, rule, width) in enumerate(zip(scales, rules, widths, strict=True)):
             stride, seen = 2 ** (len(widths) - 1 - number), rule.valid_output(seen)  # features that one cell sees
             project = EqualizedConv2d(width, local_dim, stride, stride, activation=False)
+            if trunk:
+                nn.init.zeros_(project.weight)  # training begins with what is linear
             self.scales.append(EncoderScale(scale, project, (seen.size - stride) // 2))  # those in the middle
 
     def forward(self, image: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] of an interval `rule.receptive_field(cells)` -> z_s [B, C, h, w] of them, float32."""
-        return encode(self.scales, self.rule, image)
+        return encode(self.scales, self.scales_rule, self.trunk, self.rule, image)
 
     def bake(self, dtype: torch.dtype) -> BakedEncoder:
         """The encoder with plain weights in `dtype`."""
-        return BakedEncoder([scale.bake(dtype) for scale in self.scales], self.rule, dtype)
+        scales = [scale.bake(dtype) for scale in self.scales]
+        return BakedEncoder(scales, self.scales_rule, self.trunk, self.rule, dtype)
 
 
 @dataclass(frozen=True)
@@ -141,12 +162,14 @@ class BakedEncoder:
     """A `PatchEncoder` whose gains are in its weights; made by its `bake`."""
 
     scales: Sequence[EncoderScale]
+    scales_rule: Rule | None
+    trunk: Trunk | None
     rule: Rule
-    dtype: torch.dtype
+    dtype: torch.dtype  # of the scales
 
     def __call__(self, image: Tensor) -> Tensor:
         """As `PatchEncoder.forward`."""
-        return encode(self.scales, self.rule, image.to(self.dtype))
+        return encode(self.scales, self.scales_rule, self.trunk, self.rule, image, self.dtype)
 
 
 class GlobalEncoder(nn.Module):

@@ -7,6 +7,7 @@ the same. A layer states its `Rule`; a network is a `Chain` of rules; every size
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -75,6 +76,25 @@ class Window:
 
 
 @dataclass(frozen=True)
+class TransposedWindow:
+    """A transposed convolution: the input i adds to the outputs `stride * i + first` to `stride * i + last`."""
+
+    first: int
+    last: int
+    stride: int
+
+    def receptive_field(self, output: Interval) -> Interval:
+        return Interval(-((self.last - output.first) // self.stride), (output.last - self.first) // self.stride)
+
+    def valid_output(self, input: Interval) -> Interval:
+        before, after = self.stride * (input.first - 1) + self.last, self.stride * (input.last + 1) + self.first
+        return Interval(before + 1, after - 1)
+
+    def affected_output(self, input: Interval) -> Interval:
+        return Interval(self.stride * input.first + self.first, self.stride * input.last + self.last)
+
+
+@dataclass(frozen=True)
 class Upsample:
     """Up-sampling by two between the input's centres: transposed 3x3 convolution cropped by one, or bilinear."""
 
@@ -126,9 +146,31 @@ class Chain:
         return input
 
 
-def convolution(radius: int) -> Window:
+@dataclass(frozen=True)
+class Sum:
+    """Rules whose outputs are added, from the same input."""
+
+    rules: tuple[Rule, ...]
+
+    def receptive_field(self, output: Interval) -> Interval:
+        return self._union(rule.receptive_field(output) for rule in self.rules)
+
+    def valid_output(self, input: Interval) -> Interval:
+        parts = [rule.valid_output(input) for rule in self.rules]
+        return Interval(max(part.first for part in parts), min(part.last for part in parts))
+
+    def affected_output(self, input: Interval) -> Interval:
+        return self._union(rule.affected_output(input) for rule in self.rules)
+
+    @staticmethod
+    def _union(parts: Iterable[Interval]) -> Interval:
+        parts = list(parts)
+        return Interval(min(part.first for part in parts), max(part.last for part in parts))
+
+
+def convolution(radius: int, dilation: int = 1) -> Window:
     """A centred convolution of kernel 2 * radius + 1, without padding."""
-    return Window(-radius, radius)
+    return Window(-radius * dilation, radius * dilation)
 
 
 UPSAMPLING = Chain((Upsample(), convolution(1)))  # transposed convolution, blur: n -> 2n - 3
@@ -140,9 +182,9 @@ def texture(stages: int) -> Chain:
     return Chain((TEXTURE_STAGE,) * stages)
 
 
-def structure(layers: int, radius: int) -> Chain:
-    """The structure synthesizer: local latent -> structure latent."""
-    return Chain((convolution(radius),) * layers)
+def structure(radius: int, dilations: Sequence[int]) -> Chain:
+    """The structure synthesizer, a dilation for each of its layers: local latent -> structure latent."""
+    return Chain(tuple(convolution(radius, dilation) for dilation in dilations))
 
 
 def reflect(index: np.ndarray, size: int) -> np.ndarray:

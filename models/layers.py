@@ -192,18 +192,20 @@ class ModulatedConv2d(nn.Module):
         style_dim: int,
         demodulate: bool = True,
         upsample: bool = False,  # transposed convolution of stride 2, cropped by one, then blur
+        dilation: int = 1,  # of one that does not up-sample
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.modulation = EqualizedLinear(style_dim, inputs, bias=1.0)
         self.gain = 1.0 / math.sqrt(inputs * kernel**2)
-        self.demodulate, self.upsample = demodulate, upsample
-        self.rule = UPSAMPLING if upsample else convolution(kernel // 2)
+        self.demodulate, self.upsample, self.dilation = demodulate, upsample, dilation
+        self.rule = UPSAMPLING if upsample else convolution(kernel // 2, dilation)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """x [B, I, H, W], style [B, D] -> [B, O, H', W']."""
         scale = self.modulation(style).float()  # [B, I]
-        x = convolve(x * scale[:, :, None, None].to(x.dtype), self.weight * self.gain, self.upsample)
+        x = x * scale[:, :, None, None].to(x.dtype)
+        x = convolve(x, self.weight * self.gain, self.upsample, dilation=self.dilation)
         if self.demodulate:
             x = x * self.demodulation(scale)[:, :, None, None].to(x.dtype)
         return x
@@ -255,12 +257,32 @@ class BakedModulatedConv2d:
         return convolve(x, self.weight, self.upsample, self.bias)
 
 
-def convolve(x: Tensor, weight: Tensor, upsample: bool, bias: Tensor | None = None) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, upsample: bool, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
     """x [B, I, H, W] by a weight [O, I, K, K], and a bias [O] -> [B, O, H', W'], as `ModulatedConv2d` convolves."""
+    if dilation > 1:
+        return convolve_dilated(x, weight, bias, dilation)
     if not upsample:
         return F.conv2d(x, weight, bias)
     # cropping by one is what padding=1 means for a transposed convolution: [B, O, 2H - 1, 2W - 1]
     return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2, padding=1), bias)  # [B, O, 2H - 3, 2W - 3]
+
+
+def convolve_dilated(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """As F.conv2d, by plain convolutions of each dilation-th row and column, which come together as a batch.
+
+    oneDNN's gradients of dilated convolutions in bfloat16 are not finite, or end the process (PyTorch 2.13, CPU).
+    """
+    batch, channels, height, width = x.shape
+    rows, cols = -(-height // dilation), -(-width // dilation)
+    x = F.pad(x, (0, cols * dilation - width, 0, rows * dilation - height))
+    x = x.reshape(batch, channels, rows, dilation, cols, dilation).permute(0, 3, 5, 1, 2, 4)
+    x = x.reshape(-1, channels, rows, cols).contiguous(memory_format=torch.channels_last)
+    x = F.conv2d(x, weight, bias)
+    reach = dilation * (weight.shape[-1] - 1)
+    rows, cols = x.shape[-2:]
+    x = x.reshape(batch, dilation, dilation, -1, rows, cols).permute(0, 3, 4, 1, 5, 2)
+    x = x.reshape(batch, -1, rows * dilation, cols * dilation)[..., : height - reach, : width - reach]
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def mix_texture(
         )
         for stage, styles in zip(texture.synthesis, texture.styles(w), strict=True)
     ]
-    return MixedTexture(stages, dtype, weights)
+    return MixedTexture(stages, dtype, texture.trunk, weights)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class MixedConv2d:
         return blur(x * upsample_bilinear(self._demodulation(scale)[None]).to(x.dtype))  # [B, O, 2h - 3, 2w - 3]
 
     def _convolve(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        return convolve(x, self._weight(scale), self.conv.upsample)
+        return convolve(x, self._weight(scale), self.conv.upsample, dilation=self.conv.dilation)
 
     def _weight(self, scale: Tensor | None = None) -> Tensor:
         weight = self.conv.weight * self.conv.gain

@@ -7,6 +7,7 @@ latent cells. Nothing pads, and every position is absolute, so that any block eq
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 
 from models.geometry import Region, structure
 from models.layers import ModulatedConv2d, activate
+from models.statistics import StatisticsMapping, style_length
+
+STYLES = 512  # styles of training images that seeds choose from
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,10 @@ class CoordinateGrid:
 class StructureLayer(nn.Module):
     """Coordinates beside the feature, modulated convolution, leaky ReLU."""
 
-    def __init__(self, channels: int, radius: int, style_dim: int) -> None:
+    def __init__(self, inputs: int, outputs: int, radius: int, dilation: int, style_dim: int) -> None:
         super().__init__()
-        self.conv = ModulatedConv2d(channels + 3, channels, 2 * radius + 1, style_dim)
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.conv = ModulatedConv2d(inputs + 3, outputs, 2 * radius + 1, style_dim, dilation=dilation)
+        self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor, style: Tensor, coordinates: Tensor) -> Tensor:
         """x [B, C, h, w], style [B, D], coordinates [B or 1, 3, H, W] around it -> [B, C, h', w']."""
@@ -97,10 +101,22 @@ def beside(x: Tensor, coordinates: Tensor) -> Tensor:
 class StructureSynthesizer(nn.Module):
     """Local latent z_l, global latent z_g and coordinates -> structure latent z_s. The style is z_g itself."""
 
-    def __init__(self, local_dim: int, global_dim: int, layers: int, radius: int, grid: CoordinateGrid) -> None:
+    def __init__(
+        self,
+        local_dim: int,  # C
+        global_dim: int,  # D
+        widths: Sequence[int],  # channels that each layer but the last one gives
+        radius: int,  # cells that a convolution reaches
+        dilations: Sequence[int],  # of each layer
+        grid: CoordinateGrid,
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(StructureLayer(local_dim, radius, global_dim) for _ in range(layers))
-        self.rule = structure(layers, radius)
+        channels = [local_dim, *widths, local_dim]
+        self.layers = nn.ModuleList(
+            StructureLayer(inputs, outputs, radius, dilation, global_dim)
+            for inputs, outputs, dilation in zip(channels[:-1], channels[1:], dilations, strict=True)
+        )
+        self.rule = structure(radius, dilations)
         self.grid = grid
         self.local_dim, self.global_dim = local_dim, global_dim
 
@@ -110,3 +126,49 @@ class StructureSynthesizer(nn.Module):
         for layer in self.layers:
             x = layer(x, z_g, coordinates)  # [B, C, h - 2 radius, w - 2 radius]
         return x
+
+
+class StyledStructure(nn.Module):
+    """Local latent z_l, style vector [S] (`models.statistics`) and coordinates -> structure latent z_s.
+
+    Every layer adds to the latents, which then get mean and deviation of the style.
+    """
+
+    def __init__(
+        self,
+        local_dim: int,  # C
+        global_dim: int,  # D, of the style w
+        widths: Sequence[int],  # channels of each layer
+        radius: int,  # cells that a convolution reaches
+        dilations: Sequence[int],  # of each layer
+        grid: CoordinateGrid,
+        mapping_layers: int,
+        mapping_lr_multiplier: float,
+    ) -> None:
+        super().__init__()
+        self.mapping = StatisticsMapping(local_dim, global_dim, mapping_layers, mapping_lr_multiplier)
+        channels = [local_dim, *widths]
+        self.layers = nn.ModuleList(
+            StructureLayer(inputs, outputs, radius, dilation, global_dim)
+            for inputs, outputs, dilation in zip(channels[:-1], channels[1:], dilations, strict=True)
+        )
+        heads = (ModulatedConv2d(width, local_dim, 1, global_dim, demodulate=False) for width in widths)
+        self.heads = nn.ModuleList(heads)
+        self.rule = structure(radius, dilations)
+        self.grid = grid
+        self.local_dim, self.global_dim = local_dim, style_length(local_dim)
+        self.register_buffer("styles", torch.zeros(STYLES, self.global_dim))  # of training images
+
+    def forward(self, z_l: Tensor, style: Tensor, coordinates: Tensor) -> Tensor:
+        """z_l [B, C, h, w], style [B, S], coordinates [B or 1, 3, h, w] -> z_s [B, C, h', w']."""
+        x, w, parts = z_l, self.mapping(style), []
+        for layer, head in zip(self.layers, self.heads, strict=True):
+            x = layer(x, w, coordinates)
+            parts.append(head(x, w))
+        height, width = x.shape[-2:]
+        gain, drawn = len(parts) ** -0.5, 0.0
+        for part in parts:
+            top, left = (part.shape[-2] - height) // 2, (part.shape[-1] - width) // 2
+            drawn = drawn + gain * part[..., top : top + height, left : left + width].float()
+        mean, deviation = style[:, : 2 * self.local_dim, None, None].split(self.local_dim, 1)
+        return mean + deviation * drawn

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.geometry import Region, StageRegions, Upsample, regions_from, regions_to, texture
+from models.geometry import Chain, Region, StageRegions, Upsample, regions_from, regions_to, texture
 from models.layers import (
     GAIN,
     SLOPE,
@@ -32,6 +32,8 @@ from models.layers import (
     upsample_bilinear,
 )
 from models.noise import Noise, noise_in
+from models.statistics import StatisticsMapping
+from models.trunk import Trunk, analysis, imposing, synthesis
 
 
 class Mapping(nn.Module):
@@ -174,7 +176,11 @@ def synthesize(
 
 
 class TextureSynthesizer(nn.Module):
-    """Structure latent z_s, style w and noise -> image [B, 3, H, W], nominally in [-1, 1]."""
+    """Structure latent z_s, style w and noise -> image [B, 3, H, W], nominally in [-1, 1].
+
+    With a trunk, the style is that of statistics, and what the stages draw is given the channels of z_s at last
+    (`Trunk.impose`): they draw what these lack, and the encoder finds z_s again, exactly.
+    """
 
     def __init__(
         self,
@@ -183,15 +189,22 @@ class TextureSynthesizer(nn.Module):
         widths: Sequence[int],  # channels of each stage, coarse to fine
         mapping_layers: int,
         mapping_lr_multiplier: float,
+        trunk: bool = False,
     ) -> None:
         super().__init__()
-        self.mapping = Mapping(global_dim, mapping_layers, mapping_lr_multiplier)
+        layers = mapping_layers, mapping_lr_multiplier
+        self.mapping = StatisticsMapping(local_dim, global_dim, *layers) if trunk else Mapping(global_dim, *layers)
         self.synthesis = nn.ModuleList()
         for number, (inputs, outputs) in enumerate(zip([local_dim, *widths[:-1]], widths, strict=True)):
             up = TextureLayer(inputs, outputs, global_dim, upsample=True)
             conv = TextureLayer(outputs, outputs, global_dim, upsample=False)
             self.synthesis.append(TextureStage(number, up, conv, ToRGB(outputs, global_dim)))
         self.rule = texture(len(widths))
+        self.trunk = Trunk(local_dim, 2 ** len(widths)) if trunk else None
+        if self.trunk:
+            self.rule = Chain((self.rule, imposing(self.trunk.cell)))
+            for stage in self.synthesis:
+                nn.init.zeros_(stage.to_rgb.conv.weight)  # training begins with what is linear
 
     @property
     def stages(self) -> int:
@@ -230,8 +243,10 @@ class TextureSynthesizer(nn.Module):
         origin: tuple[int, int] = (0, 0),  # absolute row and column of the first latent cell
     ) -> Tensor:
         """Image of all pixels that z_s draws; the first one is at `rule.valid_output` of the latent's interval."""
-        regions = regions_from(Region.at(*origin, *z_s.shape[-2:]), self.stages)
-        return synthesize(self.synthesis, z_s, self.styles(w), noise, regions)
+        cells = Region.at(*origin, *z_s.shape[-2:])
+        regions = regions_from(cells, self.stages)
+        image = synthesize(self.synthesis, z_s, self.styles(w), noise, regions)
+        return impose(self.trunk, image, regions[-1].output_region, z_s, cells)[0] if self.trunk else image
 
     def bake(self, w: Tensor, dtype: torch.dtype, differentiable: bool = False) -> BakedTexture:
         """The synthesizer for one fixed style [D] (or [L + 1, D]), with plain convolution weights in `dtype`.
@@ -240,7 +255,28 @@ class TextureSynthesizer(nn.Module):
         """
         styles = self.styles(w[None])
         stages = [stage.bake(own, dtype, differentiable) for stage, own in zip(self.synthesis, styles, strict=True)]
-        return BakedTexture(stages, dtype)
+        return BakedTexture(stages, dtype, self.trunk)
+
+    def regions(self, pixels: Region) -> list[StageRegions]:
+        """The stages' regions where no more is computed than these pixels need."""
+        return stage_regions(pixels, self.stages, self.trunk)
+
+
+def stage_regions(pixels: Region, stages: int, trunk: Trunk | None) -> list[StageRegions]:
+    """Of so many stages; with a trunk they draw what it needs around the pixels."""
+    return regions_to(pixels if trunk is None else pixels.receptive_field(imposing(trunk.cell)), stages)
+
+
+def impose(trunk: Trunk, image: Tensor, drawn: Region, z_s: Tensor, cells: Region) -> tuple[Tensor, Region]:
+    """An image [B, 3, H, W] drawn in a region, with the channels z_s [B, K, h, w] of a region of cells, in float32.
+
+    And the region of pixels for which both are there.
+    """
+    inner = drawn.valid_output(analysis(trunk.cell)).common(cells)
+    around, pixels = inner.receptive_field(analysis(trunk.cell)), inner.valid_output(synthesis(trunk.cell))
+    with torch.autocast(image.device.type, enabled=False):
+        own = z_s[..., *inner.slices_in(cells)].float()
+        return trunk.impose(image[..., *around.slices_in(drawn)].float(), own), pixels
 
 
 @dataclass(frozen=True)
@@ -249,13 +285,17 @@ class BakedTexture:
 
     stages: Sequence[TextureStage]
     dtype: torch.dtype  # of the convolutions
+    trunk: Trunk | None
 
     def __call__(self, z_s: Tensor, noise: Noise | None, pixels: Region) -> Tensor:
         """A region of pixels [B, 3, H, W], from the cells [B, C, h, w] that it needs."""
         x = z_s.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        regions = regions_to(pixels, len(self.stages))
+        regions = stage_regions(pixels, len(self.stages), self.trunk)
         image = synthesize(self.stages, x, self.styles(regions, z_s.device), noise, regions)
-        return image[..., *pixels.slices_in(regions[-1].output_region)]
+        drawn = regions[-1].output_region
+        if self.trunk:
+            image, drawn = impose(self.trunk, image, drawn, z_s, regions[0].given)
+        return image[..., *pixels.slices_in(drawn)]
 
     def styles(self, regions: Sequence[StageRegions], device: torch.device) -> list[StageStyles]:
         """Of each stage: they are baked in."""

@@ -27,7 +27,7 @@ class Inverter:
 
     generator: Generator
     encoder: PatchEncoder | None  # None in a file of a generator alone
-    global_encoder: GlobalEncoder | RandomGlobal | None
+    global_encoder: GlobalEncoder | RandomGlobal | None  # None with a trunk, too
     model: dict  # the `model` section that they were built from
     fingerprint: str  # of the weights
     path: Path
@@ -59,7 +59,8 @@ def load_inverter(path: str | Path, encoders: bool = True) -> Inverter:
     if encoders or weights.has("encoder"):
         encoder, global_encoder = build_encoders(weights.model)
         weights.fill("encoder", encoder)
-        weights.fill("global_encoder", global_encoder)
+        if global_encoder is not None:
+            weights.fill("global_encoder", global_encoder)
     generator = weights.fill("generator", build_generator(weights.model))
     return Inverter(generator, encoder, global_encoder, weights.model, weights.fingerprint, weights.path)
 
@@ -107,7 +108,7 @@ class Weights:
 
     def require_generator_of(self, model: dict) -> None:
         """UserError unless the generator's part of a config's `model` section is that of the file."""
-        for key in ("stages", "local_dim", "global_dim", "structure", "texture"):
+        for key in ("stages", "trunk", "local_dim", "global_dim", "structure", "texture"):
             if model[key] != self.model[key]:
                 raise UserError(
                     f"model.{key}: {model[key]}, but the generator {self.path} was trained with {self.model[key]}"

@@ -189,11 +189,11 @@ def model_of(public: Mapping, judge: Mapping | None, constants: Constants, where
     if judge is not None:
         blocks = range(1, count(judge, "convs."))
         widths = [size("convs.0.0.weight", 0, judge), *(size(f"convs.{k}.conv2.1.weight", 0, judge) for k in blocks)]
-    model = {
+    model = default | {
         "stages": stages,
         "local_dim": size(weight + "weight", 1),
         "global_dim": size(weight + "modulation.weight", 1),
-        "structure": {
+        "structure": default.structure | {
             "layers": layers,
             "radius": radius,
             "vertical_slope": 2 * constants.vert_cut_pt / (constants.ts_input_size + constants.vert_sample_size - 1),
@@ -206,7 +206,6 @@ def model_of(public: Mapping, judge: Mapping | None, constants: Constants, where
         },
         "discriminator": {"widths": widths, "minibatch_group": MINIBATCH_GROUP},
         "encoder": default.encoder | {"widths": [min(WIDEST, 2 ** (11 - stages + k)) for k in range(stages)]},
-        "global_encoder": default.global_encoder,
     }
     return validate_section("model", model, where)
 

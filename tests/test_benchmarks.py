@@ -118,7 +118,7 @@ def test_a_photograph_takes_a_straight_way(checkpoint, capsys):
 
 
 def test_training_figures(tmp_path, capsys):
-    paths = [tmp_path / f"{stage}.yaml" for stage in training.training.STAGES]
+    paths = [tmp_path / f"{stage}.yaml" for stage in ("generator", "inverter")]
     for path in paths:
         path.write_text(TINY.replace("train:", f"train:\n  stage: {path.stem}"))
     assert run_command(training.main, ["--config", *map(str, paths), "--repeats", "1"]) == 0

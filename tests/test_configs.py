@@ -76,7 +76,8 @@ def test_its_head_shows_how_to_use_it(path):
         config = load_config(command, path, [word for word in words if "=" in word])
         if command is TrainConfig:
             assert config.data.train and config.train.output
-            assert bool(config.train.generator) == (config.train.stage == "inverter")
+            assert bool(config.train.generator) == (config.train.stage == "inverter" and not config.model.trunk)
+            assert bool(config.train.inverter) == (config.train.stage == "structure")
         else:
             assert "--output" in words
 

@@ -19,7 +19,7 @@ from tests.models.public_infinitygan import public_checkpoint
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ELSEWHERE = ("bash ", "GENERATOR_MINUTES")  # tests/test_scripts.py runs these
+ELSEWHERE = ("bash ", "FROM_SCRATCH", "INVERTER_MINUTES")  # tests/test_scripts.py runs these
 MORE = {  # by the first words behind python: what makes the command short
     "edit.py outpaint": ["complete.steps=3"],
     "edit.py inbetween": ["complete.steps=3"],
@@ -58,8 +58,8 @@ def sandbox(tmp_path_factory):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         coarse = random.integers(0, 256, (20, 20, 3), np.uint8)
         PIL.Image.fromarray(coarse).resize((88, 72)).save(folder / name)
-    for run in ("runs/mine/generator/generator", "runs/mine/inverter/inverter"):
-        (folder / run).parent.mkdir(parents=True)
+    for run in ("runs/mine/inverter/inverter", "runs/mine/structure/inverter", "runs/mine/structure/critic"):
+        (folder / run).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "checkpoints/sample.safetensors", folder / f"{run}.safetensors")
     torch.save(public_checkpoint(), folder / "best_fid.pth.tar")
     return folder

@@ -74,6 +74,7 @@ def test_checkpoints_of_one_name_get_names_of_their_own(evaluated, evaluation, c
 
 def test_everything_that_is_asked_for_is_measured(evaluation):
     unasked = {"lpips", "edit_score", "reconstruction_score", "real_score", "fid", "fid_floor"}
+    unasked |= {"frechet", "frechet_floor", "coverage"}  # of so few images
     for checkpoint in evaluation["checkpoints"]:
         means = checkpoint["means"]
         assert list(means) == list(MEASURES)
@@ -100,6 +101,9 @@ def test_the_table(evaluated, evaluation):
     assert rows[1] == {key: "" if value is None else str(value) for key, value in expected[1][1].items()}
 
 
+MEASURED = {"psnr", "values_per_pixel", "psnr_linear", "ssim", "ms_ssim"}  # of every photograph
+
+
 def test_nothing_but_inversions(checkpoint, photographs, tmp_path):
     """Without details and generated images; what is not measured is null, and the same command measures the same."""
     files = ["--checkpoint", str(checkpoint), "--input", str(photographs / "a.png"), "--output", str(tmp_path / "out")]
@@ -110,7 +114,7 @@ def test_nothing_but_inversions(checkpoint, photographs, tmp_path):
         taken = ("seconds_per_megapixel", "peak_memory_mib")
         found.append({key: value for key, value in entry["means"].items() if key not in taken})
     assert found[0] == found[1]
-    assert {key for key, value in found[0].items() if value is not None} == {"psnr", "ssim", "ms_ssim"}
+    assert {key for key, value in found[0].items() if value is not None} == MEASURED
     assert entry["cycles"] == entry["pyramid"] == []
 
 

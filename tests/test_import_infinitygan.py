@@ -57,7 +57,8 @@ def test_what_it_writes(run, tmp_path):
 def test_settings_that_no_tensor_tells(run, tmp_path):
     run("--vert-sample-size=5", "--hori-occupy-ratio=0.5", "--vert-cut-pt=6")
     assert load_inverter(tmp_path / "b.safetensors", encoders=False).model["structure"] == {
-        "layers": 2, "radius": 1, "vertical_slope": 1.0, "horizontal_period": 24, "row_starts": 5
+        "layers": 2, "radius": 1, "widths": [], "dilations": [],
+        "vertical_slope": 1.0, "horizontal_period": 24, "row_starts": 5,
     }  # fmt: skip
     for options in (["--hori-occupy-ratio=nan"], ["--vert-cut-pt=1e9"], ["--vert-sample-size=0"]):
         run(*options, code=2, words="; allowed: ")

@@ -153,7 +153,7 @@ def test_the_sample_of_training_runs_and_resumes(tree: Path, tmp_path: Path) -> 
         PIL.Image.fromarray(values).save(photographs / f"{number}.png")
 
     def train() -> str:
-        minutes = {"GENERATOR_MINUTES": "0.02", "INVERTER_MINUTES": "0.02"}
+        minutes = {"STRUCTURE_MINUTES": "0.02", "INVERTER_MINUTES": "0.02"}
         done = run("bash", tree / "train-sample.sh", photographs, PYTHON=sys.executable, **minutes)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -165,5 +165,6 @@ def test_the_sample_of_training_runs_and_resumes(tree: Path, tmp_path: Path) -> 
     assert PIL.Image.open(unseen).size == (170, 160)
     (folder / "inverter/complete").unlink()  # as a run that was stopped has it: with weights, but not at its end
     told = train()
-    assert "generator: trained already" in told and "resuming from" in told
-    assert load_inverter(folder / "inverter/inverter.safetensors").fingerprint
+    assert "structure: trained already" in told and "resuming from" in told
+    assert load_inverter(folder / "structure/inverter.safetensors").fingerprint
+    assert PIL.Image.open(folder / "overview.png").width > 512

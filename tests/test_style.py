@@ -25,10 +25,11 @@ PRINTING = (*COMMANDS, "utils.log", "utils.config", "benchmarks", "scripts")
 HOUSE = (
     ("utils",),
     ("models.geometry",),
-    ("models.winograd", "models.noise"),
+    ("models.winograd", "models.noise", "models.trunk"),
     ("models.layers",),
+    ("models.statistics", "models.scenes"),
     ("models.structure", "models.texture", "models.encoder", "models.discriminator"),
-    ("models.generator", "models.mixing"),
+    ("models.generator", "models.mixing", "models.critic"),
     ("models",),
     ("models.weights",),
     ("losses", "images"),

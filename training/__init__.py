@@ -4,9 +4,10 @@ from training.context import TrainContext
 from training.generator import GeneratorStage
 from training.inverter import InverterStage
 from training.stage import Stage
+from training.structure import StructureStage
 from utils.errors import UserError
 
-STAGES = {"generator": GeneratorStage, "inverter": InverterStage}
+STAGES = {"generator": GeneratorStage, "inverter": InverterStage, "structure": StructureStage}
 
 
 def build(config: dict, context: TrainContext) -> Stage:

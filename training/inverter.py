@@ -16,19 +16,21 @@ import torch
 from torch import Tensor, nn
 
 import losses
-from datasets import Window
+from datasets import CropDataset, Window
 from images.thumbnail import area_matrix
 from losses.adversarial import discriminator_logistic
 from models import build_discriminator, build_encoders, build_generator, patch_pixels
 from models.generator import Generator
 from models.geometry import Interval
 from models.noise import NoiseField
+from models.statistics import measure
 from models.texture import TextureSynthesizer
 from models.weights import export, fill, read_weights
 from training.context import Stream, TrainContext
 from training.latents import PatchLatents, draw_latents, normal
 from training.optimization import NetworkOptimizer, averaged, move_average
 from training.stage import Stage
+from training.trunk import fit_styles, fit_trunk
 from utils.checkpoint import fingerprint
 from utils.errors import UserError
 
@@ -37,6 +39,7 @@ ENCODERS = ("encoder", "global_encoder")
 INNER = {"true_structure", "encoded_structure"}
 GENERATED = INNER | {"true_global", "encoded_global", "redrawn", "generated"}
 JUDGED = {"fake_scores", "fake_features"}
+NO_TRUNK = GENERATED | {"global_latent"}  # with a trunk, what is generated is learned later, and styles are measured
 
 
 class InverterStage(Stage):
@@ -49,7 +52,8 @@ class InverterStage(Stage):
         self.generated_every, self.pretrained = config.losses.generated_every, config.losses.weights
         context.check_batch(2, "samples come in pairs")
         self.generator = context.place(build_generator(config.model)).eval().requires_grad_(False)
-        self.trained = nn.ModuleDict(zip(ENCODERS, build_encoders(config.model), strict=True))
+        encoders = zip(ENCODERS, build_encoders(config.model), strict=True)
+        self.trained = nn.ModuleDict({name: network for name, network in encoders if network is not None})
         if config.train.tune_texture:
             self.trained["texture"] = copy.deepcopy(self.generator.texture)
         context.place(self.trained).requires_grad_(True)
@@ -83,6 +87,12 @@ class InverterStage(Stage):
                 f"train.patch_cells: {self.cells.size} cells draw {self.pixels.size} px, which is no whole context of"
                 " an encoded cell; the loss reciprocal needs more cells"
             )
+        if self.model.trunk and self.needs & NO_TRUNK:
+            used = (name for name, weight in self.weights.items() if weight)
+            name = next(name for name in used if NO_TRUNK & set(losses.TERMS[name].inputs))
+            raise UserError(f"losses.inverter.{name}: with model.trunk it has no meaning; set it to 0")
+        if self.model.trunk and not self.settings.tune_texture:
+            raise UserError("train.tune_texture: false, but with model.trunk the texture synthesizer is what learns")
         if "redrawn" in self.needs and not self.settings.tune_texture:
             raise UserError("losses.inverter.preservation: a frozen generator needs none; set train.tune_texture or 0")
         if self.generated_every > 1 and set() < self.needs <= GENERATED:
@@ -94,15 +104,16 @@ class InverterStage(Stage):
         The average of the weights starts here.
         """
         settings, trained = self.settings, self.trained
-        if settings.generator is None:
+        if settings.generator is not None:
+            weights = read_weights(settings.generator)
+            weights.require_generator_of(self.model)
+            weights.fill("generator", self.generator)
+        elif not self.model.trunk:
             raise UserError("train.generator is not set: the inverter needs a generator run's generator.safetensors")
-        weights = read_weights(settings.generator)
-        weights.require_generator_of(self.model)
-        weights.fill("generator", self.generator)
         if settings.tune_texture:
             trained["texture"].load_state_dict(self.generator.texture.state_dict())
         if settings.encoders is not None:
-            fill(settings.encoders, {name: trained[name] for name in ENCODERS})
+            fill(settings.encoders, {name: trained[name] for name in ENCODERS if name in trained})
         if self.discriminator and settings.discriminator is not None:
             fill(settings.discriminator, {"discriminator": self.discriminator})
         self.losses = losses.build(self.weights, self.pretrained, self.context.device)
@@ -117,8 +128,19 @@ class InverterStage(Stage):
             "discriminator (losses.inverter: adversarial, feature_matching)": (
                 "trained" if self.discriminator else "absent"
             ),
-            "fingerprint of train.generator": fingerprint(self.generator.state_dict()),
+            "fingerprint of train.generator": settings.generator and fingerprint(self.generator.state_dict()),
         }
+
+    def prepare(self, images: CropDataset) -> None:
+        """Fit a new trunk to the training images, and what standardises styles and draws them from seeds."""
+        if not self.model.trunk or self.settings.generator is not None:
+            return
+        trunk, textures = self.trained["encoder"].trunk, [self.generator.texture, self.trained["texture"]]
+        fit_trunk(trunk, images)
+        for texture in textures:
+            texture.trunk.load_state_dict(trunk.state_dict())
+        fit_styles(trunk, [*textures, self.generator.structure], images)
+        self.average.load_state_dict(self.trained.state_dict())
 
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of the encoders on real windows."""
@@ -136,9 +158,9 @@ class InverterStage(Stage):
         if self.discriminator:
             scalars |= self._discriminator_step(step, tensors["target"], tensors["reconstruction"])
             tensors |= self._judge(tensors["target"], tensors["reconstruction"])
-        # the discrepancy of distributions is that of the whole batch, over all processes
-        tensors["global_prior"] = world.gather(normal(context.seeds(Stream.PRIOR, step), self.model.global_dim))
-        tensors["global_latent"] = world.gather(tensors["global_latent"])
+        if "global_latent" in tensors:  # its distribution is that of the whole batch, over all processes
+            tensors["global_prior"] = world.gather(normal(context.seeds(Stream.PRIOR, step), self.model.global_dim))
+            tensors["global_latent"] = world.gather(tensors["global_latent"])
 
         total, parts = (self.losses if generates else self.losses_of_photographs)(**tensors)
         scalars |= {f"inverter/{name}": value for name, value in parts.items()} | {"inverter/total": total.detach()}
@@ -148,16 +170,15 @@ class InverterStage(Stage):
         return scalars
 
     def reconstruct(self, networks: nn.ModuleDict, batch: dict, noise: NoiseField | None) -> dict[str, Tensor]:
-        """Targets and their reconstructions [B, 3, P, P], and the global latents [B, D]."""
+        """Targets and their reconstructions [B, 3, P, P], and the global latents [B, D] where they are encoded."""
         patch = self.pixels.slice_in(self.read)
         z_s = networks["encoder"](batch["window"])  # [B, C, h, w]
-        z_g = networks["global_encoder"](batch["thumbnail"])  # [B, D]
-        texture = self._texture(networks)
-        return {
-            "target": batch["window"][..., patch, patch],
-            "reconstruction": texture(z_s, texture.mapping(z_g), noise),
-            "global_latent": z_g,
-        }
+        texture, tensors = self._texture(networks), {"target": batch["window"][..., patch, patch]}
+        if self.model.trunk:
+            z_g = measure(z_s.detach().flatten(2)).float()  # [B, S]
+        else:
+            z_g = tensors["global_latent"] = networks["global_encoder"](batch["thumbnail"])
+        return tensors | {"reconstruction": texture(z_s, texture.mapping(z_g), noise)}
 
     def encode_generated(self, step: int) -> dict[str, Tensor]:
         """Generated patches [B, 3, P, P], the same redrawn by a tuned texture synthesizer, and what is encoded of them.
@@ -236,7 +257,7 @@ class InverterStage(Stage):
         """Write the generator and the averaged encoders into one file; its path."""
         path, mean = folder / self.exported[0], self.average
         generator = Generator(self.generator.structure, self._texture(mean))
-        encoders = {name: mean[name] for name in ENCODERS}
+        encoders = {name: mean[name] for name in ENCODERS if name in mean}
         export(path, self.model, {"generator": generator} | encoders, step)
         return [path]
 

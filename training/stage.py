@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from datasets import Window
+from datasets import CropDataset, Window
 from training.optimization import NetworkOptimizer
 
 
@@ -31,6 +31,9 @@ class Stage(ABC):
     @abstractmethod
     def load_files(self) -> None:
         """Load the weights that the run starts from, if any. UserError for a file that is of no use."""
+
+    def prepare(self, images: CropDataset) -> None:  # noqa: B027 (most stages have nothing to set)
+        """Set what follows from the training images without being learned; before a saved state is loaded."""
 
     @abstractmethod
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:

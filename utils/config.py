@@ -81,7 +81,8 @@ def keys_of(section: type[Section], prefix: str = "") -> dict[str, type[Section]
 
 def schema_of(section: type[Section], name: str) -> dict:
     """The JSON schema of the value of a section's key."""
-    return {word: value for word, value in section.model_json_schema()["properties"][name].items() if word != "title"}
+    schema, given = section.model_json_schema()["properties"][name], name.replace("_", " ").title()
+    return {word: value for word, value in schema.items() if (word, value) != ("title", given)}
 
 
 def allowed(schema: dict) -> str:

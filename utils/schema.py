@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator, create_model
 
 MANY = 10**12  # the largest number that stands for a count
 
@@ -21,6 +21,15 @@ def read_rectangle(value: Any, check: Callable[[Any], list[int]]) -> list[int]:
     return edges
 
 
+def read_scale(value: Any) -> int:
+    """How many times smaller 1/2, 1/4 ... is, of 0.5 or the text 1/2; of 1 it is 1."""
+    over = value.removeprefix("1/") if isinstance(value, str) and value.startswith("1/") else 1 / float(value)
+    times = round(float(over))
+    if times != float(over) or times < 1 or times & (times - 1):
+        raise ValueError
+    return times
+
+
 # Types that several keys share. A title says what is allowed where limits do not say it all.
 Count = Annotated[int, Field(ge=1, le=MANY)]
 Whole = Annotated[int, Field(ge=0, le=MANY)]
@@ -28,6 +37,9 @@ Small = Annotated[int, Field(ge=1, le=64)]
 Channels = Annotated[int, Field(ge=1, le=65536)]
 Widths = Annotated[list[Channels], Field(max_length=16)]
 StageWidths = Annotated[list[Channels], Field(min_length=3, max_length=8)]
+EncoderWidths = Annotated[list[Channels], Field(max_length=8)]
+Layers = Annotated[list[Channels], Field(max_length=64)]
+Dilations = Annotated[list[Small], Field(max_length=64)]
 Edge = Annotated[int, Field(ge=1, le=1_000_000)]  # pixels that a PNG has along an edge
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -45,6 +57,7 @@ Device = Literal["auto", "cpu", "cuda"] | Annotated[str, Field(title="cuda:N", p
 LINE = r"^[^\x00-\x1f\x85\u2028\u2029]+$"  # text without control characters
 Path = Annotated[str, Field(title="a path (a line of text)", pattern=LINE), AfterValidator(os.path.expanduser)]
 File = Path | None
+Scale = Annotated[int, Field(title="1, 1/2, 1/4, 1/8 ... (a power of two)"), BeforeValidator(read_scale)]
 SOURCES = f"a seed (a whole number from 0 to {2**32 - 1}), the path of an image or latent file, or own"
 Styles = Annotated[list[Annotated[Seed | Path, Field(title=SOURCES)]], Field(min_length=1, max_length=256)]
 EDGES = "top, left, bottom, right (bottom and right excluded): four whole numbers from 0 on"
@@ -67,6 +80,8 @@ class Structure(Section):
 
     layers: Small = key(4, "modulated convolutions")
     radius: int = key(3, "cells that a convolution reaches in each direction (kernel 2 * radius + 1)", ge=0, le=64)
+    widths: Layers = key([], "channels of each layer (without a trunk, of all but the last); []: local_dim")
+    dilations: Dilations = key([], "cells between the taps of each layer; []: 1")
     vertical_slope: Factor = key(0.3, "vertical coordinate: tanh(slope * rows below the canvas' centre)")
     horizontal_period: Count = key(140, "columns of the canvas after which the horizontal coordinates repeat")
     row_starts: Count = key(10, "rows of the canvas at which a training patch may start")
@@ -87,12 +102,21 @@ class Discriminator(Section):
     minibatch_group: Count = key(4, "samples over which the minibatch standard deviation is taken")
 
 
+class Critic(Section):
+    """Critic of structure latents, in the stage structure: latents, style -> scores."""
+
+    widths: Widths = key([96, 128, 192], "channels at full, 1/2, 1/4 ... resolution of the cells", min_length=1)
+    minibatch_group: Count = key(4, "samples over which the minibatch standard deviation is taken")
+
+
 class Encoder(Section):
     """Patch encoder: image -> z_s."""
 
     convolution: Literal["shifted", "valid", "zero_pad", "rolled"] = key("shifted", "the last two show seams")
     shift: Small = key(1, "pixels between the taps of a shifted convolution")
-    widths: StageWidths = key([128, 256, 512, 512], "channels of each scale, fine to coarse, one scale per stage")
+    widths: EncoderWidths = key(
+        [128, 256, 512, 512], "channels of each scale, fine to coarse, one scale per stage; []: the trunk alone"
+    )
     depth: Small = key(1, "unit-stride convolutions of each scale")
 
 
@@ -107,11 +131,13 @@ class Model(Section):
     """Networks: sizes, which checkpoints bring along."""
 
     stages: int = key(4, "up-sampling stages; one latent cell covers 2^stages pixels", ge=3, le=8)
+    trunk: bool = key(False, "latents begin with a linear transform, and their statistics are the style")
     local_dim: Channels = key(256, "channels of the local latent z_l and of the structure latent z_s")
     global_dim: Channels = key(512, "length of the global latent z_g and of the style w")
     structure: Structure = Structure()
     texture: Texture = Texture()
     discriminator: Discriminator = Discriminator()
+    critic: Critic = Critic()
     encoder: Encoder = Encoder()
     global_encoder: GlobalEncoder = GlobalEncoder()
 
@@ -144,10 +170,11 @@ class Optimizer(Section):
 class Train(Section):
     """A run of train.py."""
 
-    stage: Literal["generator", "inverter"] = key("generator", "what is trained")
+    stage: Literal["generator", "inverter", "structure"] = key("generator", "what is trained")
     output: File = key(None, "run folder: config, checkpoints, events, exported weights")
-    generator: File = key(None, "generator: weights to go on from, null starts anew; inverter: those to invert")
-    discriminator: File = key(None, "discriminator weights to go on from; null starts anew")
+    generator: File = key(None, "weights to go on from, null starts anew; inverter, without a trunk: those to invert")
+    inverter: File = key(None, "structure: the inverter whose latents are learned")
+    discriminator: File = key(None, "discriminator, or critic, weights to go on from; null starts anew")
     encoders: File = key(None, "inverter: inverter weights whose encoders to go on from; null starts anew")
     noise: Noise = key("none", "inverter: noise of the reconstructions; as infer.noise")
     tune_texture: bool = key(False, "inverter: train the texture synthesizer too; false leaves the generator as it is")
@@ -177,6 +204,14 @@ class GeneratorLosses(Section):
     path_length: Weight = key(2.0, "steps in w shall change images by equal amounts")
     diversity: Weight = key(1.0, "mode seeking: different local latents, different structures")
     coordinate: Weight = key(1.0, "the discriminator's guess of the vertical coordinate")
+
+
+class StructureLosses(Section):
+    """Weights of the terms of structure training."""
+
+    whole: Weight = key(1.0, "relativistic, the critic's score of a grid")
+    local: Weight = key(1.0, "relativistic, the critic's scores of its neighbourhoods")
+    penalty: Weight = key(5.0, "gradient penalties on real and on generated latents (gamma; gamma / 2 is applied)")
 
 
 class InverterLosses(Section):
@@ -211,6 +246,7 @@ class Losses(Section):
     path_length_every: Count = key(4, "steps between path length penalties")
     generated_every: Count = key(1, "inverter: steps between terms of generated images; it multiplies their weights")
     inverter: InverterLosses = InverterLosses()
+    structure: StructureLosses = StructureLosses()
     weights: Pretrained = Pretrained()
 
 
@@ -237,6 +273,7 @@ class Inversion(Compute):
     refine_style: int = key(0, "steps that optimise the global latent before", ge=0, le=100_000)
     noise: Noise | None = key(None, "texture noise; null: that of saved latents, of photographs none (the closest)")
     seed: Seed = key(0, "of the noise field")
+    channels: Count | None = key(None, "the first channels of structure latents, that are kept; null: all (trunk)")
     max_pixels: Count = key(2**28, "larger images are refused before they are decoded; those read by window are not")
 
 
@@ -254,6 +291,7 @@ class Infer(Edited):
     """Inversion (infer.py), and the computing of every command that draws images."""
 
     region: Rectangle | None = key(None, "with --latents: draw only [top, left, bottom, right], pixels")
+    scale: Scale = key(1, "with --latents: a small picture, from the first channels alone (trunk)")
     comparison: Literal["auto"] | bool = key("auto", "picture of input, result, error; auto: up to 89 megapixels")
     latents: Literal["auto", "safetensors", "zarr", "none"] = key("auto", "auto: a file up to 1 GiB, zarr beyond")
     save_float: bool = key(False, "also write float/NAME.npy: H x W x 3 float32 in [-1, 1] before rounding")
@@ -289,6 +327,7 @@ class Generated(Section):
 class Generate(Generated):
     """Generated images (generate.py)."""
 
+    scale: Scale = key(1, "a small picture, from the first channels alone (trunk)")
     panorama: bool = key(False, "close the image horizontally; the width is then a multiple of a latent cell")
     save_latents: bool = key(False, "also write latents/seed-N.safetensors, for infer.py and edit.py")
 

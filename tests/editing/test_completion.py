@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from editing.completion import Completion, FitOptions
-from inversion.latents import Style, StyleMap
+from inversion.styles import Style, StyleMap
 from inversion.synthesis import GeneratedStructure, LocalField
 from inversion.weight_maps import HorizontalBlend
 from models.geometry import Region

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editing.known import KnownLatents, Placement
-from inversion.latents import Latents, Style
+from inversion.latents import Latents
+from inversion.styles import Style
 from models.geometry import Region
 from tests.inversion.conftest import tiny_model
 

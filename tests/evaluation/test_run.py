@@ -9,13 +9,13 @@ import torch
 
 from evaluation import run
 from evaluation.fidelity import pixelwise
-from evaluation.frechet import frechet_distance
 from evaluation.latents import relative_error, window
 from evaluation.measures import mean
 from evaluation.photographs import REFINEMENTS, measure_edits
 from evaluation.sets import generated_set
 from evaluation.swd import pyramid_distances
 from images.reading import open_image
+from losses.frechet import frechet_distance
 from tests.evaluation.tiny import noise, tiny_evaluated
 
 SIZES = {"a": (48, 60), "b": (60, 49), "c": (33, 47)}

@@ -27,6 +27,7 @@ def noise(height, width, seed=0):
 def checkpoint_entry(name="p", images=("a", "b"), psnr=20.0, **given):
     """A checkpoint of an evaluation, with a PSNR, and nothing else measured but what is given."""
     figures = {"height": 24, "width": 36, "ssim": 0.5, "ms_ssim": None, "lpips": None, "seconds": 0.25}
+    figures |= {"values_per_pixel": 2.0, "psnr_linear": 19.5}
     rows = [{"name": each, **figures, "psnr": psnr, "peak_memory_mib": 99.5} for each in images]
     return {
         "name": name, "path": f"{name}.safetensors", "weights": "0f1e", "parameters": {"generator": 12345},

@@ -7,6 +7,7 @@ import torch
 
 from inversion import PatchInverter
 from models import build_encoders, build_generator
+from models.statistics import measure
 from models.weights import SHIPPED, Inverter
 from utils.config import load_config
 from utils.schema import TrainConfig
@@ -59,6 +60,42 @@ def inverters():
         return made[key]
 
     return get
+
+
+def trunk_inverter(widths=()):
+    """An inverter with a trunk; `widths`: of the encoder's scales, if it has any beside it."""
+    overrides = [
+        "model.stages=3", "model.trunk=true", "model.local_dim=10", "model.global_dim=6",
+        "model.structure.layers=2", "model.structure.radius=1", "model.structure.widths=[6,7]",
+        "model.structure.dilations=[2,1]", "model.texture.widths=[6,4,4]", "model.texture.mapping_layers=1",
+        f"model.encoder.widths={list(widths)}",
+    ]  # fmt: skip
+    model = load_config(TrainConfig, None, overrides).model
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        generator, encoders = build_generator(model), build_encoders(model)
+        images = [torch.from_numpy(photograph(64, 72, k)).permute(2, 0, 1) / 127.5 - 1 for k in range(12)]
+        trunk = encoders[0].trunk
+        trunk.fit(images)
+        styles = torch.cat([measure(trunk.analyse(image[None]).flatten(2)) for image in images]).float()
+        generator.texture.trunk.load_state_dict(trunk.state_dict())
+        for network in (generator.texture, generator.structure):
+            network.mapping.fit(styles)
+        generator.structure.styles.copy_(styles[torch.arange(len(generator.structure.styles)) % len(styles)])
+        for layer in generator.texture.layers:
+            torch.nn.init.constant_(layer.noise_strength, 0.3)
+        for stage in generator.texture.synthesis:
+            torch.nn.init.normal_(stage.to_rgb.conv.weight, std=0.2)
+        for scale in encoders[0].scales:
+            torch.nn.init.normal_(scale.project.weight, std=0.2)
+    path = SHIPPED.with_name("trunk.safetensors")
+    return Inverter(generator, *encoders, model, fingerprint="trunk", path=path)
+
+
+@pytest.fixture(scope="session")
+def trunk_model():
+    """A `PatchInverter` with a trunk."""
+    return tiny_model(trunk_inverter())
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from inversion import Latents, Style, StyleMap, latents
-from inversion.latents import ChunkRows, create_zarr, latents_suffix, mix_styles
+from inversion.latents import ChunkRows, create_zarr, latents_suffix
 from inversion.noise import FieldNoise, MixedNoise, ShiftedNoise
+from inversion.styles import mix_styles
 from inversion.weight_maps import Boxes, Centres, HorizontalBlend, LabelImage, LabelMap, ShiftedMap
 from utils.errors import UserError
 

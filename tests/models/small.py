@@ -33,7 +33,7 @@ def texture_synthesizer(stages, widths=(6, 4, 4, 3, 3, 3), local_dim=5):
 
 def structure_synthesizer(layers=2, radius=1):
     torch.manual_seed(2)
-    return StructureSynthesizer(5, 6, layers, radius, GRID).requires_grad_(False)
+    return StructureSynthesizer(5, 6, [5] * (layers - 1), radius, [1] * layers, GRID).requires_grad_(False)
 
 
 def patch_encoder(kind="shifted", scales=3, depth=1, shift=1):

@@ -62,7 +62,7 @@ def test_networks_in_closed_form(interval):
     first, last = interval
     assert TEXTURE_STAGE.receptive_field(interval) == ((first - 2) // 2, -(-(last + 2) // 2))
     assert interval.size < 5 or texture(4).valid_output(interval).size == 16 * interval.size - 75
-    assert structure(4, 3).receptive_field(interval) == (first - 12, last + 12)
+    assert structure(3, [1] * 4).receptive_field(interval) == (first - 12, last + 12)
     assert patch_encoder(scales=4).rule.receptive_field(interval) == (16 * first - 22, 16 * last + 23)
 
 

@@ -92,12 +92,34 @@ def generator_run(tiny, tmp_path_factory):
     return folder
 
 
+TRUNK = [
+    "model.trunk=true", "model.local_dim=8", "model.encoder.widths=[]", "model.structure.widths=[6]",
+    "model.critic.widths=[6,8]", "model.critic.minibatch_group=2", "train.patch_cells=10",
+]  # fmt: skip
+TRUNK_INVERTER = [
+    *TRUNK, "train.stage=inverter",
+    *(f"losses.inverter.{name}=0" for name in ("reciprocal", "global_latent", "distribution", "preservation")),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def trunk_run(tiny, tmp_path_factory):
+    """The folder of a finished inverter run of a model with a trunk."""
+    folder = tmp_path_factory.mktemp("runs") / "trunk"
+    with torch.random.fork_rng():
+        assert train.main(["--config", str(tiny), *TRUNK_INVERTER, f"train.output={folder}", "train.steps=2"]) == 0
+    return folder
+
+
 @pytest.fixture
-def stage_arguments(generator_run):
+def stage_arguments(generator_run, trunk_run):
     """Overrides that choose a stage."""
+    inverter = f"train.inverter={trunk_run / 'inverter.safetensors'}"
     return {
         "generator": ["train.stage=generator"],
         "inverter": ["train.stage=inverter", f"train.generator={generator_run / 'generator.safetensors'}"],
+        "trunk": TRUNK_INVERTER,
+        "structure": [*TRUNK, "train.stage=structure", "train.patch_cells=6", "train.tune_texture=false", inverter],
     }
 
 

@@ -39,7 +39,7 @@ def launch(tiny):
             process.kill()
 
 
-@pytest.mark.parametrize("stage", ["generator", "inverter"])
+@pytest.mark.parametrize("stage", ["generator", "inverter", "trunk", "structure"])
 def test_two_processes_are_one_with_the_doubled_batch(run, launch, stage_arguments, tmp_path, stage, final_state):
     """Within float error, which a few steps amplify: sums are taken in another order."""
     arguments = [*stage_arguments[stage], "train.steps=5", "train.log_every=2"]

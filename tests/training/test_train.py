@@ -22,7 +22,7 @@ from utils.config import load_config
 from utils.files import lock_folder
 from utils.schema import TrainConfig
 
-STAGES = pytest.mark.parametrize("stage", ["generator", "inverter"])
+STAGES = pytest.mark.parametrize("stage", ["generator", "inverter", "trunk", "structure"])
 STEPS = 30
 DISCRIMINATOR = "train.discriminator={run}/discriminator.safetensors"
 
@@ -59,7 +59,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     run, stage_arguments, straight, tmp_path, capsys, monkeypatch, stage, same_state
 ):
     """It comes within a step, which is finished first."""
-    owner = training.STAGES[stage]
+    owner = training.STAGES["inverter" if stage == "trunk" else stage]
     arguments, step = [*stage_arguments[stage], f"train.output={tmp_path}", f"train.steps={STEPS}"], owner.step
 
     def interrupted(stage, number, batch):
@@ -98,6 +98,8 @@ def events(folder):
     [
         ("generator", ["discriminator/r1", "generator/path_length", "generator/diversity"], {"real", "generated"}),
         ("inverter", ["inverter/reciprocal", "inverter/total"], {"input", "reconstruction", "error"}),
+        ("trunk", ["inverter/l1", "inverter/total"], {"input", "reconstruction", "error"}),
+        ("structure", ["critic/penalty_real", "structure/local"], {"photograph", "generated"}),
     ],
 )
 def test_what_a_run_leaves(run, stage_arguments, straight, tiny, stage, names, pictures):
@@ -108,7 +110,7 @@ def test_what_a_run_leaves(run, stage_arguments, straight, tiny, stage, names, p
     for name in names:
         assert [step for step, value in shown if value.tag == name] == list(range(10, STEPS + 1, 10))
     validated = [step for step, value in shown if value.tag == "validation/psnr"]
-    assert validated == ([30] if stage == "inverter" else [])
+    assert validated == ([30] if stage in ("inverter", "trunk") else [])
 
     config = load_config(TrainConfig, tiny, [*stage_arguments[stage], f"train.output={folder}", f"train.steps={STEPS}"])
     assert load_config(TrainConfig, folder / "config.yaml") == config
@@ -246,6 +248,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         ("inverter", ["train.patch_cells=6"], "no whole context of an encoded cell; the loss reciprocal needs more"),
         ("inverter", ["train.tune_texture=false"], "losses.inverter.preservation"),
         ("inverter", ["losses.inverter.lpips=1"], "losses.weights.lpips"),
+        ("trunk", ["model.local_dim=2"], "model.local_dim: 2 channels; cells of 8 x 8 pixels have 3 to 192"),
+        ("trunk", ["train.tune_texture=false"], "train.tune_texture: false"),
+        ("trunk", ["losses.inverter.reciprocal=1"], "losses.inverter.reciprocal: with model.trunk"),
+        ("trunk", ["model.structure.dilations=[1,1]"], "model.structure.dilations: 2 of 1"),
+        ("trunk", ["data.resize=12"], "data.train: no image of at least 16 x 16 pixels"),
+        ("structure", ["model.trunk=false"], "train.stage: structure needs a model with a trunk"),
+        ("structure", ["train.inverter=null"], "train.inverter is not set"),
+        ("structure", ["train.inverter={run}/generator.safetensors"], "holds no encoder"),
+        ("structure", ["train.patch_cells=1"], "model.critic.widths: a grid of 1 cells cannot be halved 1 times"),
+        ("structure", ["train.batch=5"], "train.batch: 5 is not a multiple of 2"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, list) else None,
 )

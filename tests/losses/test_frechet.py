@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from evaluation.frechet import frechet_distance
+from losses.frechet import coverage, frechet_distance
 
 
 def features_of(count, dimensions, seed):
@@ -30,3 +30,14 @@ def test_few_images_with_singular_covariances_are_measured_soundly():
     expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a) + np.trace(b) - 2 * shared
     assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9 * expected)
+
+
+def test_coverage_by_its_definition():
+    random = np.random.default_rng(3)
+    real, generated = random.normal(size=(40, 6)), random.normal(size=(30, 6)) + 0.8
+    expected = 0
+    for x in real:
+        nearest = sorted(np.linalg.norm(x - other) for other in real)[3]  # the first one is x itself
+        expected += min(np.linalg.norm(x - y) for y in generated) <= nearest
+    assert coverage(generated, real, neighbours=3) == pytest.approx(expected / 40)
+    assert coverage(real, real) == 1.0 and coverage(real + 100, real) == 0.0

@@ -1,0 +1,59 @@
+"""The baseline of every inverter: a linear transform of as many values, the lapped one of `models.trunk`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from images.reading import ImageError, open_image
+from images.writing import to_eight_bit
+from inversion import PatchInverter
+from models.trunk import COLOURS, Trunk
+
+FITTED, EDGE = 200, 512  # photographs that it is fitted to, and pixels along an edge of these at most
+
+
+class Linear:
+    """Called with an image, uint8 [H, W, 3], and K, gives the same by its first K coefficients of each cell."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        self.trunk = trunk
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray, channels: int) -> np.ndarray:
+        m, (height, width) = self.trunk.cell, image.shape[:2]
+        pads = [(m, m + -length % m) for length in (height, width)]  # whole cells, and one around them
+        mode = "reflect" if min(height, width) > 2 * m else "edge"
+        pixels = np.pad(image, (*pads, (0, 0)), mode).astype(np.float32) / 127.5 - 1
+        z = self.trunk.analyse(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+        z[:, channels:] = 0
+        drawn = self.trunk.synthesise(z)[0, :, :height, :width]
+        return to_eight_bit(drawn.permute(1, 2, 0)).numpy()
+
+
+def linear_transform(model: PatchInverter, files: Iterable[Path], infer: dict) -> Linear | None:
+    """The trunk of a model, which was fitted to its training images; without one, it is fitted to the photographs.
+
+    None where no photograph has 2 x 2 cells.
+    """
+    cell, every = model.cell, model.structure_shape((1, 1), infer.channels)[0]
+    trunk = model.generator.texture.trunk
+    if trunk is not None:
+        own = Trunk(trunk.channels, cell)
+        own.load_state_dict(trunk.state_dict())
+        return Linear(own)
+    trunk, images = Trunk(min(max(every, COLOURS), COLOURS * cell**2), cell), []
+    for path in list(files)[:FITTED]:
+        try:
+            image = open_image(path, infer.max_pixels, by_window=True)
+        except ImageError:
+            continue
+        images.append(image.window_float(0, 0, min(image.height, EDGE), min(image.width, EDGE)))
+    try:
+        trunk.fit(torch.from_numpy(each).permute(2, 0, 1) for each in images)
+    except ValueError:
+        return None
+    return Linear(trunk)

@@ -1,0 +1,159 @@
+"""The style of an image: a global latent, or, in models with a trunk, the statistics of its structure latents.
+
+A measured style is changed by mapping the structure latents (`models.statistics.StyleTransfer`), at each position on
+its own, so that blocks equal the whole.
+
+Letters: C channels, D length of a style, N styles, h/w latent cells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inversion.weight_maps import WeightMap
+from models.geometry import Interval, Region
+from models.statistics import StyleTransfer, assemble
+from models.trunk import COLOURS, Trunk
+
+STRIP = 64  # rows of cells that are added up at a time
+SAMPLED = 2**16  # cells, at most, whose colours give covariance and quantiles
+
+
+class ArrayLike(Protocol):
+    """An array that is read by window; what holds one is at most the window."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """The values of a window: slices with bounds, or full ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class Style:
+    """One style of a whole image."""
+
+    global_latent: Tensor  # z_g [D], float32, on the CPU; measured: the vector of `models.statistics`
+    measured: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class StyleMap:
+    """Styles that vary over space."""
+
+    styles: Sequence[Style]
+    weights: WeightMap
+    exact: bool = True  # False: InfinityGAN's approximation, one convolution for any number of styles
+
+    def __post_init__(self) -> None:
+        if len(self.styles) != self.weights.count:
+            raise ValueError(f"{len(self.styles)} styles, and weights of {self.weights.count}")
+
+    @property
+    def global_latent(self) -> Tensor:
+        """[N, D]: one for each style."""
+        return torch.stack([style.global_latent for style in self.styles])
+
+    @property
+    def measured(self) -> bool:
+        """Whether the styles are measured ones."""
+        return self.styles[0].measured
+
+
+def mix_styles(own: Style | StyleMap, other: Style | StyleMap, share: float) -> Style | StyleMap:
+    """On the way to another style, at each position: 0 is its own, 1 the other one, and beyond 1 further on.
+
+    ValueError on the way between two maps.
+    """
+    if share in (0, 1):
+        return other if share else own
+    if isinstance(own, StyleMap) and isinstance(other, StyleMap):
+        raise ValueError("two maps of styles can only replace each other (strength 0 or 1)")
+    if isinstance(own, StyleMap):
+        return replace(own, styles=[mix_styles(style, other, share) for style in own.styles])
+    if isinstance(other, StyleMap):
+        return replace(other, styles=[mix_styles(own, style, share) for style in other.styles])
+    return replace(own, global_latent=torch.lerp(own.global_latent, other.global_latent, float(share)))
+
+
+def measure_style(structure: ArrayLike, held: Region, inside: Region) -> Style:
+    """The style of structure latents [C, h, w] that hold a region of cells, over those inside the image.
+
+    Added up in float64 and in one order, whatever the blocks were. Memory does not grow with the height.
+    """
+    rows, cols = inside.slices_in(held)
+    step = max(1, math.ceil(math.sqrt(inside.rows.size * inside.cols.size / SAMPLED)))
+    total, square, colours = 0.0, 0.0, []
+    for top in range(rows.start, rows.stop, STRIP):
+        strip = np.ascontiguousarray(structure[:, top : min(top + STRIP, rows.stop), cols], dtype=np.float64)
+        total, square = total + strip.sum((1, 2)), square + np.square(strip).sum((1, 2))
+        colours.append(strip[:COLOURS, (rows.start - top) % step :: step, ::step].reshape(COLOURS, -1))
+    count = inside.rows.size * inside.cols.size
+    mean = total / count
+    parts = (torch.from_numpy(each)[None] for each in (mean, square / count - mean**2, np.concatenate(colours, 1)))
+    return Style(assemble(*parts)[0].float(), measured=True)
+
+
+@dataclass(frozen=True)
+class RestyledStructure:
+    """Structure latents in another style than their own: an array-like that is mapped where it is read."""
+
+    structure: ArrayLike  # [C, h, w]
+    own: Style | StyleMap
+    style: Style | StyleMap
+    cells: Region  # that it holds
+    trunk: Trunk
+    transfers: dict[tuple[int, int], StyleTransfer] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.structure.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.structure.dtype
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """As `ArrayLike`."""
+        channels, region = locate(index, self.cells)
+        values = torch.from_numpy(np.ascontiguousarray(self.structure[:, *region.slices_in(self.cells)]))
+        before, after = (self._shares(style, region) for style in (self.own, self.style))
+        result = None
+        for a, share in before.items():
+            for b, other in after.items():
+                part = self._transfer(a, b)(values)
+                if share is not None or other is not None:
+                    part = part * (1.0 if share is None else share) * (1.0 if other is None else other)
+                result = part if result is None else result + part
+        return result.numpy()[channels]
+
+    def _shares(self, style: Style | StyleMap, region: Region) -> dict[int, Tensor | None]:
+        """The weights [h, w] of the styles that occur in a region; None: 1."""
+        if isinstance(style, Style):
+            return {0: None}
+        return {n: each for n, each in enumerate(style.weights(region, self.trunk.cell)) if bool((each > 0).any())}
+
+    def _transfer(self, a: int, b: int) -> StyleTransfer:
+        if (a, b) not in self.transfers:
+            pair = ((self.own, a), (self.style, b))
+            own, style = (each if isinstance(each, Style) else each.styles[n] for each, n in pair)
+            self.transfers[a, b] = StyleTransfer(own.global_latent, style.global_latent, self.trunk)
+        return self.transfers[a, b]
+
+
+def locate(index: tuple[slice, ...] | slice, cells: Region) -> tuple[slice, Region]:
+    """The channels and the region of cells that a window of an array [C, h, w] of these cells is."""
+    channels, *axes = index if isinstance(index, tuple) else (index,)
+    intervals = []
+    for bounds, part in zip_longest((cells.rows, cells.cols), axes, fillvalue=slice(None)):
+        start, stop, _ = part.indices(bounds.size)
+        intervals.append(Interval(bounds.first + start, bounds.first + stop - 1))
+    return channels, Region(*intervals)

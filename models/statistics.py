@@ -1,0 +1,157 @@
+"""The style of an image as statistics of its structure latents, for models with a trunk.
+
+Styles by the statistics of features are those of Huang and Belongie (AdaIN, ICCV 2017); here they are of the latents
+themselves. The vector [S] of a style holds, of all K channels of an image's cells,
+
+    mean [K], deviation [K], and of the three colour channels: covariance [6], quantiles [3 x 8] after whitening.
+
+Letters: N styles, K channels, S length of a style, D style w.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import EqualizedLinear
+from models.trunk import COLOURS, FLOOR, Trunk
+
+QUANTILES = 8  # of each colour channel
+SLOPES = 0.4, 2.5  # of the map of quantiles
+LOW = 1  # row and column of the lowest frequencies
+BRIGHTEST = 0.6  # mean brightness of what is drawn in a style, of what white has
+RIDGE = 0.05  # of the trace of the colours' covariance
+COVARIANCE = COLOURS * (COLOURS + 1) // 2
+
+
+def style_length(channels: int) -> int:
+    """S for K channels."""
+    return 2 * channels + COVARIANCE + COLOURS * QUANTILES
+
+
+class StatisticsMapping(nn.Module):
+    """Style vector [N, S] -> style w [N, D]: means and log deviations, standardised, then fully connected layers."""
+
+    def __init__(self, channels: int, dim: int, layers: int, lr_multiplier: float) -> None:
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("centre", torch.zeros(2 * channels))
+        self.register_buffer("spread", torch.ones(2 * channels))
+        inputs = [2 * channels, *[dim] * (layers - 1)]
+        self.layers = nn.Sequential(
+            *(EqualizedLinear(size, dim, lr_multiplier=lr_multiplier, activation=True) for size in inputs)
+        )
+
+    def fit(self, styles: Tensor) -> None:
+        """Set what standardises by the styles [N, S] of training images."""
+        features = self._features(styles)
+        self.centre.copy_(features.mean(0))
+        self.spread.copy_(features.std(0, correction=0).clamp(min=1e-3))
+
+    def forward(self, style: Tensor) -> Tensor:
+        return self.layers((self._features(style) - self.centre) / self.spread)
+
+    def _features(self, style: Tensor) -> Tensor:
+        mean, deviation = style[:, : 2 * self.channels].split(self.channels, 1)
+        return torch.cat([mean, deviation.clamp(min=FLOOR).log()], 1)
+
+
+def measure(z: Tensor) -> Tensor:
+    """The style vectors [N, S], float64, of latents [N, K, cells].
+
+    What whitens the colours is the inverse root of their covariance; the quantiles are those of the shares
+    (1/2, 3/2 ...) / 8.
+    """
+    z = z.double()
+    return assemble(z.mean(2), z.var(2, correction=0), z[:, :COLOURS])
+
+
+def assemble(mean: Tensor, variance: Tensor, colours: Tensor) -> Tensor:
+    """The style vectors [N, S] of means and variances [N, K], and of the colours [N, 3, cells] of some cells."""
+    centred = colours - colours.mean(2, keepdim=True)
+    covariance = centred @ centred.transpose(1, 2) / colours.shape[2]
+    whitened = matrix_power(covariance, -0.5) @ centred
+    shares = (torch.arange(QUANTILES, dtype=colours.dtype, device=colours.device) + 0.5) / QUANTILES
+    quantiles = torch.quantile(whitened, shares, dim=2).permute(1, 2, 0)  # [N, 3, 8]
+    rows, cols = torch.triu_indices(COLOURS, COLOURS)
+    return torch.cat([mean, variance.clamp(min=0).sqrt(), covariance[:, rows, cols], quantiles.flatten(1)], 1)
+
+
+def matrix_power(covariance: Tensor, power: float) -> Tensor:
+    """Of symmetric matrices [N, 3, 3], whose small eigenvalues are raised to a share of the trace.
+
+    Those of a style beyond another one may be negative.
+    """
+    floor = RIDGE * covariance.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True).clamp(min=0) + FLOOR**2
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp(min=floor).pow(power)[..., None, :]) @ vectors.transpose(-2, -1)
+
+
+class StyleTransfer:
+    """The map of latents in one style to another, cell by cell.
+
+    Of the colours C_B^(1/2) q(C_A^(-1/2) (z - m_A)) + m_B, where q takes the quantiles of A to those of B, piecewise
+    linear, with slopes from 0.4 to 2.5: so nearly the optimal transport of their distributions, which it is for each
+    axis. Of the other channels, the lowest frequencies follow by its derivative in their cell, or smooth slopes would
+    become stairs; the others by that of slopes 1, which keeps textures alike everywhere.
+    """
+
+    def __init__(self, own: Tensor, other: Tensor, trunk: Trunk) -> None:
+        """Styles [S], of the channels of a trunk."""
+        channels, order, scale = trunk.channels, trunk.order.cpu(), trunk.scale.cpu().double()
+        (mean, covariance, quantiles), (mean_b, covariance_b, quantiles_b) = (
+            _colours(style.double(), channels) for style in (own, other)
+        )
+        self.mean, self.mean_b = mean[:, None], mean_b[:, None].clone()
+        most = BRIGHTEST * trunk.cell * float(trunk.axes[0].abs().sum()) / scale[0]  # styles may lie beyond any image's
+        self.mean_b[0].clamp_(-most, most)
+        self.whiten, self.colour = matrix_power(covariance[None], -0.5)[0], matrix_power(covariance_b[None], 0.5)[0]
+        steps = quantiles.diff(dim=1).clamp(min=FLOOR)
+        self.slopes = (quantiles_b.diff(dim=1) / steps).clamp(*SLOPES)  # [3, 7]
+        self.knots = quantiles[:, :1] + F.pad(steps.cumsum(1), (1, 0))
+        values = F.pad((self.slopes * steps).cumsum(1), (1, 0))
+        # the mean of the piecewise linear map over the quantiles is that of B's
+        self.values = values + (quantiles_b.mean(1, keepdim=True) - values.mean(1, keepdim=True))
+
+        # channel k of axis a gets weight[k, b] J[a, b] of the channel beside[k, b], of the same frequency and axis b
+        self.axis, frequency = order // trunk.cell**2, order % trunk.cell**2
+        self.low = (frequency // trunk.cell <= LOW) & (frequency % trunk.cell <= LOW)
+        same = (frequency[:, None] == frequency)[:, None] & (self.axis == torch.arange(COLOURS)[:, None])  # [K, 3, K]
+        self.beside = same.int().argmax(2)
+        self.weight = same.any(2) * scale[self.beside] / scale[:, None]
+        self.weight *= (scale[:COLOURS, None] / scale[:COLOURS])[self.axis]  # J is of the first three channels
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Latents [C, h, w] of the first C channels, float32 -> the same in the other style."""
+        channels, flat = len(z), z.flatten(1).double()
+        white = _times(self.whiten, flat[:COLOURS] - self.mean)
+        place = torch.searchsorted(self.knots, white, right=True).sub_(1).clamp_(0, QUANTILES - 2)
+        knots, values, slopes = (each.gather(1, place) for each in (self.knots, self.values, self.slopes))
+        colours = _times(self.colour, values + (white - knots) * slopes) + self.mean_b
+        steep, even = (
+            torch.stack([_times(self.colour, each * column[:, None]) for column in self.whiten.T], 1)
+            for each in (slopes, torch.ones_like(slopes[:, :1]))
+        )
+        result, low = torch.zeros_like(flat), self.low[:channels, None]
+        for axis in range(COLOURS):
+            beside, weight = self.beside[:channels, axis], self.weight[:channels, axis].clone()
+            weight[beside >= channels] = 0
+            derivative = torch.where(low, steep[self.axis[:channels], axis], even[self.axis[:channels], axis])
+            result += flat[beside.clamp(max=channels - 1)] * derivative * weight[:, None]
+        result[:COLOURS] = colours
+        return result.reshape(z.shape).float()
+
+
+def _times(matrix: Tensor, values: Tensor) -> Tensor:
+    """[3, 3] by [3, n], in one order for every n."""
+    return torch.stack([sum(matrix[i, j] * values[j] for j in range(COLOURS)) for i in range(COLOURS)])
+
+
+def _colours(style: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [3], covariance [3, 3] and quantiles [3, 8] of the colours of a style [S]."""
+    mean, _, upper, quantiles = style.split([channels, channels, COVARIANCE, COLOURS * QUANTILES])
+    covariance = style.new_zeros(COLOURS, COLOURS)
+    rows, cols = torch.triu_indices(COLOURS, COLOURS)
+    covariance[rows, cols] = covariance[cols, rows] = upper
+    return mean[:COLOURS], covariance, quantiles.reshape(COLOURS, QUANTILES)

@@ -1,0 +1,220 @@
+"""Models with a trunk: latents that are found again, and styles that are statistics of them."""
+
+import numpy as np
+import pytest
+import torch
+
+from editing.fuse import fuse
+from editing.outpaint import outpaint
+from editing.resample import resample
+from inversion import Latents, PatchInverter
+from inversion.styles import StyleMap, measure_style
+from inversion.weight_maps import Boxes, HorizontalBlend
+from models.geometry import Region
+from tests.inversion.conftest import CPU, photograph, tiny_model, trunk_inverter
+from utils.errors import UserError
+
+SIZE = 75, 90
+
+
+@pytest.fixture(scope="module")
+def image():
+    return photograph(*SIZE)
+
+
+@pytest.fixture(scope="module")
+def latents(trunk_model, image):
+    return trunk_model.encode(image)
+
+
+def inner(model, latents):
+    """Structure latents of cells whose context lies inside the image."""
+    cells = Region.at(0, 0, *latents.size).valid_output(model.networks.encoder.rule)
+    return latents.structure[:, *cells.slices_in(model.cells(latents.size))]
+
+
+@pytest.mark.parametrize("block", [16, 40])
+def test_blocks_equal_the_whole(trunk_model, image, latents, block):
+    model = PatchInverter(trunk_model.networks, CPU, torch.float32, block)
+    own = model.encode(image)
+    assert np.abs(own.structure - latents.structure).max() < 1e-5
+    other = trunk_model.style(photograph(40, 60, 3))
+    for each in (latents, latents.with_style(other), model.generate(*SIZE, seed=2)):
+        whole, blocks = (m.draw(each, dtype=np.float32) for m in (trunk_model, model))
+        assert np.abs(whole - blocks).max() < 1e-5
+        assert np.abs(model.draw(each, (8, 24, 60, 70), dtype=np.float32) - whole[8:60, 24:70]).max() < 1e-5
+
+
+def test_the_encoder_finds_what_is_drawn(trunk_model, image, latents):
+    """Of photographs and of generated images, with and without noise, in one style or another."""
+    styled = latents.with_style(trunk_model.style(3), 0.5)
+    generated = [trunk_model.generate(*SIZE, seed=1, noise=noise) for noise in (True, False)]
+    for each in (latents, styled, *generated):
+        drawn = trunk_model.draw(each, dtype=np.float32)
+        pixels = torch.from_numpy(drawn).permute(2, 0, 1)[None]
+        cells = Region.at(0, 0, *SIZE).valid_output(trunk_model.networks.encoder.rule)
+        around = cells.receptive_field(trunk_model.networks.encoder.rule)
+        found = trunk_model.networks.encoder(pixels[..., *around.slices_in(Region.at(0, 0, *SIZE))])[0]
+        expected = inner(trunk_model, trunk_model.restyled(each))
+        assert np.abs(found.detach().numpy() - expected).max() < 1e-4
+
+
+def test_a_photograph_in_its_own_style(trunk_model, latents):
+    plain = trunk_model.draw(latents)
+    assert (trunk_model.draw(latents.with_style(trunk_model.style(1), 0)) == plain).all()
+    again = latents.with_style(trunk_model.style(1)).with_style(latents.style)
+    assert np.abs(trunk_model.draw(again).astype(int) - plain).max() <= 1
+
+
+def test_the_style_is_the_same_whatever_the_blocks_and_where_it_is_measured(trunk_model, image, latents):
+    size, cells = latents.size, trunk_model.cells(latents.size)
+    inside = Region.at(0, 0, *(-(-length // 8) for length in size))
+    again = measure_style(latents.structure, cells, inside)
+    assert again.measured and torch.equal(again.global_latent, latents.style.global_latent)
+    assert torch.allclose(trunk_model.style(image).global_latent, again.global_latent, atol=1e-5)
+    n = trunk_model.generator.structure.local_dim
+    values = torch.from_numpy(latents.structure[:, *inside.slices_in(cells)]).double()
+    assert torch.allclose(again.global_latent[:n].double(), values.mean((1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".zarr"])
+def test_files_keep_structure_and_both_styles(trunk_model, latents, tmp_path, suffix):
+    other, size = trunk_model.style(5), latents.size
+    edits = {
+        "plain": latents,
+        "styled": latents.with_style(other, 0.7),
+        "fused": fuse(trunk_model, latents, [latents.style, other], blur=20),
+        "noise": trunk_model.generate(*size, seed=2).with_style(other),
+    }
+    for name, each in edits.items():
+        path = tmp_path / f"{name}{suffix}"
+        each.save(path)
+        loaded = Latents.load(path)
+        assert (trunk_model.draw(loaded) == trunk_model.draw(each)).all(), name
+        assert (loaded.own is None) == (each.own is None)
+    plain = Latents.load(tmp_path / f"styled{suffix}").with_style(latents.style)
+    assert np.abs(trunk_model.draw(plain).astype(int) - trunk_model.draw(latents)).max() <= 1
+
+
+def test_styles_that_vary_over_space(trunk_model, latents):
+    """Where one style has all the weight, the image is that in this style."""
+    other = trunk_model.style(photograph(50, 50, 9))
+    for each in (latents, trunk_model.generate(*SIZE, seed=4)):
+        mixed = fuse(trunk_model, each, [each.style, other], [(0.5, 0.0), (0.5, 1.0)], blur=2)
+        drawn = trunk_model.draw(mixed, dtype=np.float32)
+        assert np.abs(drawn[:, :3] - trunk_model.draw(each, dtype=np.float32)[:, :3]).max() < 2.0
+        assert np.abs(drawn - trunk_model.draw(each, dtype=np.float32)).max() > 0.05
+    both = StyleMap([latents.style, other], HorizontalBlend(20, 60))
+    blended = latents.with_style(both)
+    left = trunk_model.restyled(blended).structure[:, :, 2:4]
+    assert np.abs(left - latents.structure[:, :, 2:4]).max() < 1e-4
+    back = blended.with_style(latents.style)
+    assert np.abs(trunk_model.draw(back).astype(int) - trunk_model.draw(latents)).max() <= 1
+
+
+def test_edits_go_on_from_restyled_latents(trunk_model, latents):
+    styled = latents.with_style(trunk_model.style(2))
+    canvas = outpaint(trunk_model, styled, (123, 138), (24, 24), seed=1)
+    drawn = trunk_model.draw(canvas)[24:99, 24:114]
+    assert np.abs(drawn[24:-24, 24:-24].astype(int) - trunk_model.draw(styled)[24:-24, 24:-24]).max() <= 1
+    part = resample(trunk_model, styled, Boxes([(16, 16, 48, 48)]), seed=3)
+    changed = trunk_model.draw(part) != trunk_model.draw(styled)
+    assert changed[20:40, 20:40].any() and not changed[:, 80:].any()
+
+
+def test_cut_latents(trunk_model, image, latents, tmp_path):
+    cut = trunk_model.encode(image, channels=4)
+    assert cut.structure.shape == (4, *latents.structure.shape[1:])
+    assert np.array_equal(cut.structure, latents.structure[:4])
+    assert torch.allclose(cut.style.global_latent, latents.style.global_latent, atol=1e-5)
+    cut.save(tmp_path / "cut.safetensors")
+    drawn = trunk_model.draw(Latents.load(tmp_path / "cut.safetensors"))
+    assert (drawn == trunk_model.draw(cut)).all()
+    styled = trunk_model.draw(cut.with_style(trunk_model.style(1)))
+    assert (styled != drawn).any()
+
+
+@pytest.mark.parametrize("channels", [2, 11])
+def test_channels_that_are_not_there(trunk_model, image, channels):
+    with pytest.raises(UserError, match=f"infer.channels: {channels}; allowed: 3 to 10 of this checkpoint, or null"):
+        trunk_model.encode(image, channels=channels)
+
+
+def test_channels_without_a_trunk(model, image):
+    with pytest.raises(UserError, match="infer.channels: 4; allowed: 5 to 5 of this checkpoint"):
+        model.encode(image, channels=4)
+
+
+def test_what_does_not_fit(trunk_model, model, image, latents):
+    with pytest.raises(UserError, match="encoded by the weights trunk"):
+        model.draw(latents)
+    foreign = Latents(latents.structure, model.style(1), latents.size, None, trunk_model.fingerprint)
+    with pytest.raises(UserError, match="a style of 6 values, but the checkpoint has 50"):
+        trunk_model.draw(foreign)
+    with pytest.raises(UserError, match="the style of this checkpoint is measured"):
+        trunk_model.invert(image, style_steps=2)
+
+
+def test_images_of_one_cell(trunk_model, latents):
+    """Their deviation may be 0: they have a style, and take others, without numbers that are not finite."""
+    tiny = trunk_model.encode(np.full((1, 1, 3), 90, np.uint8))
+    assert torch.isfinite(tiny.style.global_latent).all()
+    for each in (tiny.with_style(latents.style), latents.with_style(tiny.style)):
+        assert np.isfinite(trunk_model.draw(each, dtype=np.float32)).all()
+
+
+def test_seeds_have_styles(trunk_model):
+    styles = [trunk_model.style(seed) for seed in (0, 0, 1)]
+    assert torch.equal(styles[0].global_latent, styles[1].global_latent)
+    assert not torch.equal(styles[0].global_latent, styles[2].global_latent)
+    assert trunk_model.generate(8, 8, seed=1).style.measured
+
+
+def test_inverting_again_changes_nothing_more(trunk_model, image):
+    """But for what is clipped and rounded to 8 bits."""
+    first = trunk_model.draw(trunk_model.invert(image))
+    result = first
+    for _ in range(4):
+        result = trunk_model.draw(trunk_model.invert(result))
+    assert np.abs(result.astype(int) - first)[16:-16, 16:-16].mean() < 1.0
+
+
+def test_an_encoder_may_have_scales_beside_the_trunk(image):
+    model = tiny_model(trunk_inverter([4, 4, 5]))
+    blocks = tiny_model(trunk_inverter([4, 4, 5]), block=24)
+    whole = model.encode(image)
+    assert np.abs(whole.structure - blocks.encode(image).structure).max() < 1e-5
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_a_preview_is_the_picture_made_small(trunk_model, latents, scale):
+    """As near as the mean over its pixels comes; blocks equal the whole."""
+    for each in (latents, latents.with_style(trunk_model.style(1)), trunk_model.generate(*SIZE, seed=3)):
+        small = trunk_model.preview(each, scale)
+        height, width = SIZE[0] // scale, SIZE[1] // scale
+        assert small.shape == (-(-SIZE[0] // scale), -(-SIZE[1] // scale), 3) and small.dtype == np.uint8
+        linear = Latents(trunk_model.restyled(each).structure, each.style, each.size, None, each.model)
+        drawn = trunk_model.draw(linear).astype(float)[: height * scale, : width * scale]
+        means = drawn.reshape(height, scale, width, scale, 3).mean((1, 3))
+        error, spread = np.abs(means - small[:height, :width]).mean(), np.abs(means - means.mean((0, 1))).mean()
+        assert error < 0.35 * spread
+        whole = Region.at(0, 0, *small.shape[:2])
+        out = np.empty_like(small)
+        trunk_model.preview(each, scale, out=out, blocks=_halves(whole))
+        assert np.abs(out.astype(int) - small).max() <= 1
+
+
+def _halves(region):
+    rows, left, right = region.rows, region.cols.size // 2 + 1, region.cols.size - region.cols.size // 2 - 1
+    return [Region.at(0, 0, rows.size, left), Region.at(0, left, rows.size, right)]
+
+
+@pytest.mark.parametrize("scale", [3, 16])
+def test_scales_that_there_are_not(trunk_model, latents, scale):
+    with pytest.raises(UserError, match=f"scale: 1/{scale}; allowed: 1, 1/2, 1/4 ... 1/8"):
+        trunk_model.preview(latents, scale)
+
+
+def test_a_preview_without_a_trunk(model):
+    with pytest.raises(UserError, match="scale: previews need a checkpoint with a trunk"):
+        model.preview(model.generate(20, 20), 2)

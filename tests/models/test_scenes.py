@@ -1,0 +1,55 @@
+"""The classifier of scenes: trained by its command, and what its features tell apart."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from losses.frechet import frechet_distance
+from models.scenes import SceneFeatures
+from scripts import train_scenes
+from tests.inversion.conftest import photograph
+from utils.checkpoint import load_weights
+from utils.errors import UserError, run_command
+
+CPU = torch.device("cpu")
+
+
+def pictures(count, seed, noise):
+    random = np.random.default_rng(seed)
+    made = np.stack([photograph(80, 90, seed + k) for k in range(count)]).astype(int)
+    return np.clip(made + random.integers(-noise, noise + 1, made.shape), 0, 255).astype(np.uint8)
+
+
+def test_shipped_features_tell_sets_apart():
+    """The more, the less they are alike; of images of any size; and the same ones are at no distance."""
+    features = SceneFeatures(CPU)
+    one, other, noisy = (features(pictures(40, *given)) for given in ((0, 0), (100, 0), (200, 60)))
+    assert one.shape == (40, 128) and one.dtype == np.float64
+    assert frechet_distance(one, one) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(one, other) < 0.5 * frechet_distance(one, noisy)
+    few = pictures(3, 0, 0)
+    assert features(few[:, :33, :50]).shape == (3, 128) and features(few[:0]).shape == (0, 128)
+
+
+def test_training_writes_a_classifier(tmp_path, capsys):
+    for label in range(2):
+        folder = tmp_path / f"images/{label}"
+        folder.mkdir(parents=True)
+        for number in range(3):
+            PIL.Image.fromarray(photograph(50, 60, 10 * label + number)).save(folder / f"{number}.png")
+    arguments = ["--input", str(tmp_path / "images"), "--output", str(tmp_path / "own.safetensors"), "--steps=2"]
+    assert run_command(train_scenes.main, arguments) == 0
+    assert "6 images of 2 labels" in capsys.readouterr().out
+    tensors, _ = load_weights(tmp_path / "own.safetensors")
+    assert tensors["head.bias"].shape == (8,) and bool((tensors["deviation"] > 0).all())
+    assert SceneFeatures(CPU, tmp_path / "own.safetensors")(pictures(2, 0, 0)).shape == (2, 128)
+
+
+def test_what_is_no_classifier(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    arguments = ["--input", f"{tmp_path}/empty", "--output", f"{tmp_path}/x.safetensors"]
+    assert run_command(train_scenes.main, arguments) == 2
+    assert "no folders of images" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no classifier of scenes"):
+        SceneFeatures(CPU, train_scenes.Path(__file__).parents[2] / "checkpoints/sample.safetensors")

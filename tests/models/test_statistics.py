@@ -1,0 +1,84 @@
+"""Styles as statistics of latents, and the map from one to another."""
+
+import pytest
+import torch
+
+from models.statistics import COLOURS, StatisticsMapping, StyleTransfer, measure, style_length
+from tests.models.test_trunk import fitted
+
+
+@pytest.fixture(scope="module")
+def trunk():
+    return fitted(24, 4)
+
+
+def latents(trunk, seed, gain=1.0, size=(20, 22)):
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(COLOURS, COLOURS, generator=generator)
+    z = gain * torch.randn(trunk.channels, *size, generator=generator)
+    z[:COLOURS] = torch.einsum("ij,jhw->ihw", mix, z[:COLOURS].sign() * z[:COLOURS].square()) + mix[:, :1, None]
+    return z
+
+
+def test_the_vector_of_a_style():
+    z = torch.randn(2, 5, 400, dtype=torch.float64)
+    style = measure(z)
+    assert style.shape == (2, style_length(5)) and style.dtype == torch.float64
+    assert torch.allclose(style[:, :5], z.mean(2))
+    assert torch.allclose(style[:, 5:10], z.std(2, correction=0))
+    assert torch.allclose(style[1, 10:16], torch.cov(z[1, :3], correction=0)[*torch.triu_indices(3, 3)])
+    assert torch.allclose(style[0, 16:].reshape(3, 8).mean(1), torch.zeros(3).double(), atol=0.1)
+
+
+def test_a_style_is_mapped_to_itself(trunk):
+    z = latents(trunk, 0)
+    style = measure(z.flatten(1)[None])[0].float()
+    assert torch.allclose(StyleTransfer(style, style, trunk)(z), z, atol=1e-4)
+
+
+def test_statistics_become_those_of_the_other_style(trunk):
+    a, b = latents(trunk, 1), latents(trunk, 2, gain=1.3)
+    own, other = (measure(z.flatten(1)[None])[0].float() for z in (a, b))
+    mapped = StyleTransfer(own, other, trunk)(a)
+    found = measure(mapped.flatten(1)[None])[0].float()
+    n = trunk.channels
+
+    def distance(x, y, part):
+        return float((x[part] - y[part]).norm())
+
+    for part, share in (slice(0, COLOURS), 0.15), (slice(n, n + COLOURS), 0.35):
+        assert distance(found, other, part) < share * distance(own, other, part)
+
+
+def test_each_cell_is_mapped_by_itself_and_first_channels_alone(trunk):
+    a, b = latents(trunk, 3), latents(trunk, 4)
+    transfer = StyleTransfer(*(measure(z.flatten(1)[None])[0].float() for z in (a, b)), trunk)
+    whole = transfer(a)
+    assert torch.equal(transfer(a[:, 3:9, 5:17]), whole[:, 3:9, 5:17])
+    few = transfer(a[:COLOURS])
+    assert few.shape[0] == COLOURS and torch.equal(few, whole[:COLOURS])
+
+
+@pytest.mark.parametrize("strength", [-1.0, 3.0])
+def test_styles_beyond_any_image_stay_finite(trunk, strength):
+    a, b = latents(trunk, 5), latents(trunk, 6, gain=0.2)
+    own, other = (measure(z.flatten(1)[None])[0].float() for z in (a, b))
+    assert torch.isfinite(StyleTransfer(own, torch.lerp(own, other, strength), trunk)(a)).all()
+
+
+def test_flat_latents_have_a_style(trunk):
+    flat = torch.zeros(trunk.channels, 4, 4) + 0.5
+    style, other = (measure(z.flatten(1)[None])[0].float() for z in (flat, latents(trunk, 7)))
+    assert torch.isfinite(style).all()
+    assert torch.isfinite(StyleTransfer(style, other, trunk)(flat)).all()
+    assert torch.isfinite(StyleTransfer(other, style, trunk)(latents(trunk, 7))).all()
+
+
+def test_the_mapping_is_standardised_by_the_styles_of_training():
+    styles = measure(3 + torch.rand(50, 4, 1) * torch.randn(50, 4, 64)).float()
+    mapping = StatisticsMapping(4, 7, layers=2, lr_multiplier=1.0)
+    mapping.fit(styles)
+    features = (mapping._features(styles) - mapping.centre) / mapping.spread
+    assert torch.allclose(features.mean(0), torch.zeros(8), atol=1e-5)
+    assert torch.allclose(features.std(0, correction=0), torch.ones(8), atol=1e-4)
+    assert mapping(styles).shape == (50, 7)

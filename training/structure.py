@@ -1,0 +1,190 @@
+"""The structure stage: a structure synthesizer learns to draw the latents that an inverter encodes photographs as.
+
+Encoder and texture synthesizer stay as they are. A critic compares grids of encoded latents with drawn ones of the same
+style, statistics of the encoded grid, at the same height in the image: latents and style are judged together, as in
+BiGAN and ALI (ICLR 2017). The loss is relativistic, with gradient penalties on both sides (R3GAN, Huang et al., NeurIPS
+2024).
+
+Letters: B batch, K channels, S style vector, h/w latent cells.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datasets import CropDataset, Window
+from losses.adversarial import r1_penalty
+from models import build_critic, build_encoders, build_generator
+from models.generator import Generator
+from models.geometry import Interval, Region
+from models.noise import gaussian_field
+from models.statistics import measure
+from models.weights import export, fill, read_weights
+from training.context import Stream, TrainContext
+from training.optimization import NetworkOptimizer, averaged, move_average
+from training.stage import Stage
+from training.trunk import fit_styles
+from utils.checkpoint import fingerprint
+from utils.errors import UserError
+
+
+class StructureStage(Stage):
+    """The structure synthesizer, its critic, their optimizers, and one training step."""
+
+    exported = ("inverter.safetensors", "critic.safetensors")
+
+    def __init__(self, config: dict, context: TrainContext) -> None:
+        self.settings, self.losses, self.model, self.context = config.train, config.losses, config.model, context
+        if not self.model.trunk:
+            raise UserError("train.stage: structure needs a model with a trunk (model.trunk: true)")
+        context.check_batch(config.model.critic.minibatch_group, "model.critic.minibatch_group")
+        self.cells = config.train.patch_cells
+        generator = build_generator(config.model)
+        self.texture = context.place(generator.texture).eval().requires_grad_(False)
+        self.encoder = context.place(build_encoders(config.model)[0]).eval().requires_grad_(False)
+        self.structure = context.place(generator.structure)
+        self.critic = context.place(build_critic(config.model, self.cells))
+        self.average = averaged(self.structure)
+        cell, read = 2**config.model.stages, self.encoder.rule.receptive_field(Interval(0, self.cells - 1))
+        self.window = Window(self.cells * cell, -read.first, read.last - self.cells * cell + 1)
+
+        self.networks = {"structure": self.structure, "critic": self.critic}
+        self.optimizers = {
+            name: NetworkOptimizer(name, network, config.train.optimizer, context.world, lazy)
+            for (name, network), lazy in zip(self.networks.items(), (None, self.losses.r1_every), strict=True)
+        }
+        self.state = self.networks | {"average": self.average}
+        self.state |= {f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}
+
+    def load_files(self) -> None:
+        """Load the inverter, and the weights that the run goes on from. UserError for a file that is of no use."""
+        settings = self.settings
+        if settings.inverter is None:
+            raise UserError("train.inverter is not set: the structure stage needs an inverter run's file")
+        weights = read_weights(settings.inverter)
+        weights.fill("encoder", self.encoder)
+        weights.fill("generator.texture", self.texture)
+        if settings.generator is not None:
+            for network in (self.structure, self.average):
+                read_weights(settings.generator).fill("generator.structure", network)
+            self.structure.train()
+        if settings.discriminator is not None:
+            fill(settings.discriminator, {"critic": self.critic})
+        self.conditions = {
+            "train.patch_cells": self.cells,
+            "fingerprint of train.inverter": fingerprint(self.encoder.state_dict()),
+        }
+
+    def prepare(self, images: CropDataset) -> None:
+        """What standardises styles, and those that seeds choose from."""
+        networks = [self.structure, self.average] if self.settings.generator is None else []
+        fit_styles(self.encoder.trunk, networks, images)
+        self.critic.condition.load_state_dict(
+            self.critic.condition.state_dict()
+            | {name: getattr(self.structure.mapping, name) for name in ("centre", "spread")}
+        )
+
+    def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One step of both networks on grids of encoded latents."""
+        for optimizer in self.optimizers.values():
+            optimizer.schedule(step)
+        real, style, row = self.encode(batch)
+        with self.context.autocast():
+            fake = self.draw(self.structure, self.context.seeds(Stream.LATENTS, step), style, row)
+        scalars = self._critic_step(real, fake.detach(), style, row)
+        if self.losses.structure.penalty and step % self.losses.r1_every == 0:
+            scalars |= self._penalty_step(real, fake.detach(), style, row)
+        scalars |= self._structure_step(real, fake, style, row)
+        images = len(real) * self.context.world.size
+        move_average(self.average, self.structure, images, self.settings.ema_images, step)
+        return scalars
+
+    @torch.no_grad()
+    def encode(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Encoded latents [B, K, h, w], their styles [B, S], and vertical positions [B]."""
+        z = self.encoder(batch["window"])
+        return z, measure(z.flatten(2)).float(), batch["row"].float()
+
+    def draw(self, structure: torch.nn.Module, seeds: Tensor, style: Tensor, row: Tensor, margin: int = 0) -> Tensor:
+        """Latents [B, K, h, w] of seeds [B], in styles [B, S], at rows [B]; `margin`: cells around the grid."""
+        grid, channels = structure.grid, structure.local_dim
+        around = structure.rule.receptive_field(Interval(-margin, self.cells - 1 + margin))
+        local = gaussian_field(seeds, range(channels), around.first, around.first, around.size, around.size)
+        chosen = gaussian_field(seeds, range(-1, 0), 0, 0, 1, 4)[:, 0, 0]  # [B, 4]: column, jitter
+        uniform = torch.special.ndtr(chosen)
+        coordinates = grid.of_patches(
+            (row * (grid.row_starts - 1) + grid.row_starts) / 2,  # row 0 is the middle of a canvas
+            uniform[:, 0] * grid.horizontal_period,
+            around.size,
+            uniform[:, 1:] - 0.5,
+        )
+        return structure(local.contiguous(memory_format=torch.channels_last), style, coordinates)
+
+    def _critic_step(self, real: Tensor, fake: Tensor, style: Tensor, row: Tensor) -> dict[str, Tensor]:
+        with self.context.autocast():
+            pairs = list(zip(self.critic(real, style, row), self.critic(fake, style, row), strict=True))
+        parts = {name: F.softplus(b - a).mean() for name, (a, b) in zip(("whole", "local"), pairs, strict=True)}
+        scalars = {f"critic/{name}": value.detach() for name, value in parts.items()}
+        scalars |= {"critic/real": pairs[0][0].mean().detach(), "critic/fake": pairs[0][1].mean().detach()}
+        total = sum(self.losses.structure[name] * value for name, value in parts.items())
+        self.optimizers["critic"].update(total, scalars)
+        return scalars
+
+    def _penalty_step(self, real: Tensor, fake: Tensor, style: Tensor, row: Tensor) -> dict[str, Tensor]:
+        parts = {}
+        for name, z in ("real", real), ("fake", fake):
+            z = z.float().requires_grad_(True)
+            whole, local = self.critic(z, style, row)  # float32: the penalty is a small difference of large numbers
+            weights = self.losses.structure
+            parts[name] = r1_penalty(weights.whole * whole + weights.local * local.mean((1, 2)), z)
+        scalars = {f"critic/penalty_{name}": value.detach() for name, value in parts.items()}
+        weight = self.losses.structure.penalty / 2 * self.losses.r1_every
+        self.optimizers["critic"].update(weight * sum(parts.values()), scalars)
+        return scalars
+
+    def _structure_step(self, real: Tensor, fake: Tensor, style: Tensor, row: Tensor) -> dict[str, Tensor]:
+        self.critic.requires_grad_(False)
+        with self.context.autocast():
+            with torch.no_grad():
+                against = self.critic(real, style, row)
+            pairs = list(zip(self.critic(fake, style, row), against, strict=True))
+        self.critic.requires_grad_(True)
+        parts = {name: F.softplus(b - a).mean() for name, (a, b) in zip(("whole", "local"), pairs, strict=True)}
+        scalars = {f"structure/{name}": value.detach() for name, value in parts.items()}
+        total = sum(self.losses.structure[name] * value for name, value in parts.items())
+        self.optimizers["structure"].update(total, scalars)
+        return scalars
+
+    @torch.no_grad()
+    def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Image batches [N, 3, H, W] to show: photographs, and images in their styles by the averaged weights."""
+        _, style, row = self.encode(batch)
+        seeds = torch.arange(len(style), device=style.device)
+        pixels = Region.at(0, 0, *[self.window.patch] * 2)
+        margin = -pixels.receptive_field(self.texture.rule).rows.first
+        z = self.draw(self.average, seeds, style, row, margin + 1)
+        cells = Interval(-margin - 1, self.cells + margin)
+        drawn = self.texture(z, self.texture.mapping(style), None, (cells.first, cells.first))
+        around = self.texture.rule.valid_output(cells)
+        inside = Interval(0, self.window.patch - 1).slice_in(around)
+        before, patch = self.window.before, self.window.patch
+        photograph = batch["window"][..., before : before + patch, before : before + patch]
+        return {"photograph": photograph, "generated": drawn[..., inside, inside]}
+
+    @torch.no_grad()
+    def validate(self, batches: list[dict[str, Tensor]]) -> dict[str, float]:
+        """The critic's score of photographs that are not trained on."""
+        scores = [self.critic(*self.encode(batch))[0].mean() for batch in batches]
+        return {"validation/critic": float(torch.stack(scores).mean())}
+
+    def export(self, folder: Path, step: int) -> list[Path]:
+        """Write the inverter with the averaged structure synthesizer, and the critic; their paths."""
+        paths = [folder / name for name in self.exported]
+        networks = {"generator": Generator(self.average, self.texture), "encoder": self.encoder}
+        export(paths[0], self.model, networks, step)
+        export(paths[1], self.model, {"critic": self.critic}, step)
+        return paths
