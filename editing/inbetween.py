@@ -28,7 +28,7 @@ def inbetween(
     """The latents of the canvas. UserError where the images do not fit, or have styles that vary over space."""
     model.check(left)
     model.check(right)
-    left, right = model.restyled(left), model.restyled(right)
+    left, right = model.as_drawn(left), model.as_drawn(right)
     if isinstance(left.style, StyleMap) or isinstance(right.style, StyleMap):
         raise UserError("inbetween: takes images of one style each")
     canvas = canvas_size(model.cell, [left.size, right.size], size)

@@ -27,7 +27,7 @@ def outpaint(
 ) -> Latents:
     """The latents of the canvas. UserError where the image does not fit, or lies between latent cells."""
     model.check(latents)
-    latents = model.restyled(latents)
+    latents = model.as_drawn(latents)
     canvas, (top, left) = place(model.cell, latents.size, size, at)
     style = latents.style
     if isinstance(style, StyleMap):

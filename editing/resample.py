@@ -31,7 +31,7 @@ def resample(
     a panorama, which would no longer close.
     """
     model.check(latents)
-    latents = model.restyled(latents)
+    latents = model.as_drawn(latents)
     check_inside(where, latents.size)
     generated = isinstance(latents.structure, GeneratedStructure)
     if generated and latents.structure.local.period is not None:

@@ -48,7 +48,9 @@ class EvaluatedModel:
         """The latents of an image, as the `infer` options say; `refined`: False leaves the structure as encoded."""
         options, steps = self.infer, self.infer.refine if refined else 0
         prior, style_steps, noise = options.refine_prior, options.refine_style, noise_of(options)
-        return self.model.invert(image, refine=steps, prior=prior, style_steps=style_steps, noise=noise)
+        return self.model.invert(
+            image, refine=steps, prior=prior, style_steps=style_steps, noise=noise, channels=options.channels
+        )
 
     def redraw(self, image: Image | np.ndarray, refined: bool = True) -> np.ndarray:
         """An inversion of an image, uint8 [H, W, 3]."""

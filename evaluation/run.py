@@ -105,7 +105,8 @@ def measure_generated(
     model, options, seed = evaluated.model, evaluated.options, evaluated.seed
     size, seeds = options.generated_size, range(seed, seed + options.generated)
     images, latents = generated_set(model, size, seeds), (model.generate(size, size, each) for each in seeds)
-    drawn = [sample(model, each, len(seeds), (seed, index)) for index, each in enumerate(latents)]
+    kept = slice(evaluated.infer.channels)
+    drawn = [sample(model, each, len(seeds), (seed, index))[:, kept] for index, each in enumerate(latents)]
     means = compare_latents(encoded, drawn, seed) | {"reciprocal_error": reciprocal_error(model, images, seeds)}
     # a distance falls with the number of images: it and its floor are of as many on either side
     count = min(len(images), len(real[0]), len(real[1]) or len(real[0]))

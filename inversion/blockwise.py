@@ -74,7 +74,6 @@ def draw(
     window: Region,  # pixels that `out` holds
     device: torch.device,
     read_ahead: bool = True,  # False where reading the structure is computation, which a thread would only disturb
-    channels: int = 0,  # that the texture synthesizer takes: 0 takes the place of those that `structure` lacks
 ) -> None:
     """Write the pixels of blocks of an image into `out`."""
     eight_bit = out.dtype == np.uint8
@@ -82,8 +81,6 @@ def draw(
     def read(block: Region) -> tuple[Region, Tensor]:
         around = block.receptive_field(rule)
         values = structure[(slice(None), *around.slices_in(cells))]
-        if len(values) < channels:
-            values = np.concatenate([values, np.zeros((channels - len(values), *values.shape[1:]), np.float32)])
         return block, _pinned(torch.from_numpy(np.ascontiguousarray(values)), device)
 
     def drawn() -> Iterator[tuple[Region, Tensor]]:

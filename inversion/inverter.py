@@ -28,7 +28,7 @@ from inversion import blockwise
 from inversion.latents import Latents
 from inversion.noise import FieldNoise, NoiseSpec
 from inversion.refinement import Refiner, Step, fit_style, steps_in_memory
-from inversion.styles import ArrayLike, RestyledStructure, Style, StyleMap, locate, measure_style
+from inversion.styles import ArrayLike, CutStructure, RestyledStructure, Style, StyleMap, locate, measure_style
 from inversion.synthesis import GeneratedStructure, LocalField, TiledStructure, style_of_seed
 from inversion.tiling import Tiling, blocks
 from models.geometry import Region
@@ -114,10 +114,11 @@ class PatchInverter:
         prior: float = 0.0,  # weight that draws them to the generator's own latents meanwhile; 0.001 to 0.1
         style_steps: int = 0,  # steps that optimise the global latent before
         noise: NoiseSpec | None = None,  # that it will be drawn with; None is closest to a photograph
+        channels: int | None = None,  # the first ones of the structure, that are kept; None: all
     ) -> Latents:
         """The latents of a photograph, in memory. UserError for an image that cannot be read."""
         image = self.open(image)
-        latents = self.encode(image, style_steps=style_steps, noise=noise, refined=refine > 0)
+        latents = self.encode(image, style_steps=style_steps, noise=noise, refined=refine > 0, channels=channels)
         return self.refine(latents, image, refine, prior=prior)
 
     def encode(
@@ -168,6 +169,8 @@ class PatchInverter:
         self.check(latents)
         if latents.size != (image.height, image.width) or isinstance(latents.style, StyleMap) or latents.own:
             raise UserError(f"{image.name}: refined are latents of the image itself, in one style")
+        if latents.structure.shape[0] < self.generator.structure.local_dim and steps != 0:
+            raise UserError(f"infer.refine: takes all channels, and not the first {latents.structure.shape[0]}")
         if isinstance(steps, int):
             todo = list(self.cell_blocks(latents.size, refined=True))
             steps = steps_in_memory(latents.structure.shape, todo, steps)
@@ -211,7 +214,7 @@ class PatchInverter:
         out = np.empty((*window.shape, 3), dtype) if out is None else out
         blocks = self.pixel_blocks(window) if blocks is None else blocks
         cells, read_ahead = self.cells(latents.size), not isinstance(latents.structure, TiledStructure)
-        latents = self.restyled(latents)
+        latents = self.as_drawn(latents)
         noise = self._noise(latents.noise)
         texture, style = self.generator.texture, latents.style
         w = texture.mapping(style.global_latent.to(self.device).reshape(-1, self.generator.structure.global_dim))
@@ -220,8 +223,7 @@ class PatchInverter:
         else:
             synthesize = texture.bake(w[0], self.dtype)
         blockwise.draw(
-            synthesize, texture.rule, latents.structure, cells, noise, blocks, out, window, self.device, read_ahead,
-            self.generator.structure.local_dim,
+            synthesize, texture.rule, latents.structure, cells, noise, blocks, out, window, self.device, read_ahead
         )  # fmt: skip
         return out
 
@@ -242,7 +244,7 @@ class PatchInverter:
         window = Region.at(0, 0, *self.preview_size(latents.size, scale))
         out = np.empty((*window.shape, 3), np.uint8) if out is None else out
         blocks = self.preview_blocks(window, scale) if blocks is None else blocks
-        structure, trunk, pixels = self.restyled(latents).structure, self.generator.texture.trunk, self.cell // scale
+        structure, trunk, pixels = self.as_drawn(latents).structure, self.generator.texture.trunk, self.cell // scale
         blockwise.draw(
             lambda z_s, noise, block: trunk.shrink(z_s, scale)[..., *_aligned(block, pixels)],
             synthesis(pixels), structure, self.cells(latents.size), None, blocks, out, window, self.device,
@@ -262,13 +264,15 @@ class PatchInverter:
         """The blocks of pixels of a preview."""
         return blocks(window, (PREVIEWED * self.cell // scale,) * 2)
 
-    def restyled(self, latents: Latents) -> Latents:
-        """The same image by a structure in the style that it is drawn in: mapped where it is read."""
-        if latents.own is None:
-            return latents
-        cells, trunk = self.cells(latents.size), self.generator.texture.trunk
-        structure = RestyledStructure(latents.structure, latents.own, latents.style, cells, trunk)
-        return replace(latents, structure=structure, own=None)
+    def as_drawn(self, latents: Latents) -> Latents:
+        """The same image by a structure of all channels, in the style that it is drawn in: made where it is read."""
+        structure, every = latents.structure, self.generator.structure.local_dim
+        if latents.own is not None:
+            cells, trunk = self.cells(latents.size), self.generator.texture.trunk
+            structure = RestyledStructure(structure, latents.own, latents.style, cells, trunk)
+        if structure.shape[0] < every:
+            structure = CutStructure(structure, every)
+        return latents if structure is latents.structure else replace(latents, structure=structure, own=None)
 
     def generate(
         self,

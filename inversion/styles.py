@@ -149,6 +149,30 @@ class RestyledStructure:
         return self.transfers[a, b]
 
 
+@dataclass(frozen=True)
+class CutStructure:
+    """The first channels of structure latents, with 0 in place of the others."""
+
+    structure: ArrayLike  # [C', h, w]
+    channels: int  # C
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.channels, *self.structure.shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.structure.dtype
+
+    def __getitem__(self, index: tuple[slice, ...] | slice) -> np.ndarray:
+        """As `ArrayLike`."""
+        channels, *axes = index if isinstance(index, tuple) else (index,)
+        found = self.structure[(slice(None), *axes)]
+        values = np.zeros((self.channels, *found.shape[1:]), found.dtype)
+        values[: len(found)] = found
+        return values[channels]
+
+
 def locate(index: tuple[slice, ...] | slice, cells: Region) -> tuple[slice, Region]:
     """The channels and the region of cells that a window of an array [C, h, w] of these cells is."""
     channels, *axes = index if isinstance(index, tuple) else (index,)

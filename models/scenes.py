@@ -48,7 +48,7 @@ class SceneClassifier(nn.Module):
 
 
 class SceneFeatures:
-    """Called with uint8 images [N, H, W, 3], gives their features [N, F], float64, standardised over photographs."""
+    """Called with uint8 images [N, H, W, 3], gives their features [N, F], float64, scaled to a deviation of 1."""
 
     def __init__(self, device: torch.device, path: Path = SCENES) -> None:
         """UserError if the file is missing, damaged, or none of a classifier."""

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     train(network, images, labels, arguments.steps)
     with torch.inference_mode():
         found = torch.cat([network.features(as_input(part)) for part in np.array_split(images, len(images) // 64 + 1)])
-    values = {"mean": found.mean(0), "deviation": found.std(0).clamp(min=1e-3)}
+    values = {"mean": found.mean(0), "deviation": found.var(0).mean().sqrt().clamp(min=1e-3)}
     save_weights(arguments.output, network.state_dict() | values, {"format": FORMAT})
     return 0
 

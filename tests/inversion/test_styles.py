@@ -55,7 +55,7 @@ def test_the_encoder_finds_what_is_drawn(trunk_model, image, latents):
         cells = Region.at(0, 0, *SIZE).valid_output(trunk_model.networks.encoder.rule)
         around = cells.receptive_field(trunk_model.networks.encoder.rule)
         found = trunk_model.networks.encoder(pixels[..., *around.slices_in(Region.at(0, 0, *SIZE))])[0]
-        expected = inner(trunk_model, trunk_model.restyled(each))
+        expected = inner(trunk_model, trunk_model.as_drawn(each))
         assert np.abs(found.detach().numpy() - expected).max() < 1e-4
 
 
@@ -106,7 +106,7 @@ def test_styles_that_vary_over_space(trunk_model, latents):
         assert np.abs(drawn - trunk_model.draw(each, dtype=np.float32)).max() > 0.05
     both = StyleMap([latents.style, other], HorizontalBlend(20, 60))
     blended = latents.with_style(both)
-    left = trunk_model.restyled(blended).structure[:, :, 2:4]
+    left = trunk_model.as_drawn(blended).structure[:, :, 2:4]
     assert np.abs(left - latents.structure[:, :, 2:4]).max() < 1e-4
     back = blended.with_style(latents.style)
     assert np.abs(trunk_model.draw(back).astype(int) - trunk_model.draw(latents)).max() <= 1
@@ -132,6 +132,10 @@ def test_cut_latents(trunk_model, image, latents, tmp_path):
     assert (drawn == trunk_model.draw(cut)).all()
     styled = trunk_model.draw(cut.with_style(trunk_model.style(1)))
     assert (styled != drawn).any()
+    canvas = trunk_model.draw(outpaint(trunk_model, cut, (123, 138), (24, 24)))
+    assert np.abs(canvas[48:75, 48:90].astype(int) - drawn[24:51, 24:66]).max() <= 1
+    with pytest.raises(UserError, match="infer.refine: takes all channels, and not the first 4"):
+        trunk_model.invert(image, channels=4, refine=2)
 
 
 @pytest.mark.parametrize("channels", [2, 11])
@@ -193,7 +197,7 @@ def test_a_preview_is_the_picture_made_small(trunk_model, latents, scale):
         small = trunk_model.preview(each, scale)
         height, width = SIZE[0] // scale, SIZE[1] // scale
         assert small.shape == (-(-SIZE[0] // scale), -(-SIZE[1] // scale), 3) and small.dtype == np.uint8
-        linear = Latents(trunk_model.restyled(each).structure, each.style, each.size, None, each.model)
+        linear = Latents(trunk_model.as_drawn(each).structure, each.style, each.size, None, each.model)
         drawn = trunk_model.draw(linear).astype(float)[: height * scale, : width * scale]
         means = drawn.reshape(height, scale, width, scale, 3).mean((1, 3))
         error, spread = np.abs(means - small[:height, :width]).mean(), np.abs(means - means.mean((0, 1))).mean()
