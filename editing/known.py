@@ -71,6 +71,6 @@ class KnownLatents:
         for structure, held, own in self.parts:
             common = region.common(own)
             if common:
-                window = structure[(slice(None), *common.slices_in(held))]
+                window = structure[(slice(self.channels), *common.slices_in(held))]
                 values[(slice(None), *common.slices_in(region))] = torch.from_numpy(window)
         return values * torch.from_numpy(self.where(region))

@@ -52,7 +52,7 @@ def resample(
         local = latents.structure.local
         local = replace(local, resampled=(*local.resampled, (mask, seed)))
         return replace(latents, structure=latents.structure.with_local(local))
-    known = KnownLatents(latents.structure.shape[0], [(latents.structure, cells, cells)], mask)
+    known = KnownLatents(model.generator.structure.local_dim, [(latents.structure, cells, cells)], mask)
     made = complete(model, known, latents.size, latents.style, seed, fit or FitOptions(), progress)
     return replace(latents, structure=made, noise=mixed)
 

@@ -29,7 +29,8 @@ def window(model: PatchInverter, latents: Latents, cells: Region | None = None) 
 
 def sample(model: PatchInverter, latents: Latents, images: int, key: Sequence[int]) -> Tensor:
     """Structure vectors [n, C] of an image, chosen by `key`: as many of each of so many images."""
-    return _chosen(window(model, latents).flatten(1).T, math.ceil(KEPT / max(images, 1)), key)
+    values = window(model, latents)[: model.generator.structure.local_dim]
+    return _chosen(values.flatten(1).T, math.ceil(KEPT / max(images, 1)), key)
 
 
 def compare_latents(encoded: Sequence[Tensor], generated: Sequence[Tensor], seed: int) -> dict[str, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ FITTED, EDGE = 200, 512  # photographs that it is fitted to, and pixels along an
 
 
 class Linear:
-    """Called with an image, uint8 [H, W, 3], and K, gives the same by its first K coefficients of each cell."""
+    """Called with an image, uint8 [H, W, 3], and K, gives the same by the first K coefficients of each cell."""
 
     def __init__(self, trunk: Trunk) -> None:
         self.trunk = trunk
@@ -28,8 +29,7 @@ class Linear:
         pads = [(m, m + -length % m) for length in (height, width)]  # whole cells, and one around them
         mode = "reflect" if min(height, width) > 2 * m else "edge"
         pixels = np.pad(image, (*pads, (0, 0)), mode).astype(np.float32) / 127.5 - 1
-        z = self.trunk.analyse(torch.from_numpy(pixels).permute(2, 0, 1)[None])
-        z[:, channels:] = 0
+        z = self.trunk.analyse(torch.from_numpy(pixels).permute(2, 0, 1)[None], min(channels, self.trunk.every))
         drawn = self.trunk.synthesise(z)[0, :, :height, :width]
         return to_eight_bit(drawn.permute(1, 2, 0)).numpy()
 
@@ -39,13 +39,10 @@ def linear_transform(model: PatchInverter, files: Iterable[Path], infer: dict) -
 
     None where no photograph has 2 x 2 cells.
     """
-    cell, every = model.cell, model.structure_shape((1, 1), infer.channels)[0]
-    trunk = model.generator.texture.trunk
+    trunk, images = model.generator.texture.trunk, []
     if trunk is not None:
-        own = Trunk(trunk.channels, cell)
-        own.load_state_dict(trunk.state_dict())
-        return Linear(own)
-    trunk, images = Trunk(min(max(every, COLOURS), COLOURS * cell**2), cell), []
+        return Linear(copy.deepcopy(trunk).cpu())
+    trunk = Trunk(COLOURS, model.cell)
     for path in list(files)[:FITTED]:
         try:
             image = open_image(path, infer.max_pixels, by_window=True)

@@ -46,7 +46,7 @@ def encode(
     out: Writable,  # [C, h, w] float32
     cells: Region,  # that `out` holds
     device: torch.device,
-    channels: int | None = None,  # that `out` takes, the first ones; None: all
+    channels: int | None = None,  # that `out` takes; None: those of the model
 ) -> None:
     """Write the structure latents of blocks of an image into `out`."""
 
@@ -57,7 +57,7 @@ def encode(
 
     def encoded() -> Iterator[tuple[Region, Tensor]]:
         for block, pixels in prefetch(map(read, blocks)):
-            yield block, encoder(as_batch(pixels, device))[0, :channels]
+            yield block, encoder(as_batch(pixels, device), channels)[0]
 
     store(encoded(), out, lambda block: (slice(None), *block.slices_in(cells)))
 

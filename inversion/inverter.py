@@ -96,15 +96,20 @@ class PatchInverter:
         return Region.at(0, 0, *size).receptive_field(self.generator.texture.rule)
 
     def structure_shape(self, size: tuple[int, int], channels: int | None = None) -> tuple[int, int, int]:
-        """[C, h, w] of the structure latents of an image of (height, width), or of the first `channels` of them.
+        """[C, h, w] of the structure latents of an image of (height, width); C: `channels`, None: the model's.
 
-        UserError for more channels than there are, or fewer where there is no trunk.
+        UserError where there are not so many.
         """
-        every = self.generator.structure.local_dim
-        least = COLOURS if self.measured else every
-        if channels is not None and not least <= channels <= every:
-            raise UserError(f"infer.channels: {channels}; allowed: {least} to {every} of this checkpoint, or null")
-        return channels or every, *self.cells(size).shape
+        least, most = self._channels
+        if channels is not None and not least <= channels <= most:
+            raise UserError(f"infer.channels: {channels}; allowed: {least} to {most} of this checkpoint, or null")
+        return channels or self.generator.structure.local_dim, *self.cells(size).shape
+
+    @property
+    def _channels(self) -> tuple[int, int]:
+        """The fewest and the most channels that structure latents have."""
+        own, trunk = self.generator.structure.local_dim, self.generator.texture.trunk
+        return (own, own) if trunk is None else (COLOURS, trunk.every)
 
     def invert(
         self,
@@ -114,7 +119,7 @@ class PatchInverter:
         prior: float = 0.0,  # weight that draws them to the generator's own latents meanwhile; 0.001 to 0.1
         style_steps: int = 0,  # steps that optimise the global latent before
         noise: NoiseSpec | None = None,  # that it will be drawn with; None is closest to a photograph
-        channels: int | None = None,  # the first ones of the structure, that are kept; None: all
+        channels: int | None = None,  # as `encode`
     ) -> Latents:
         """The latents of a photograph, in memory. UserError for an image that cannot be read."""
         image = self.open(image)
@@ -130,7 +135,7 @@ class PatchInverter:
         refined: bool = False,  # whether the latents are to be refined: in blocks that follow from the network alone
         out: blockwise.Writable | None = None,  # [C, h, w] float32, for latents that memory does not hold
         blocks: Iterable[Region] | None = None,  # of cells, that are to do; None: all
-        channels: int | None = None,  # the first ones, that are kept; None: all
+        channels: int | None = None,  # that are kept, with a trunk up to all coefficients; None: the model's
         wait: Callable[[], None] = lambda: None,  # returns when others that share the blocks have written theirs
     ) -> Latents:
         """The latents that the encoders give. UserError if the checkpoint has no encoder, or for an unusable image."""
@@ -147,7 +152,8 @@ class PatchInverter:
         release_freed_memory()
         wait()
         if style is None:
-            style = self._measure(out, size) if channels is None else self._style_of(image)
+            enough = channels is None or channels >= self.generator.structure.local_dim
+            style = self._measure(out, size) if enough else self._style_of(image)
         return Latents(out, style, size, noise, self.fingerprint)
 
     def refine(
@@ -169,8 +175,8 @@ class PatchInverter:
         self.check(latents)
         if latents.size != (image.height, image.width) or isinstance(latents.style, StyleMap) or latents.own:
             raise UserError(f"{image.name}: refined are latents of the image itself, in one style")
-        if latents.structure.shape[0] < self.generator.structure.local_dim and steps != 0:
-            raise UserError(f"infer.refine: takes all channels, and not the first {latents.structure.shape[0]}")
+        if latents.structure.shape[0] != self.generator.structure.local_dim and steps != 0:
+            raise UserError(f"infer.refine: takes the model's channels, and not {latents.structure.shape[0]}")
         if isinstance(steps, int):
             todo = list(self.cell_blocks(latents.size, refined=True))
             steps = steps_in_memory(latents.structure.shape, todo, steps)
@@ -265,7 +271,7 @@ class PatchInverter:
         return blocks(window, (PREVIEWED * self.cell // scale,) * 2)
 
     def as_drawn(self, latents: Latents) -> Latents:
-        """The same image by a structure of all channels, in the style that it is drawn in: made where it is read."""
+        """The same image by a structure of the model's channels that has the style itself, made when it is read."""
         structure, every = latents.structure, self.generator.structure.local_dim
         if latents.own is not None:
             cells, trunk = self.cells(latents.size), self.generator.texture.trunk
@@ -322,10 +328,8 @@ class PatchInverter:
             raise UserError(f"{name}: a style of {length} values, but the checkpoint has {dim}")
         if latents.style.measured != self.measured:
             raise UserError(f"{name}: its style is of another kind than the checkpoint's")
-        channels, every = latents.structure.shape[0], self.generator.structure.local_dim
-        if tuple(latents.structure.shape[1:]) != self.cells(latents.size).shape or not (
-            COLOURS <= channels <= every if self.measured else channels == every
-        ):
+        (channels, *shape), (least, most) = latents.structure.shape, self._channels
+        if tuple(shape) != self.cells(latents.size).shape or not least <= channels <= most:
             raise UserError(f"{name}: the latents do not cover an image of {latents.size[0]} x {latents.size[1]}")
 
     def require_encoder(self) -> None:
@@ -358,7 +362,7 @@ class PatchInverter:
     def _measure(self, structure: ArrayLike, size: tuple[int, int]) -> Style:
         """The statistics of the cells that are centred on pixels of an image of (height, width)."""
         inside = Region.at(0, 0, *(-(-length // self.cell) for length in size))
-        return measure_style(structure, self.cells(size), inside)
+        return measure_style(structure, self.cells(size), inside, self.generator.structure.local_dim)
 
     def encode_region(self, image: Image, region: Region, todo: Iterable[Region] | None = None) -> np.ndarray:
         """The structure latents [C, h, w] of a region of cells of an image; `todo`: its blocks, None: by the plan."""

@@ -84,8 +84,8 @@ def mix_styles(own: Style | StyleMap, other: Style | StyleMap, share: float) -> 
     return replace(own, global_latent=torch.lerp(own.global_latent, other.global_latent, float(share)))
 
 
-def measure_style(structure: ArrayLike, held: Region, inside: Region) -> Style:
-    """The style of structure latents [C, h, w] that hold a region of cells, over those inside the image.
+def measure_style(structure: ArrayLike, held: Region, inside: Region, channels: int) -> Style:
+    """The style of the first `channels` of structure latents [C, h, w] of a region of cells, over those inside.
 
     Added up in float64 and in one order, whatever the blocks were. Memory does not grow with the height.
     """
@@ -93,7 +93,7 @@ def measure_style(structure: ArrayLike, held: Region, inside: Region) -> Style:
     step = max(1, math.ceil(math.sqrt(inside.rows.size * inside.cols.size / SAMPLED)))
     total, square, colours = 0.0, 0.0, []
     for top in range(rows.start, rows.stop, STRIP):
-        strip = np.ascontiguousarray(structure[:, top : min(top + STRIP, rows.stop), cols], dtype=np.float64)
+        strip = np.ascontiguousarray(structure[:channels, top : min(top + STRIP, rows.stop), cols], dtype=np.float64)
         total, square = total + strip.sum((1, 2)), square + np.square(strip).sum((1, 2))
         colours.append(strip[:COLOURS, (rows.start - top) % step :: step, ::step].reshape(COLOURS, -1))
     count = inside.rows.size * inside.cols.size
@@ -145,7 +145,7 @@ class RestyledStructure:
         if (a, b) not in self.transfers:
             pair = ((self.own, a), (self.style, b))
             own, style = (each if isinstance(each, Style) else each.styles[n] for each, n in pair)
-            self.transfers[a, b] = StyleTransfer(own.global_latent, style.global_latent, self.trunk)
+            self.transfers[a, b] = StyleTransfer(own.global_latent, style.global_latent, self.trunk, self.shape[0])
         return self.transfers[a, b]
 
 

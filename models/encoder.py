@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.geometry import Chain, Interval, Region, Rule, Sum, Translate
@@ -88,6 +89,7 @@ def encode(
     rule: Rule,  # of both
     image: Tensor,
     dtype: torch.dtype | None = None,  # of the scales; None: that of the image
+    channels: int | None = None,  # None: those of the model; more only with a trunk
 ) -> Tensor:
     """As `PatchEncoder.forward`, by these parts."""
     first = rule.receptive_field(Interval(0, 0)).first  # an image begins where the pixels of a cell do
@@ -98,13 +100,13 @@ def encode(
     if trunk:
         with torch.autocast(image.device.type, enabled=False):
             part = image[..., *cells.receptive_field(analysis(trunk.cell)).slices_in(whole)]
-            latent = trunk.analyse(part.float())  # [B, C, h, w]
+            latent = trunk.analyse(part.float(), max(channels or 0, trunk.channels))  # [B, C, h, w]
     if scales:
         x = image[..., *cells.receptive_field(scales_rule).slices_in(whole)].to(dtype)
         for scale in scales:
             x, part = scale(x, cells.shape)
-            latent = latent + part
-    return latent
+            latent = latent + (F.pad(part, (0, 0, 0, 0, 0, latent.shape[1] - part.shape[1])) if trunk else part)
+    return latent[:, :channels]
 
 
 class PatchEncoder(nn.Module):
@@ -167,9 +169,9 @@ class BakedEncoder:
     rule: Rule
     dtype: torch.dtype  # of the scales
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """As `PatchEncoder.forward`."""
-        return encode(self.scales, self.scales_rule, self.trunk, self.rule, image, self.dtype)
+    def __call__(self, image: Tensor, channels: int | None = None) -> Tensor:
+        """As `PatchEncoder.forward`; so many channels, with a trunk more than those of the model, too."""
+        return encode(self.scales, self.scales_rule, self.trunk, self.rule, image, self.dtype, channels)
 
 
 class GlobalEncoder(nn.Module):

@@ -97,11 +97,11 @@ class StyleTransfer:
     become stairs; the others by that of slopes 1, which keeps textures alike everywhere.
     """
 
-    def __init__(self, own: Tensor, other: Tensor, trunk: Trunk) -> None:
-        """Styles [S], of the channels of a trunk."""
-        channels, order, scale = trunk.channels, trunk.order.cpu(), trunk.scale.cpu().double()
+    def __init__(self, own: Tensor, other: Tensor, trunk: Trunk, channels: int) -> None:
+        """Styles [S] of a trunk's model; `channels`: the coefficients that latents have."""
+        order, scale = trunk.order[:channels].cpu(), trunk.scale[:channels].cpu().double()
         (mean, covariance, quantiles), (mean_b, covariance_b, quantiles_b) = (
-            _colours(style.double(), channels) for style in (own, other)
+            _colours(style.double(), trunk.channels) for style in (own, other)
         )
         self.mean, self.mean_b = mean[:, None], mean_b[:, None].clone()
         most = BRIGHTEST * trunk.cell * float(trunk.axes[0].abs().sum()) / scale[0]  # styles may lie beyond any image's
@@ -114,17 +114,17 @@ class StyleTransfer:
         # the mean of the piecewise linear map over the quantiles is that of B's
         self.values = values + (quantiles_b.mean(1, keepdim=True) - values.mean(1, keepdim=True))
 
-        # channel k of axis a gets weight[k, b] J[a, b] of the channel beside[k, b], of the same frequency and axis b
+        # coefficient k of axis a gets weight[k, b] J[a, b] of that at beside[k, b], of the same frequency and axis b
         self.axis, frequency = order // trunk.cell**2, order % trunk.cell**2
         self.low = (frequency // trunk.cell <= LOW) & (frequency % trunk.cell <= LOW)
-        same = (frequency[:, None] == frequency)[:, None] & (self.axis == torch.arange(COLOURS)[:, None])  # [K, 3, K]
+        same = (frequency[:, None] == frequency)[:, None] & (self.axis == torch.arange(COLOURS)[:, None])  # [C, 3, C]
         self.beside = same.int().argmax(2)
         self.weight = same.any(2) * scale[self.beside] / scale[:, None]
         self.weight *= (scale[:COLOURS, None] / scale[:COLOURS])[self.axis]  # J is of the first three channels
 
     def __call__(self, z: Tensor) -> Tensor:
-        """Latents [C, h, w] of the first C channels, float32 -> the same in the other style."""
-        channels, flat = len(z), z.flatten(1).double()
+        """Latents [C, h, w], float32 -> the same in the other style."""
+        flat = z.flatten(1).double()
         white = _times(self.whiten, flat[:COLOURS] - self.mean)
         place = torch.searchsorted(self.knots, white, right=True).sub_(1).clamp_(0, QUANTILES - 2)
         knots, values, slopes = (each.gather(1, place) for each in (self.knots, self.values, self.slopes))
@@ -133,12 +133,10 @@ class StyleTransfer:
             torch.stack([_times(self.colour, each * column[:, None]) for column in self.whiten.T], 1)
             for each in (slopes, torch.ones_like(slopes[:, :1]))
         )
-        result, low = torch.zeros_like(flat), self.low[:channels, None]
+        result, low = torch.zeros_like(flat), self.low[:, None]
         for axis in range(COLOURS):
-            beside, weight = self.beside[:channels, axis], self.weight[:channels, axis].clone()
-            weight[beside >= channels] = 0
-            derivative = torch.where(low, steep[self.axis[:channels], axis], even[self.axis[:channels], axis])
-            result += flat[beside.clamp(max=channels - 1)] * derivative * weight[:, None]
+            derivative = torch.where(low, steep[self.axis, axis], even[self.axis, axis])
+            result += flat[self.beside[:, axis]] * derivative * self.weight[:, axis, None]
         result[:COLOURS] = colours
         return result.reshape(z.shape).float()
 

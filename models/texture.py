@@ -245,7 +245,7 @@ class TextureSynthesizer(nn.Module):
         """Image of all pixels that z_s draws; the first one is at `rule.valid_output` of the latent's interval."""
         cells = Region.at(*origin, *z_s.shape[-2:])
         regions = regions_from(cells, self.stages)
-        image = synthesize(self.synthesis, z_s, self.styles(w), noise, regions)
+        image = synthesize(self.synthesis, drawn_channels(self.trunk, z_s), self.styles(w), noise, regions)
         return impose(self.trunk, image, regions[-1].output_region, z_s, cells)[0] if self.trunk else image
 
     def bake(self, w: Tensor, dtype: torch.dtype, differentiable: bool = False) -> BakedTexture:
@@ -265,6 +265,11 @@ class TextureSynthesizer(nn.Module):
 def stage_regions(pixels: Region, stages: int, trunk: Trunk | None) -> list[StageRegions]:
     """Of so many stages; with a trunk they draw what it needs around the pixels."""
     return regions_to(pixels if trunk is None else pixels.receptive_field(imposing(trunk.cell)), stages)
+
+
+def drawn_channels(trunk: Trunk | None, z_s: Tensor) -> Tensor:
+    """What the stages draw from: the model's channels [B, K, h, w]. Further coefficients are only imposed."""
+    return z_s if trunk is None else z_s[:, : trunk.channels]
 
 
 def impose(trunk: Trunk, image: Tensor, drawn: Region, z_s: Tensor, cells: Region) -> tuple[Tensor, Region]:
@@ -289,7 +294,7 @@ class BakedTexture:
 
     def __call__(self, z_s: Tensor, noise: Noise | None, pixels: Region) -> Tensor:
         """A region of pixels [B, 3, H, W], from the cells [B, C, h, w] that it needs."""
-        x = z_s.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        x = drawn_channels(self.trunk, z_s).to(self.dtype).contiguous(memory_format=torch.channels_last)
         regions = stage_regions(pixels, len(self.stages), self.trunk)
         image = synthesize(self.stages, x, self.styles(regions, z_s.device), noise, regions)
         drawn = regions[-1].output_region

@@ -2,13 +2,13 @@
 
 A cell of m x m pixels has 3 m^2 coefficients, each the product of its window of 2m x 2m pixels with a basis function:
 separable ones of the lapped orthogonal transform (LOT; Malvar and Staelin, IEEE TASSP 1989), for each of three colour
-axes. The basis is orthonormal, over neighbouring cells too, and its functions end in zero at their rim. The trunk keeps
-K of them, of which the first three are the mean colours of the cells, and the others those that vary most over the
-training images. A coefficient is divided by the root of its deviation.
+axes. The basis is orthonormal, over neighbouring cells too, and its functions end in zero at their rim. In the order of
+the trunk the first three coefficients are the mean colours of a cell, and the others fall by how much they vary over
+the training images; the channels of a model are the first K. A coefficient is divided by the root of its deviation.
 
 Both directions are shifted convolutions (2 x 2 cells) of pixels that are turned into channels.
 
-Letters: B batch, K channels, m pixels along the edge of a cell, h/w cells, H/W pixels.
+Letters: B batch, K channels of the model, C coefficients, m pixels along the edge of a cell, h/w cells, H/W pixels.
 """
 
 from __future__ import annotations
@@ -75,15 +75,11 @@ class Trunk(nn.Module):
         super().__init__()
         if not COLOURS <= channels <= COLOURS * cell**2:
             raise ValueError(f"{channels} channels; cells of {cell} x {cell} pixels have 3 to {COLOURS * cell**2}")
-        self.cell = cell
+        self.channels, self.cell, self.every = channels, cell, COLOURS * cell**2
         self.register_buffer("axes", torch.eye(COLOURS))  # colour axis x RGB
-        self.register_buffer("order", torch.arange(channels))  # of each channel: (axis m + row frequency) m + column's
-        self.register_buffer("scale", torch.ones(channels))  # of each channel: root of its deviation
-
-    @property
-    def channels(self) -> int:
-        """K."""
-        return len(self.order)
+        # of each coefficient, those that are no channels too: (axis m + row frequency) m + column's, root of deviation
+        self.register_buffer("order", torch.arange(self.every))
+        self.register_buffer("scale", torch.ones(self.every))
 
     def fit(self, images: Iterable[Tensor]) -> None:
         """Set colour axes, channels and their scale by images [3, H, W] in [-1, 1], of which each counts the same.
@@ -99,37 +95,44 @@ class Trunk(nn.Module):
         axes = torch.linalg.eigh(covariance)[1].T.flip(0)
         axes = axes * torch.where(axes[:, :1] + axes[:, 1:2] < 0, -1.0, 1.0)  # the sign of an eigenvector is arbitrary
         self.axes.copy_(axes)
-        every, of_all = Trunk(COLOURS * m**2, m).to(self.axes.device), torch.arange(COLOURS * m**2)
-        every.axes.copy_(self.axes)
+        of_all = torch.arange(self.every)
+        self.order.copy_(of_all)
+        self.scale.fill_(1)
         for image in images:
             height, width = (length // m * m for length in image.shape[-2:])
-            square = square + every.analyse(image[..., :height, :width].to(self.axes)).var((0, 2, 3)).double()
+            z = self.analyse(image[..., :height, :width].to(self.axes), self.every)
+            square = square + z.var((0, 2, 3)).double()
             count += 1
         deviation = (square / count).sqrt().cpu().clamp(min=FLOOR)
         means = torch.arange(COLOURS) * m**2  # of each axis, the function of the lowest frequency
         rest = of_all[~torch.isin(of_all, means)]
         rest = rest[deviation[rest].argsort(descending=True, stable=True)]
-        self.order.copy_(torch.cat([means, rest])[: self.channels])
+        self.order.copy_(torch.cat([means, rest]))
         self.scale.copy_(deviation[self.order.cpu()].sqrt())
 
-    def kernel(self) -> Tensor:
-        """The basis functions as a convolution of 2 x 2 cells, whose pixels are channels: [K, 3 m^2, 2, 2]."""
-        m, order = self.cell, self.order
+    def kernel(self, channels: int) -> Tensor:
+        """The first C basis functions as a convolution of 2 x 2 cells, whose pixels are channels: [C, 3 m^2, 2, 2]."""
+        m, order = self.cell, self.order[:channels]
         rows = torch.from_numpy(lapped_basis(m)).to(self.axes)  # [m, 2m]
         axes, down, right = self.axes[order // m**2], rows[order // m % m], rows[order % m]
-        basis = axes[:, :, None, None] * down[:, None, :, None] * right[:, None, None, :]  # [K, 3, 2m, 2m]
+        basis = axes[:, :, None, None] * down[:, None, :, None] * right[:, None, None, :]  # [C, 3, 2m, 2m]
         parts = basis.reshape(-1, COLOURS, 2, m, 2, m).permute(0, 1, 3, 5, 2, 4)
         return parts.reshape(-1, COLOURS * m**2, 2, 2)
 
-    def analyse(self, image: Tensor) -> Tensor:
-        """Pixels [B, 3, m (h + 1), m (w + 1)] from m before a cell's position on -> channels [B, K, h, w]."""
+    def analyse(self, image: Tensor, channels: int | None = None) -> Tensor:
+        """Pixels [B, 3, m (h + 1), m (w + 1)] from m before a cell's position on -> channels [B, C, h, w].
+
+        The first C = `channels` coefficients, up to 3 m^2, which are all; None: K.
+        """
+        channels = self.channels if channels is None else channels
         pixels = F.pixel_unshuffle(image, self.cell)
-        return F.conv2d(pixels, self.kernel()) / self.scale[:, None, None]
+        return F.conv2d(pixels, self.kernel(channels)) / self.scale[:channels, None, None]
 
     def synthesise(self, z: Tensor) -> Tensor:
-        """Channels [B, K, h + 1, w + 1] -> pixels [B, 3, m h, m w] from the position of the first cell on."""
-        kernel = self.kernel().transpose(0, 1).flip(2, 3)
-        return F.pixel_shuffle(F.conv2d(z * self.scale[:, None, None], kernel), self.cell)
+        """Channels [B, C, h + 1, w + 1] -> pixels [B, 3, m h, m w] from the position of the first cell on."""
+        channels = z.shape[1]
+        kernel = self.kernel(channels).transpose(0, 1).flip(2, 3)
+        return F.pixel_shuffle(F.conv2d(z * self.scale[:channels, None, None], kernel), self.cell)
 
     def shrink(self, z: Tensor, scale: int) -> Tensor:
         """A small picture of channels [B, C, h + 1, w + 1], the first C: [B, 3, n h, n w] with n = m / scale.
@@ -150,9 +153,9 @@ class Trunk(nn.Module):
         return F.pixel_shuffle(F.conv2d(values, kernel.flip(2, 3)), n)
 
     def impose(self, image: Tensor, z: Tensor) -> Tensor:
-        """The nearest image whose channels are z.
+        """The nearest image whose first C coefficients are z.
 
-        Pixels [B, 3, m (h + 2), m (w + 2)] around channels z [B, K, h + 1, w + 1] -> [B, 3, m h, m w] in their middle.
+        Pixels [B, 3, m (h + 2), m (w + 2)] around channels z [B, C, h + 1, w + 1] -> [B, 3, m h, m w] in their middle.
         """
         m = self.cell
-        return image[..., m:-m, m:-m] + self.synthesise(z - self.analyse(image))
+        return image[..., m:-m, m:-m] + self.synthesise(z - self.analyse(image, z.shape[1]))

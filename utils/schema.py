@@ -273,7 +273,7 @@ class Inversion(Compute):
     refine_style: int = key(0, "steps that optimise the global latent before", ge=0, le=100_000)
     noise: Noise | None = key(None, "texture noise; null: that of saved latents, of photographs none (the closest)")
     seed: Seed = key(0, "of the noise field")
-    channels: Count | None = key(None, "the first channels of structure latents, that are kept; null: all (trunk)")
+    channels: Count | None = key(None, "that are kept, with a trunk up to all coefficients; null: those of the model")
     max_pixels: Count = key(2**28, "larger images are refused before they are decoded; those read by window are not")
 
 

@@ -69,7 +69,7 @@ def test_a_photograph_in_its_own_style(trunk_model, latents):
 def test_the_style_is_the_same_whatever_the_blocks_and_where_it_is_measured(trunk_model, image, latents):
     size, cells = latents.size, trunk_model.cells(latents.size)
     inside = Region.at(0, 0, *(-(-length // 8) for length in size))
-    again = measure_style(latents.structure, cells, inside)
+    again = measure_style(latents.structure, cells, inside, latents.structure.shape[0])
     assert again.measured and torch.equal(again.global_latent, latents.style.global_latent)
     assert torch.allclose(trunk_model.style(image).global_latent, again.global_latent, atol=1e-5)
     n = trunk_model.generator.structure.local_dim
@@ -134,13 +134,29 @@ def test_cut_latents(trunk_model, image, latents, tmp_path):
     assert (styled != drawn).any()
     canvas = trunk_model.draw(outpaint(trunk_model, cut, (123, 138), (24, 24)))
     assert np.abs(canvas[48:75, 48:90].astype(int) - drawn[24:51, 24:66]).max() <= 1
-    with pytest.raises(UserError, match="infer.refine: takes all channels, and not the first 4"):
+    with pytest.raises(UserError, match="infer.refine: takes the model's channels, and not 4"):
         trunk_model.invert(image, channels=4, refine=2)
 
 
-@pytest.mark.parametrize("channels", [2, 11])
+def test_more_channels_than_the_model_has(trunk_model, image, latents, tmp_path):
+    """They come nearer to the photograph, up to itself; styles, files and edits take them."""
+    errors = []
+    for channels in (None, 60, 192):
+        each = trunk_model.encode(image, channels=channels)
+        assert torch.allclose(each.style.global_latent, latents.style.global_latent, atol=1e-5)
+        drawn = trunk_model.draw(each)
+        errors.append(np.abs(drawn.astype(int) - image).mean())
+    assert errors[0] > errors[1] > errors[2] and np.abs(drawn.astype(int) - image).max() <= 1
+    styled = each.with_style(trunk_model.style(2))
+    styled.save(tmp_path / "all.safetensors")
+    assert (trunk_model.draw(Latents.load(tmp_path / "all.safetensors")) == trunk_model.draw(styled)).all()
+    canvas = trunk_model.draw(outpaint(trunk_model, each, (123, 138), (24, 24)))
+    assert np.abs(canvas[48:75, 48:90].astype(int) - trunk_model.draw(latents)[24:51, 24:66]).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [2, 193])
 def test_channels_that_are_not_there(trunk_model, image, channels):
-    with pytest.raises(UserError, match=f"infer.channels: {channels}; allowed: 3 to 10 of this checkpoint, or null"):
+    with pytest.raises(UserError, match=f"infer.channels: {channels}; allowed: 3 to 192 of this checkpoint, or null"):
         trunk_model.encode(image, channels=channels)
 
 

@@ -33,13 +33,13 @@ def test_the_vector_of_a_style():
 def test_a_style_is_mapped_to_itself(trunk):
     z = latents(trunk, 0)
     style = measure(z.flatten(1)[None])[0].float()
-    assert torch.allclose(StyleTransfer(style, style, trunk)(z), z, atol=1e-4)
+    assert torch.allclose(StyleTransfer(style, style, trunk, trunk.channels)(z), z, atol=1e-4)
 
 
 def test_statistics_become_those_of_the_other_style(trunk):
     a, b = latents(trunk, 1), latents(trunk, 2, gain=1.3)
     own, other = (measure(z.flatten(1)[None])[0].float() for z in (a, b))
-    mapped = StyleTransfer(own, other, trunk)(a)
+    mapped = StyleTransfer(own, other, trunk, trunk.channels)(a)
     found = measure(mapped.flatten(1)[None])[0].float()
     n = trunk.channels
 
@@ -52,10 +52,11 @@ def test_statistics_become_those_of_the_other_style(trunk):
 
 def test_each_cell_is_mapped_by_itself_and_first_channels_alone(trunk):
     a, b = latents(trunk, 3), latents(trunk, 4)
-    transfer = StyleTransfer(*(measure(z.flatten(1)[None])[0].float() for z in (a, b)), trunk)
+    transfer = StyleTransfer(*(measure(z.flatten(1)[None])[0].float() for z in (a, b)), trunk, trunk.channels)
     whole = transfer(a)
     assert torch.equal(transfer(a[:, 3:9, 5:17]), whole[:, 3:9, 5:17])
-    few = transfer(a[:COLOURS])
+    own, other = (measure(z.flatten(1)[None])[0].float() for z in (a, b))
+    few = StyleTransfer(own, other, trunk, COLOURS)(a[:COLOURS])
     assert few.shape[0] == COLOURS and torch.equal(few, whole[:COLOURS])
 
 
@@ -63,15 +64,15 @@ def test_each_cell_is_mapped_by_itself_and_first_channels_alone(trunk):
 def test_styles_beyond_any_image_stay_finite(trunk, strength):
     a, b = latents(trunk, 5), latents(trunk, 6, gain=0.2)
     own, other = (measure(z.flatten(1)[None])[0].float() for z in (a, b))
-    assert torch.isfinite(StyleTransfer(own, torch.lerp(own, other, strength), trunk)(a)).all()
+    assert torch.isfinite(StyleTransfer(own, torch.lerp(own, other, strength), trunk, trunk.channels)(a)).all()
 
 
 def test_flat_latents_have_a_style(trunk):
     flat = torch.zeros(trunk.channels, 4, 4) + 0.5
     style, other = (measure(z.flatten(1)[None])[0].float() for z in (flat, latents(trunk, 7)))
     assert torch.isfinite(style).all()
-    assert torch.isfinite(StyleTransfer(style, other, trunk)(flat)).all()
-    assert torch.isfinite(StyleTransfer(other, style, trunk)(latents(trunk, 7))).all()
+    assert torch.isfinite(StyleTransfer(style, other, trunk, trunk.channels)(flat)).all()
+    assert torch.isfinite(StyleTransfer(other, style, trunk, trunk.channels)(latents(trunk, 7))).all()
 
 
 def test_the_mapping_is_standardised_by_the_styles_of_training():
