@@ -16,7 +16,7 @@ source "$(dirname -- "$(readlink -f -- "$0")")/scripts/environment.sh"
 SHORTER_SIDE=150
 from_scratch=${FROM_SCRATCH:-0}
 inverter_minutes=${INVERTER_MINUTES:-4}
-structure_minutes=${STRUCTURE_MINUTES:-7}
+structure_minutes=${STRUCTURE_MINUTES:-6}
 
 [[ $# -le 1 && ${1:-} != -* ]] || fail "usage: bash train-sample.sh [FOLDER]"
 images=${1:-}

@@ -10,18 +10,23 @@ Letters: B batch, K channels, S style vector, h/w latent cells.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from datasets import CropDataset, Window
+from images.writing import to_eight_bit
 from losses.adversarial import r1_penalty
+from losses.frechet import coverage, frechet_distance
 from models import build_critic, build_encoders, build_generator
 from models.generator import Generator
-from models.geometry import Interval, Region
+from models.geometry import Interval
 from models.noise import gaussian_field
+from models.scenes import SceneFeatures
 from models.statistics import measure
 from models.weights import export, fill, read_weights
 from training.context import Stream, TrainContext
@@ -30,6 +35,8 @@ from training.stage import Stage
 from training.trunk import fit_styles
 from utils.checkpoint import fingerprint
 from utils.errors import UserError
+
+NEIGHBOURS = 5  # of a photograph, by which coverage says what is near
 
 
 class StructureStage(Stage):
@@ -57,19 +64,22 @@ class StructureStage(Stage):
             name: NetworkOptimizer(name, network, config.train.optimizer, context.world, lazy)
             for (name, network), lazy in zip(self.networks.items(), (None, self.losses.r1_every), strict=True)
         }
-        self.state = self.networks | {"average": self.average}
+        self.best = nn.Module()
+        self.best.structure = averaged(self.structure)
+        self.best.register_buffer("distance", torch.tensor(math.inf, dtype=torch.float64))
+        self.state = self.networks | {"average": self.average, "best": self.best}
         self.state |= {f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}
 
     def load_files(self) -> None:
         """Load the inverter, and the weights that the run goes on from. UserError for a file that is of no use."""
-        settings = self.settings
+        settings, self.features = self.settings, SceneFeatures(self.context.device)
         if settings.inverter is None:
             raise UserError("train.inverter is not set: the structure stage needs an inverter run's file")
         weights = read_weights(settings.inverter)
         weights.fill("encoder", self.encoder)
         weights.fill("generator.texture", self.texture)
         if settings.generator is not None:
-            for network in (self.structure, self.average):
+            for network in (self.structure, self.average, self.best.structure):
                 read_weights(settings.generator).fill("generator.structure", network)
             self.structure.train()
         if settings.discriminator is not None:
@@ -81,7 +91,8 @@ class StructureStage(Stage):
 
     def prepare(self, images: CropDataset) -> None:
         """What standardises styles, and those that seeds choose from."""
-        networks = [self.structure, self.average] if self.settings.generator is None else []
+        fresh = self.settings.generator is None
+        networks = [self.structure, self.average, self.best.structure] if fresh else []
         fit_styles(self.encoder.trunk, networks, images)
         self.critic.condition.load_state_dict(
             self.critic.condition.state_dict()
@@ -109,7 +120,7 @@ class StructureStage(Stage):
         z = self.encoder(batch["window"])
         return z, measure(z.flatten(2)).float(), batch["row"].float()
 
-    def draw(self, structure: torch.nn.Module, seeds: Tensor, style: Tensor, row: Tensor, margin: int = 0) -> Tensor:
+    def draw(self, structure: nn.Module, seeds: Tensor, style: Tensor, row: Tensor, margin: int = 0) -> Tensor:
         """Latents [B, K, h, w] of seeds [B], in styles [B, S], at rows [B]; `margin`: cells around the grid."""
         grid, channels = structure.grid, structure.local_dim
         around = structure.rule.receptive_field(Interval(-margin, self.cells - 1 + margin))
@@ -162,29 +173,57 @@ class StructureStage(Stage):
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Image batches [N, 3, H, W] to show: photographs, and images in their styles by the averaged weights."""
-        _, style, row = self.encode(batch)
-        seeds = torch.arange(len(style), device=style.device)
-        pixels = Region.at(0, 0, *[self.window.patch] * 2)
-        margin = -pixels.receptive_field(self.texture.rule).rows.first
-        z = self.draw(self.average, seeds, style, row, margin + 1)
-        cells = Interval(-margin - 1, self.cells + margin)
-        drawn = self.texture(z, self.texture.mapping(style), None, (cells.first, cells.first))
-        around = self.texture.rule.valid_output(cells)
-        inside = Interval(0, self.window.patch - 1).slice_in(around)
-        before, patch = self.window.before, self.window.patch
-        photograph = batch["window"][..., before : before + patch, before : before + patch]
-        return {"photograph": photograph, "generated": drawn[..., inside, inside]}
+        return {"photograph": self._photographs(batch), "generated": self._generated(batch, 0)}
 
     @torch.no_grad()
     def validate(self, batches: list[dict[str, Tensor]]) -> dict[str, float]:
-        """The critic's score of photographs that are not trained on."""
+        """The critic's score of photographs that are not trained on; how far images in their styles are from them.
+
+        The averaged weights that are nearest so far are kept.
+        """
         scores = [self.critic(*self.encode(batch))[0].mean() for batch in batches]
-        return {"validation/critic": float(torch.stack(scores).mean())}
+        real, drawn = (
+            np.concatenate([self.features(_eight_bit(draw(batch, number))) for number, batch in enumerate(batches)])
+            for draw in (lambda batch, _: self._photographs(batch), self._generated)
+        )
+        figures = {"validation/critic": float(torch.stack(scores).mean())}
+        if len(real) > NEIGHBOURS:
+            distance = frechet_distance(drawn, real)
+            figures |= {"validation/frechet": distance, "validation/coverage": coverage(drawn, real, NEIGHBOURS)}
+            if distance < self.best.distance:
+                self.best.distance.fill_(distance)
+                self.best.structure.load_state_dict(self.average.state_dict())
+        return figures
+
+    def _photographs(self, batch: dict[str, Tensor]) -> Tensor:
+        before, patch = self.window.before, self.window.patch
+        return batch["window"][..., before : before + patch, before : before + patch]
+
+    def _generated(self, batch: dict[str, Tensor], number: int) -> Tensor:
+        """Images [B, 3, P, P] in the styles and at the rows of a batch, by the averaged weights and own seeds."""
+        _, style, row = self.encode(batch)
+        seeds = number * len(style) + torch.arange(len(style), device=style.device)
+        needed = self.texture.rule.receptive_field(Interval(0, self.window.patch - 1))
+        margin = max(-needed.first, needed.last + 1 - self.cells)
+        cells = Interval(-margin, self.cells - 1 + margin)
+        z = self.draw(self.average, seeds, style, row, margin)
+        drawn = self.texture(z, self.texture.mapping(style), None, (cells.first, cells.first))
+        inside = Interval(0, self.window.patch - 1).slice_in(self.texture.rule.valid_output(cells))
+        return drawn[..., inside, inside]
 
     def export(self, folder: Path, step: int) -> list[Path]:
-        """Write the inverter with the averaged structure synthesizer, and the critic; their paths."""
+        """Write the inverter with the best averaged structure synthesizer, and the critic; their paths.
+
+        Before a validation that is the last one.
+        """
         paths = [folder / name for name in self.exported]
-        networks = {"generator": Generator(self.average, self.texture), "encoder": self.encoder}
+        structure = self.best.structure if torch.isfinite(self.best.distance) else self.average
+        networks = {"generator": Generator(structure, self.texture), "encoder": self.encoder}
         export(paths[0], self.model, networks, step)
         export(paths[1], self.model, {"critic": self.critic}, step)
         return paths
+
+
+def _eight_bit(images: Tensor) -> np.ndarray:
+    """[N, 3, H, W] in [-1, 1] as uint8 [N, H, W, 3]."""
+    return to_eight_bit(images.permute(0, 2, 3, 1)).cpu().numpy()

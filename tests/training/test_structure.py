@@ -78,6 +78,25 @@ def test_both_networks_learn_and_the_inverter_stays(stage):
     assert len(changed["structure"]) > 5 and len(changed["critic"]) > 10 and not changed["texture"]
 
 
+def test_the_best_weights_are_kept(stage, monkeypatch, tmp_path):
+    """By the distance of generated images from photographs; before a validation the last ones are."""
+    stage, values = stage(), iter([3.0, 2.0, 5.0])
+    monkeypatch.setattr("training.structure.frechet_distance", lambda drawn, real: next(values))
+    first = stage.average.layers[0].bias
+    batches = [batch_of(stage), batch_of(stage)]
+    for step, expected in enumerate([0.0, 1.0, 1.0]):
+        first.data.fill_(step)
+        assert stage.validate(batches)["validation/coverage"] >= 0
+        assert (stage.best.structure.layers[0].bias == expected).all()
+    stage.export(tmp_path, 0)
+    written = read_weights(tmp_path / "inverter.safetensors").tensors["generator.structure.layers.0.bias"]
+    assert (written == 1).all()
+    stage.best.distance.fill_(float("inf"))
+    stage.export(tmp_path, 0)
+    written = read_weights(tmp_path / "inverter.safetensors").tensors["generator.structure.layers.0.bias"]
+    assert (written == 2).all()
+
+
 def test_what_it_exports_inverts_generates_and_goes_on(run, stage_arguments, tmp_path, loaded):
     assert run(*stage_arguments["structure"], f"train.output={tmp_path}", "train.steps=3") == 0
     model = PatchInverter.from_pretrained(tmp_path / "inverter.safetensors", device="cpu", dtype="float32")
