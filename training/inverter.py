@@ -108,6 +108,8 @@ class InverterStage(Stage):
             weights = read_weights(settings.generator)
             weights.require_generator_of(self.model)
             weights.fill("generator", self.generator)
+            if self.model.trunk:
+                trained["encoder"].trunk.load_state_dict(self.generator.texture.trunk.state_dict())
         elif not self.model.trunk:
             raise UserError("train.generator is not set: the inverter needs a generator run's generator.safetensors")
         if settings.tune_texture:

@@ -109,3 +109,17 @@ def test_what_it_exports_inverts_generates_and_goes_on(run, stage_arguments, tmp
     tensors = read_weights(tmp_path / "inverter.safetensors").tensors
     for name, value in stage.structure.state_dict().items():
         assert torch.equal(value, tensors[f"generator.structure.{name}"])
+
+
+def test_an_inverter_with_a_trunk_goes_on_from_another(loaded, stage_arguments, trunk_run):
+    """With its trunk on both sides: images without what networks add are nearly themselves."""
+    stage = loaded(*stage_arguments["trunk"], f"train.generator={trunk_run}/inverter.safetensors")
+    stage.prepare(None)
+    trunks = stage.trained["encoder"].trunk, stage.trained["texture"].trunk
+    assert all(torch.equal(value, trunks[1].state_dict()[name]) for name, value in trunks[0].state_dict().items())
+    assert trunks[0].scale.min() < 1
+    batch = batch_of(stage)
+    batch["window"] = torch.nn.functional.avg_pool2d(batch["window"], 9, 1, 4)
+    tensors = stage.reconstruct(stage.average, batch, None)
+    error = (tensors["reconstruction"] - tensors["target"]).square().mean()
+    assert error < 0.3 * tensors["target"].var()
