@@ -38,12 +38,18 @@ def command_parser(description: str, example: str) -> argparse.ArgumentParser:
 
 
 def load_model(checkpoint: Path, options: dict, device: torch.device | None = None) -> PatchInverter:
-    """The networks of a checkpoint, as `infer` options say; `device`: in place of that of the options."""
+    """The networks of a checkpoint, as `infer` options say; `device`: in place of that of the options.
+
+    UserError for options of inversion, if there are any, that the checkpoint cannot do.
+    """
     zarr.config.set({"async.concurrency": 1})  # chunks that are at hand at a time, which take memory
-    return PatchInverter.from_pretrained(
+    model = PatchInverter.from_pretrained(
         checkpoint, device=device or options.device, dtype=options.dtype,
         memory_mib=options.memory_mib, block=options.block,
     )  # fmt: skip
+    if "channels" in options:
+        model.check_options(options.channels, options.refine, options.refine_style)
+    return model
 
 
 def load_latents(model: PatchInverter, path: Path, options: dict) -> Latents:

@@ -100,10 +100,18 @@ class PatchInverter:
 
         UserError where there are not so many.
         """
+        self.check_options(channels, 0, 0)
+        return channels or self.generator.structure.local_dim, *self.cells(size).shape
+
+    def check_options(self, channels: int | None, refine: int, style_steps: int) -> None:
+        """UserError for a number of channels, and steps of refinement, that this checkpoint does not have."""
         least, most = self._channels
         if channels is not None and not least <= channels <= most:
             raise UserError(f"infer.channels: {channels}; allowed: {least} to {most} of this checkpoint, or null")
-        return channels or self.generator.structure.local_dim, *self.cells(size).shape
+        if refine and channels not in (None, self.generator.structure.local_dim):
+            raise UserError(f"infer.refine: takes the model's channels, and not {channels}")
+        if style_steps and self.measured:
+            raise UserError("infer.refine_style: the style of this checkpoint is measured, and not optimised")
 
     @property
     def _channels(self) -> tuple[int, int]:
@@ -122,6 +130,7 @@ class PatchInverter:
         channels: int | None = None,  # as `encode`
     ) -> Latents:
         """The latents of a photograph, in memory. UserError for an image that cannot be read."""
+        self.check_options(channels, refine, style_steps)
         image = self.open(image)
         latents = self.encode(image, style_steps=style_steps, noise=noise, refined=refine > 0, channels=channels)
         return self.refine(latents, image, refine, prior=prior)
@@ -142,9 +151,8 @@ class PatchInverter:
         image = self.open(image)
         self.require_encoder()
         size = image.height, image.width
+        self.check_options(channels, 0, style_steps)
         style = None if self.measured else self._style_of(image, style_steps, noise)
-        if self.measured and style_steps:
-            raise UserError("infer.refine_style: the style of this checkpoint is measured, and not optimised")
         release_freed_memory()
         out = np.empty(self.structure_shape(size, channels), np.float32) if out is None else out
         blocks = self.cell_blocks(size, image.held, refined) if blocks is None else blocks
@@ -175,8 +183,7 @@ class PatchInverter:
         self.check(latents)
         if latents.size != (image.height, image.width) or isinstance(latents.style, StyleMap) or latents.own:
             raise UserError(f"{image.name}: refined are latents of the image itself, in one style")
-        if latents.structure.shape[0] != self.generator.structure.local_dim and steps != 0:
-            raise UserError(f"infer.refine: takes the model's channels, and not {latents.structure.shape[0]}")
+        self.check_options(latents.structure.shape[0], steps != 0, 0)
         if isinstance(steps, int):
             todo = list(self.cell_blocks(latents.size, refined=True))
             steps = steps_in_memory(latents.structure.shape, todo, steps)

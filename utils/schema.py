@@ -23,9 +23,13 @@ def read_rectangle(value: Any, check: Callable[[Any], list[int]]) -> list[int]:
 
 def read_scale(value: Any) -> int:
     """How many times smaller 1/2, 1/4 ... is, of 0.5 or the text 1/2; of 1 it is 1."""
-    over = value.removeprefix("1/") if isinstance(value, str) and value.startswith("1/") else 1 / float(value)
-    times = round(float(over))
-    if times != float(over) or times < 1 or times & (times - 1):
+    text = str(value)
+    try:
+        exact = float(text[2:]) if text.startswith("1/") else 1 / float(text)
+        times = round(exact)
+    except (ZeroDivisionError, OverflowError) as error:
+        raise ValueError from error
+    if times != exact or times < 1 or times & (times - 1):
         raise ValueError
     return times
 

@@ -1,9 +1,12 @@
 """Models with a trunk: latents that are found again, and styles that are statistics of them."""
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
+import generate
+import infer
 from editing.fuse import fuse
 from editing.outpaint import outpaint
 from editing.resample import resample
@@ -12,7 +15,7 @@ from inversion.styles import StyleMap, measure_style
 from inversion.weight_maps import Boxes, HorizontalBlend
 from models.geometry import Region
 from tests.inversion.conftest import CPU, photograph, tiny_model, trunk_inverter
-from utils.errors import UserError
+from utils.errors import UserError, run_command
 
 SIZE = 75, 90
 
@@ -158,6 +161,23 @@ def test_more_channels_than_the_model_has(trunk_model, image, latents, tmp_path)
 def test_channels_that_are_not_there(trunk_model, image, channels):
     with pytest.raises(UserError, match=f"infer.channels: {channels}; allowed: 3 to 192 of this checkpoint, or null"):
         trunk_model.encode(image, channels=channels)
+
+
+@pytest.mark.parametrize("option", ["channels=2", "channels=200", "channels=16 refine=2", "refine_style=1"])
+def test_commands_refuse_what_the_checkpoint_cannot_do(option, tmp_path, capsys):
+    """Before they begin: nothing is written."""
+    PIL.Image.fromarray(photograph(20, 20)).save(tmp_path / "a.png")
+    arguments = ["--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "out"), *option.split()]
+    assert run_command(infer.main, arguments) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and error.startswith("error: infer.") and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["scale=1/3", "scale=3", "scale=0", "scale=a", "scale=[2]", "scale=1/1e999", "scale=1/16"])
+def test_scales_that_no_command_takes(option, tmp_path, capsys):
+    assert run_command(generate.main, ["--output", str(tmp_path / "out"), option]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and "allowed: 1, 1/2, 1/4" in error and not (tmp_path / "out").exists()
 
 
 def test_channels_without_a_trunk(model, image):
