@@ -10,9 +10,10 @@ import pytest
 
 import evaluate
 from evaluation.measures import MEASURES
+from models.weights import export
 from tests.conftest import lines, write_inverter
 from tests.evaluation.tiny import checkpoint_entry
-from tests.inversion.conftest import tiny_inverter
+from tests.inversion.conftest import photograph, tiny_inverter, trunk_inverter
 from utils.errors import run_command
 
 SMALL = [
@@ -85,6 +86,26 @@ def test_everything_that_is_asked_for_is_measured(evaluation):
         assert means["cycle_psnr_drop"] == pytest.approx(drop)
         assert [level["size"] for level in checkpoint["pyramid"]] == [56, 28] and means["distance_images"] == 2
         assert checkpoint["scale_invariant_fid"] == [] and checkpoint["curves"] == {}
+
+
+@pytest.mark.parametrize(("channels", "rate"), [("null", 10 / 64), ("4", 4 / 64), ("20", 20 / 64)])
+def test_a_model_with_a_trunk(tmp_path, channels, rate):
+    """Its rate is that of the channels, and it finds again what it draws, but for what is clipped."""
+    networks, folder = trunk_inverter(), tmp_path / "photographs"
+    parts = {"generator": networks.generator, "encoder": networks.encoder}
+    export(tmp_path / "t.safetensors", networks.model, parts, 0)
+    folder.mkdir()
+    for number in range(14):
+        PIL.Image.fromarray(photograph(60, 70, number)).save(folder / f"{number}.png")
+    files = ["--checkpoint", f"{tmp_path}/t.safetensors", "--input", str(folder), "--output", str(tmp_path / "out")]
+    options = [*SMALL, "generated=14", "generated_size=56", f"infer.channels={channels}"]
+    assert run_command(evaluate.main, [*files, *options]) == 0
+    (entry,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["checkpoints"]
+    means = entry["means"]
+    assert means["values_per_pixel"] == pytest.approx(rate) and 10 < means["psnr_linear"] < 60
+    assert means["reciprocal_error"] < 0.4 and means["reciprocal_error_encoded"] < 0.2
+    assert all(math.isfinite(means[key]) for key in ("latent_mmd", "cycle_psnr_drop", "frechet", "frechet_floor"))
+    assert 0 <= means["coverage"] <= 1
 
 
 def test_padded_blocks_show(evaluation):
