@@ -123,7 +123,7 @@ class PatchInverter:
         self,
         image: Source,
         *,
-        refine: int = 0,  # steps that optimise the structure latents after encoding; 100 add some 5 dB
+        refine: int = 0,  # steps that optimise the structure latents after encoding
         prior: float = 0.0,  # weight that draws them to the generator's own latents meanwhile; 0.001 to 0.1
         style_steps: int = 0,  # steps that optimise the global latent before
         noise: NoiseSpec | None = None,  # that it will be drawn with; None is closest to a photograph

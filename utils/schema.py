@@ -272,7 +272,7 @@ class Compute(Section):
 class Inversion(Compute):
     """How photographs are inverted."""
 
-    refine: int = key(0, "steps that optimise structure latents after encoding; 100 add some 5 dB", ge=0, le=100_000)
+    refine: int = key(0, "steps that optimise structure latents after encoding", ge=0, le=100_000)
     refine_prior: Weight = key(0.0, "weight that draws them to the generator's own latents meanwhile; 0.001 to 0.1")
     refine_style: int = key(0, "steps that optimise the global latent before", ge=0, le=100_000)
     noise: Noise | None = key(None, "texture noise; null: that of saved latents, of photographs none (the closest)")
