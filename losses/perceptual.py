@@ -5,6 +5,8 @@ imported before a loss is built.
 """
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -34,14 +36,10 @@ class LPIPS(nn.Module):
     def __init__(
         self,
         alexnet: str | None = None,  # torchvision's AlexNet weights; None: torchvision's download
-        lpips: str | None = None,    # linear layers of LPIPS v0.1 (alex.pth); there is no download
+        lpips: str | None = None,    # linear layers of LPIPS v0.1 (alex.pth); None: those of the package lpips
     ):  # fmt: skip
         super().__init__()
-        if lpips is None:
-            raise UserError(
-                "losses.weights.lpips: the loss 'lpips' has no download; set this key to a local file with the linear "
-                "layers of LPIPS v0.1 (the Python package lpips has it: lpips/weights/v0.1/alex.pth)"
-            )
+        lpips = linear_layers() if lpips is None else lpips
         shapes = {f"lin{tap}.model.1.weight": (1, count, 1, 1) for tap, count in enumerate(ALEXNET_CHANNELS)}
         linear = select(load_pretrained(lpips), shapes, f"losses.weights.lpips: {lpips}", "LPIPS v0.1's alex.pth")
         self.features = _pretrained("alexnet", alexnet).features[: ALEXNET_TAPS[-1] + 1].eval()
@@ -75,6 +73,14 @@ class LPIPS(nn.Module):
                 # The constant is inside the root: where a whole column is zero, the slope of a bare root is infinite.
                 taps.append(x.float() * (x.float().square().sum(1, keepdim=True) + 1e-10).rsqrt())
         return taps
+
+
+def linear_layers() -> str:
+    """The file of LPIPS v0.1's linear layers in the package lpips, which is not imported. UserError without it."""
+    package = find_spec("lpips")
+    if package is None:
+        raise UserError("losses.weights.lpips: not set, and the package lpips, which has the file, is not installed")
+    return str(Path(package.submodule_search_locations[0], "weights", "v0.1", "alex.pth"))
 
 
 class Identity(nn.Module):

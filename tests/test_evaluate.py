@@ -151,7 +151,7 @@ def test_all_images_may_fail(checkpoint, photographs, tmp_path):
     ("arguments", "said"),
     [
         (["evaluate.detail=3"], "evaluate.detail"),
-        (["evaluate.lpips=true"], "losses.weights.lpips"),
+        (["evaluate.lpips=true", "losses.weights.lpips=nowhere"], "nowhere"),
         (["evaluate.discriminator={checkpoint}"], "holds no discriminator"),
         (["evaluate.inception={tmp}/none.pth"], "evaluate.inception"),
         (["infer.block=2"], "infer.block: 2"),

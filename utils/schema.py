@@ -238,7 +238,7 @@ class Pretrained(Section):
     """Local files of pretrained weights; null: torchvision's download."""
 
     alexnet: File = key(None, "AlexNet")
-    lpips: File = key(None, "LPIPS v0.1 linear layers (alex.pth)")
+    lpips: File = key(None, "LPIPS v0.1 linear layers (alex.pth); null: those of the package lpips")
     resnet50: File = key(None, "ResNet-50")
 
 

@@ -110,8 +110,6 @@ def test_identity_takes_a_moco_checkpoint(files, identity, tmp_path):
 
 
 def test_missing_files_name_the_key_and_the_file(files, offline):
-    with pytest.raises(UserError, match=r"^losses\.weights\.lpips: .*alex\.pth.*$"):
-        LPIPS(None, None)
     with pytest.raises(UserError, match=r"^losses\.weights\.alexnet: .*alexnet-owt.*set this key.*$"):
         LPIPS(None, files["lpips"])
     with pytest.raises(UserError, match=r"^losses\.weights\.resnet50: .*resnet50-.*set this key.*$"):
@@ -123,3 +121,12 @@ def test_weights_of_another_network_are_refused(files):
         Identity(files["alexnet"])
     with pytest.raises(UserError, match=r"losses\.weights\.lpips: .*lin0\.model\.1\.weight"):
         LPIPS(files["alexnet"], files["alexnet"])
+
+
+def test_linear_layers_come_with_their_package(files, monkeypatch):
+    """Without it, and without a file, one line says so."""
+    own = LPIPS(files["alexnet"])
+    assert own.linear.shape[1] == sum(ALEXNET_CHANNELS) and (own.linear >= 0).all()
+    monkeypatch.setattr("losses.perceptual.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^losses\.weights\.lpips: not set, and the package lpips, .* not installed$"):
+        LPIPS(files["alexnet"])

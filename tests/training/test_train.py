@@ -247,7 +247,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         ("inverter", ["train.encoders={run}/generator.safetensors"], "holds no encoder"),
         ("inverter", ["train.patch_cells=6"], "no whole context of an encoded cell; the loss reciprocal needs more"),
         ("inverter", ["train.tune_texture=false"], "losses.inverter.preservation"),
-        ("inverter", ["losses.inverter.lpips=1"], "losses.weights.lpips"),
+        ("inverter", ["losses.inverter.lpips=1", "losses.weights.lpips={tmp}/file"], "{tmp}/file"),
         ("trunk", ["model.local_dim=2"], "model.local_dim: 2 channels; cells of 8 x 8 pixels have 3 to 192"),
         ("trunk", ["train.tune_texture=false"], "train.tune_texture: false"),
         ("trunk", ["losses.inverter.reciprocal=1"], "losses.inverter.reciprocal: with model.trunk"),
