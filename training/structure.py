@@ -90,10 +90,9 @@ class StructureStage(Stage):
         }
 
     def prepare(self, images: CropDataset) -> None:
-        """What standardises styles, and those that seeds choose from."""
-        fresh = self.settings.generator is None
-        networks = [self.structure, self.average, self.best.structure] if fresh else []
-        fit_styles(self.encoder.trunk, networks, images)
+        """What standardises styles, and those that seeds choose from, unless the run goes on from other weights."""
+        if self.settings.generator is None:
+            fit_styles(self.encoder.trunk, [self.structure, self.average, self.best.structure], images)
         self.critic.condition.load_state_dict(
             self.critic.condition.state_dict()
             | {name: getattr(self.structure.mapping, name) for name in ("centre", "spread")}
