@@ -24,6 +24,7 @@ from inversion.styles import ArrayLike
 from models.encoder import BakedEncoder
 from models.geometry import Region, Rule
 from models.noise import Noise
+from utils.errors import UserError
 
 Item = TypeVar("Item")
 _END = object()
@@ -80,7 +81,11 @@ def draw(
 
     def read(block: Region) -> tuple[Region, Tensor]:
         around = block.receptive_field(rule)
-        values = structure[(slice(None), *around.slices_in(cells))]
+        values = np.asarray(structure[(slice(None), *around.slices_in(cells))], np.float32)
+        if not np.isfinite(values).all():
+            row, col = np.argwhere(~np.isfinite(values).all(0))[0]
+            place = row + around.rows.first - cells.rows.first, col + around.cols.first - cells.cols.first
+            raise UserError(f"latents: not a finite number in the cell at row {place[0]}, column {place[1]}")
         return block, _pinned(torch.from_numpy(np.ascontiguousarray(values)), device)
 
     def drawn() -> Iterator[tuple[Region, Tensor]]:

@@ -325,7 +325,7 @@ class PatchInverter:
         return open_image(image, MOST_PIXELS, by_window=True)
 
     def check(self, latents: Latents, name: str = "latents") -> None:
-        """UserError unless these are latents of these weights, and cover their image."""
+        """UserError unless these are latents of these weights, of the right shape and type, and cover their image."""
         if latents.model != self.fingerprint:
             raise UserError(
                 f"{name}: encoded by the weights {latents.model}, but the checkpoint has {self.fingerprint}"
@@ -335,6 +335,9 @@ class PatchInverter:
             raise UserError(f"{name}: a style of {length} values, but the checkpoint has {dim}")
         if latents.style.measured != self.measured:
             raise UserError(f"{name}: its style is of another kind than the checkpoint's")
+        if len(latents.structure.shape) != 3 or np.dtype(latents.structure.dtype).kind != "f":
+            found = f"{latents.structure.dtype} {list(latents.structure.shape)}"
+            raise UserError(f"{name}: a structure of {found}; allowed: floating-point [C, h, w], without a batch axis")
         (channels, *shape), (least, most) = latents.structure.shape, self._channels
         if tuple(shape) != self.cells(latents.size).shape or not least <= channels <= most:
             raise UserError(f"{name}: the latents do not cover an image of {latents.size[0]} x {latents.size[1]}")

@@ -173,6 +173,8 @@ class Counting:
 
     period, cells = None, 0
 
+    dtype = np.dtype("float32")
+
     def __init__(self, source):
         self.source, self.shape = source, getattr(source, "shape", None)
 
@@ -255,3 +257,25 @@ def test_a_style_takes_over_by_its_strength(model, kind):
     images = [drawn(other, strength) for strength in (0, 0.3, 0.7, 1, 1.5)]
     assert all(abs(one - two).max() > 0.01 for one, two in zip(images, images[1:], strict=False))
     assert latents.with_style(other).structure is latents.structure
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64])
+def test_edited_latents_of_other_floating_point_types_are_drawn(model, tmp_path, kind):
+    latents = model.encode(photograph(30, 40))
+    other = replace(latents, structure=latents.structure.astype(kind))
+    drawn = model.draw(other, dtype=np.float32)
+    assert np.abs(drawn - model.draw(latents, dtype=np.float32)).max() < 0.1
+    other.save(tmp_path / "a.safetensors")
+    assert np.array_equal(model.draw(Latents.load(tmp_path / "a.safetensors"), dtype=np.float32), drawn)
+
+
+def test_edited_latents_that_cannot_be_drawn(model):
+    latents = model.encode(photograph(30, 40))
+    values = latents.structure
+    for structure, words in (values[None], "without a batch axis"), (values.astype(int), "allowed: floating-point"):
+        with pytest.raises(UserError, match=words):
+            model.draw(replace(latents, structure=structure))
+    broken = values.copy()
+    broken[2, 4, 6] = np.nan
+    with pytest.raises(UserError, match="latents: not a finite number in the cell at row 4, column 6"):
+        model.draw(replace(latents, structure=broken))
