@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train an inverter and a structure synthesizer on images, and invert a photograph that they have not seen: 12 minutes
+# Train an inverter and a structure synthesizer on images, and invert a photograph that they have not seen: 10 minutes
 #
 #   bash train-sample.sh                     # on photographs that come with scikit-image: a demonstration
 #   bash train-sample.sh FOLDER              # on your own images, or an LMDB of prepare_data.py

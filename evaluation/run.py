@@ -20,12 +20,11 @@ from evaluation.report import Pictures
 from evaluation.sets import RealSets, generated_set
 from evaluation.swd import SMALLEST, pyramid_distances
 from images.reading import open_image
-from losses.frechet import coverage, frechet_distance
+from losses.frechet import NEIGHBOURS, coverage, frechet_distance
 from models.scenes import SceneFeatures
 from utils import log
 from utils.errors import failures
 
-NEIGHBOURS = 5  # of a photograph, by which coverage says what is near
 CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -150,7 +149,7 @@ def scene_distances(
     features = SceneFeatures(evaluated.model.device)
     drawn, wanted = features(images), features(real)
     floor = frechet_distance(features(other), wanted) if len(other) > 1 else None
-    distance, share = frechet_distance(drawn, wanted), coverage(drawn, wanted, NEIGHBOURS)
+    distance, share = frechet_distance(drawn, wanted), coverage(drawn, wanted)
     return {"frechet": distance, "frechet_floor": floor, "coverage": share}
 
 

@@ -4,6 +4,8 @@ and coverage. Those of few images are biased: only sets of equal numbers compare
 
 import numpy as np
 
+NEIGHBOURS = 5  # of a real image, by which coverage says what is near
+
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     """Of normal distributions with the means and (unbiased) covariances of features [N, D], N >= 2.
@@ -18,7 +20,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.square(x.mean(0) - y.mean(0)).sum() + np.square(f).sum() + np.square(g).sum() - 2 * shared)
 
 
-def coverage(generated: np.ndarray, real: np.ndarray, neighbours: int = 5) -> float:
+def coverage(generated: np.ndarray, real: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
     """Share of real features [N, D] that a generated one [M, D] is near to (Naeem et al., ICML 2020, equation 8).
 
     Near: no further than the `neighbours`-th nearest other real one, of which there must be as many.

@@ -20,7 +20,7 @@ def build_generator(model: dict) -> Generator:
     _require_a_width_for_each_stage(model, "texture")
     sizes, trunk, texture = (model["local_dim"], model["global_dim"]), model["trunk"], model["texture"]
     if trunk:
-        build_trunk(model)
+        build_trunk(model)  # says what does not fit
     return Generator(_build_structure(model), TextureSynthesizer(*sizes, **texture, trunk=trunk))
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from datasets import CropDataset, Window
 from images.writing import to_eight_bit
 from losses.adversarial import r1_penalty
-from losses.frechet import coverage, frechet_distance
+from losses.frechet import NEIGHBOURS, coverage, frechet_distance
 from models import build_critic, build_encoders, build_generator
 from models.generator import Generator
 from models.geometry import Interval
@@ -35,8 +35,6 @@ from training.stage import Stage
 from training.trunk import fit_styles
 from utils.checkpoint import fingerprint
 from utils.errors import UserError
-
-NEIGHBOURS = 5  # of a photograph, by which coverage says what is near
 
 
 class StructureStage(Stage):
@@ -188,7 +186,7 @@ class StructureStage(Stage):
         figures = {"validation/critic": float(torch.stack(scores).mean())}
         if len(real) > NEIGHBOURS:
             distance = frechet_distance(drawn, real)
-            figures |= {"validation/frechet": distance, "validation/coverage": coverage(drawn, real, NEIGHBOURS)}
+            figures |= {"validation/frechet": distance, "validation/coverage": coverage(drawn, real)}
             if distance < self.best.distance:
                 self.best.distance.fill_(distance)
                 self.best.structure.load_state_dict(self.average.state_dict())
