@@ -24,6 +24,14 @@ TINY = [
     "evaluate.generated=2", "evaluate.generated_size=32", "evaluate.seam_block=32",
 ]  # fmt: skip
 CHOSEN = ["rolled", "random-global"]
+TRUNK = [
+    "model.local_dim=8", "model.global_dim=6", "model.structure.layers=1", "model.structure.widths=[4]",
+    "model.structure.dilations=[1]", "model.texture.widths=[6,4,4]", "model.critic.widths=[4,4]",
+    "model.critic.texture_widths=[4]", "train.device=cpu", "train.dtype=float32", "train.steps=2", "train.batch=4",
+    "train.patch_cells=10", "data.resize=100", "infer.device=cpu", "infer.dtype=float32", "evaluate.details=1",
+    "evaluate.cycles=1", "evaluate.pictures=0", "evaluate.generated=2", "evaluate.generated_size=32",
+    "evaluate.seam_block=32",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +55,7 @@ def test_trains_and_measures_once(folders, tmp_path, capsys):
     for name in CHOSEN:
         inverter = read_weights(runs / name / "inverter.safetensors").tensors
         assert all(torch.equal(inverter[key], value) for key, value in generator.items())
-    entries = json.loads((runs / "evaluation/evaluation.json").read_text())["checkpoints"]
+    entries = json.loads((runs / "evaluation-inverters/evaluation.json").read_text())["checkpoints"]
     text = (runs / "ablation.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
     assert [row[0] for row in rows] == ["run", "---", *CHOSEN]
@@ -63,6 +71,18 @@ def test_trains_and_measures_once(folders, tmp_path, capsys):
     assert read_weights(runs / "rolled/inverter.safetensors").fingerprint == before
     assert (runs / "ablation.md").read_text() == text
     assert "resuming from" in capsys.readouterr().out
+
+
+def test_structure_stages_stand_on_a_trunk(folders, tmp_path):
+    runs, chosen = tmp_path / "runs", ["trunk", "no-texture", "no-style"]
+    with torch.random.fork_rng():
+        assert run_command(ablation.main, [*TRUNK, *folders, "--output", str(runs), "--configs", *chosen]) == 0
+    rows = [line.strip("| ").split(" | ") for line in (runs / "ablation.md").read_text().splitlines() if "|" in line]
+    assert [row[0] for row in rows] == ["run", "---", *chosen]
+    assert {"Rate", "Reciprocal error, encoded", "Latent MMD"} <= set(rows[0]) and not (runs / "generator").exists()
+    weights = [read_weights(runs / name / "inverter.safetensors").tensors for name in chosen]
+    changed = [{key.split(".")[1] for key in each if not torch.equal(each[key], weights[0][key])} for each in weights]
+    assert changed == [set(), {"structure"}, {"structure"}]
 
 
 def test_a_failed_training_ends_the_command(folders, tmp_path, capsys):
@@ -90,20 +110,21 @@ def flat(values, prefix=""):
 
 
 def test_every_config_has_its_row():
-    assert {path.stem for path in ablation.CONFIGS.glob("*.yaml")} == {*ablation.INVERTERS, ablation.GENERATOR}
+    runs = {*ablation.INVERTERS, *ablation.STRUCTURES, "generator"}
+    assert {path.stem for path in ablation.CONFIGS.glob("*.yaml")} == runs
 
 
-@pytest.mark.parametrize(("name", "changed"), [
-    *((kind, {"model.encoder.convolution": kind}) for kind in ("valid", "zero_pad", "rolled")),
-    *((f"no-{loss}", {f"losses.inverter.{loss}": 0.0}) for loss in ("reciprocal", "distribution")),
-    ("random-global", {"model.global_encoder.widths": [], "losses.inverter.global_latent": 0.0,
-                       "losses.inverter.distribution": 0.0}),
+@pytest.mark.parametrize(("of", "name", "changed"), [
+    *(("shifted", kind, {"model.encoder.convolution": kind}) for kind in ("valid", "zero_pad", "rolled")),
+    *(("shifted", f"no-{loss}", {f"losses.inverter.{loss}": 0.0}) for loss in ("reciprocal", "distribution")),
+    ("shifted", "random-global", {"model.global_encoder.widths": [], "losses.inverter.global_latent": 0.0,
+                                  "losses.inverter.distribution": 0.0}),
+    *(("structure", f"no-{part}", {f"losses.structure.{part}": 0.0}) for part in ("texture", "local", "whole")),
+    ("structure", "no-style", {"model.critic.style": False}),
 ])  # fmt: skip
-def test_a_config_changes_one_thing(name, changed):
-    shifted, other = (
-        dict(flat(load_config(TrainConfig, ablation.CONFIGS / f"{each}.yaml"))) for each in ("shifted", name)
-    )
-    assert {key: value for key, value in other.items() if value != shifted[key]} == changed
+def test_a_config_changes_one_thing(of, name, changed):
+    whole, other = (dict(flat(load_config(TrainConfig, ablation.CONFIGS / f"{each}.yaml"))) for each in (of, name))
+    assert {key: value for key, value in other.items() if value != whole[key]} == changed
 
 
 def test_all_inverters_fit_the_generator():

@@ -36,6 +36,8 @@ from training.trunk import fit_styles
 from utils.checkpoint import fingerprint
 from utils.errors import UserError
 
+SCORES = "whole", "local", "texture"  # of the critic, as their weights are named
+
 
 class StructureStage(Stage):
     """The structure synthesizer, its critic, their optimizers, and one training step."""
@@ -132,13 +134,15 @@ class StructureStage(Stage):
         )
         return structure(local.contiguous(memory_format=torch.channels_last), style, coordinates)
 
+    def judge(self, z: Tensor, style: Tensor, row: Tensor) -> dict[str, Tensor]:
+        """The critic's scores of latents [B, K, h, w], by the names of their weights."""
+        return dict(zip(SCORES, self.critic(z, style, row, self.encoder.trunk), strict=True))
+
     def _critic_step(self, real: Tensor, fake: Tensor, style: Tensor, row: Tensor) -> dict[str, Tensor]:
         with self.context.autocast():
-            pairs = list(zip(self.critic(real, style, row), self.critic(fake, style, row), strict=True))
-        parts = {name: F.softplus(b - a).mean() for name, (a, b) in zip(("whole", "local"), pairs, strict=True)}
-        scalars = {f"critic/{name}": value.detach() for name, value in parts.items()}
-        scalars |= {"critic/real": pairs[0][0].mean().detach(), "critic/fake": pairs[0][1].mean().detach()}
-        total = sum(self.losses.structure[name] * value for name, value in parts.items())
+            of_real, of_fake = self.judge(real, style, row), self.judge(fake, style, row)
+        total, scalars = self._relativistic("critic", of_real, of_fake)
+        scalars |= {"critic/real": of_real["whole"].mean().detach(), "critic/fake": of_fake["whole"].mean().detach()}
         self.optimizers["critic"].update(total, scalars)
         return scalars
 
@@ -146,9 +150,9 @@ class StructureStage(Stage):
         parts = {}
         for name, z in ("real", real), ("fake", fake):
             z = z.float().requires_grad_(True)
-            whole, local = self.critic(z, style, row)  # float32: the penalty is a small difference of large numbers
-            weights = self.losses.structure
-            parts[name] = r1_penalty(weights.whole * whole + weights.local * local.mean((1, 2)), z)
+            scores = self.judge(z, style, row)  # float32: the penalty is a small difference of large numbers
+            means = {each: score.view(len(score), -1).mean(1) for each, score in scores.items()}
+            parts[name] = r1_penalty(torch.cat([self.losses.structure[each] * mean for each, mean in means.items()]), z)
         scalars = {f"critic/penalty_{name}": value.detach() for name, value in parts.items()}
         weight = self.losses.structure.penalty / 2 * self.losses.r1_every
         self.optimizers["critic"].update(weight * sum(parts.values()), scalars)
@@ -158,14 +162,19 @@ class StructureStage(Stage):
         self.critic.requires_grad_(False)
         with self.context.autocast():
             with torch.no_grad():
-                against = self.critic(real, style, row)
-            pairs = list(zip(self.critic(fake, style, row), against, strict=True))
+                of_real = self.judge(real, style, row)
+            total, scalars = self._relativistic("structure", self.judge(fake, style, row), of_real)
         self.critic.requires_grad_(True)
-        parts = {name: F.softplus(b - a).mean() for name, (a, b) in zip(("whole", "local"), pairs, strict=True)}
-        scalars = {f"structure/{name}": value.detach() for name, value in parts.items()}
-        total = sum(self.losses.structure[name] * value for name, value in parts.items())
         self.optimizers["structure"].update(total, scalars)
         return scalars
+
+    def _relativistic(
+        self, network: str, high: dict[str, Tensor], low: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a network that wants the first scores above the second ones, and its parts."""
+        parts = {name: F.softplus(low[name] - high[name]).mean() for name in SCORES}
+        total = sum(self.losses.structure[name] * value for name, value in parts.items())
+        return total, {f"{network}/{name}": value.detach() for name, value in parts.items()}
 
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -178,7 +187,7 @@ class StructureStage(Stage):
 
         The averaged weights that are nearest so far are kept.
         """
-        scores = [self.critic(*self.encode(batch))[0].mean() for batch in batches]
+        scores = [self.judge(*self.encode(batch))["whole"].mean() for batch in batches]
         real, drawn = (
             np.concatenate([self.features(_eight_bit(draw(batch, number))) for number, batch in enumerate(batches)])
             for draw in (lambda batch, _: self._photographs(batch), self._generated)

@@ -110,7 +110,9 @@ class Critic(Section):
     """Critic of structure latents, in the stage structure: latents, style -> scores."""
 
     widths: Widths = key([96, 128, 192], "channels at full, 1/2, 1/4 ... resolution of the cells", min_length=1)
+    texture_widths: Widths = key([32, 64], "channels at 1/2, 1/4 ... of the resolution of pixels", min_length=1)
     minibatch_group: Count = key(4, "samples over which the minibatch standard deviation is taken")
+    style: bool = key(True, "judges latents and their style together; false: latents alone")
 
 
 class Encoder(Section):
@@ -215,6 +217,7 @@ class StructureLosses(Section):
 
     whole: Weight = key(1.0, "relativistic, the critic's score of a grid")
     local: Weight = key(1.0, "relativistic, the critic's scores of its neighbourhoods")
+    texture: Weight = key(1.0, "relativistic, the critic's scores of patches of what the trunk draws")
     penalty: Weight = key(5.0, "gradient penalties on real and on generated latents (gamma; gamma / 2 is applied)")
 
 

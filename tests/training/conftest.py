@@ -94,7 +94,8 @@ def generator_run(tiny, tmp_path_factory):
 
 TRUNK = [
     "model.trunk=true", "model.local_dim=8", "model.encoder.widths=[]", "model.structure.widths=[6]",
-    "model.critic.widths=[6,8]", "model.critic.minibatch_group=2", "train.patch_cells=10",
+    "model.critic.widths=[6,8]", "model.critic.texture_widths=[4,6]", "model.critic.minibatch_group=2",
+    "train.patch_cells=10",
 ]  # fmt: skip
 TRUNK_INVERTER = [
     *TRUNK, "train.stage=inverter",
