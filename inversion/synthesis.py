@@ -26,9 +26,9 @@ from models.structure import StyledStructure
 
 Mask = Callable[[Region], np.ndarray]  # region of cells -> bool [h, w]
 GLOBAL_CHANNEL = -1  # of the field; the local latent has the channels from 0
-TILE = 32  # cells along the edge of a tile
+TILE = 48  # cells along the edge of a tile
 LARGEST_STEP = 0.25  # on the way from one training image's style to another's
-KEPT = 64  # tiles: blocks that overlap ask for the same ones again
+KEPT = 32  # tiles: blocks that overlap ask for the same ones again
 
 
 def style_of_seed(generator: Generator, seed: int) -> Style:
