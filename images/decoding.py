@@ -1,26 +1,34 @@
-"""Images that are held whole: Pillow decodes them, and they become arrays [H, W, 3] of uint8 or uint16, RGB.
+"""Images that are held whole: Pillow decodes them, and they become arrays [H, W, 3] of uint8 or uint16, sRGB.
 
-H, W pixels. What is transparent is shown over mid-grey. Files may come from anywhere and hold anything.
+H, W pixels. What is transparent is shown over mid-grey. Files may come from anywhere and hold anything. Formats are
+recognised by content.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
-from PIL.ExifTags import Base
+from PIL import PngImagePlugin
+from PIL.ExifTags import IFD, Base, Interop
 
+from images.colours import ADOBE_RGB, CURVES, D65, PRIMARIES, Colours, from_curve
+from images.mending import DAMAGED_PROFILE, mend_jpeg, png_chunk, png_pieces
 from utils.errors import UserError
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "HEIF")  # as Pillow names them
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "HEIF")  # as Pillow names them
+READ = ("JPEG", "PNG", "WebP", "TIFF", "BMP", "GIF", "AVIF", "JPEG 2000", "HEIC")  # as people do
 HEIF_PLUGIN = "pillow_heif"  # package that Pillow reads HEIC with
 MAGIC = {  # name of a format: how its files begin
     "JPEG": rb"\xff\xd8\xff",
@@ -38,10 +46,14 @@ MAGIC = {  # name of a format: how its files begin
     "raw photograph": rb"II[*]\0.{4}CR|....ftypcrx |FUJIFILMCCD-RAW|IIRO|IIU\0",  # Canon, Fuji, Olympus, Panasonic
 }
 MAGIC_BYTES = 64  # that are looked at
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B")
-STRIP = 2**20  # pixels that are turned into RGB at a time
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B")  # read right
+GREY_MODES = ("1", "L", "LA", "I;16", "I;16B")
+STRIP = 2**20  # pixels that are turned into sRGB at a time
+LONGEST_TEXT = 2**24  # bytes that a compressed chunk of PNG may become
 WHITE_IS_ZERO = 0
-COLOURS_16 = re.compile("(RGB[AX]?|LA);16[LBN]")  # Pillow's names of how they are stored, with the byte order
+REDUCED, MASK = 1, 4  # of a TIFF's NewSubfileType: a smaller copy of another picture, or a mask for one
+MOST_PICTURES = 1000  # that are counted
+COLOURS_16 = re.compile("(RGB[AX]?|LA|CMYK);16[LBN]")  # Pillow's names of how they are stored, with the byte order
 GREY_ALPHA = "LA;16B"
 OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if np.little_endian else "L"}
 
@@ -87,7 +99,7 @@ def errors_named(name: str) -> Iterator[None]:
     except ImageError:
         raise
     except PIL.UnidentifiedImageError as error:
-        raise ImageError(name, "not a JPEG, PNG, WebP, TIFF or BMP image") from error
+        raise ImageError(name, "cannot be read: its header is damaged") from error
     except MemoryError as error:
         raise ImageError(name, "not enough memory to decode it") from error
     except Exception as error:
@@ -98,83 +110,191 @@ def errors_named(name: str) -> Iterator[None]:
 
 @contextmanager
 def pillow() -> Iterator[None]:
-    """Pillow without warnings and without its own limit of pixels, which are as before afterwards."""
+    """Pillow without warnings and without its own limits of pixels and of text, which are as before afterwards."""
     with _PILLOW, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+        limits = PIL.Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+        PIL.Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, LONGEST_TEXT
         try:
             yield
         finally:
-            PIL.Image.MAX_IMAGE_PIXELS = limit
+            PIL.Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limits
 
 
-def decode(pixels: PIL.Image.Image, file: BinaryIO | None = None) -> np.ndarray:
+def open_header(file: BinaryIO, kind: str, notes: list[str]) -> PIL.Image.Image:
+    """A file of a format that `recognise` named, opened but not decoded. Inside of `pillow`; `notes` get what is odd.
+
+    Metadata that Pillow fails on are left out. ValueError for what is no picture of its own.
+    """
+    if kind == "HEIF":
+        import_module(HEIF_PLUGIN).register_heif_opener()
+    try:
+        header = _open(file, kind, notes, metadata=True)
+    except PIL.UnidentifiedImageError:
+        notes.clear()
+        header = _open(file, kind, notes, metadata=False)
+    tags = getattr(header, "tag_v2", {})
+    if Base.DNGVersion in tags or (tags.get(Base.NewSubfileType, 0) & REDUCED and Base.SubIFDs in tags):
+        raise ValueError("it is a raw photograph; develop it first")
+    if (count := _count_pictures(header, file)) > 1:
+        notes.append(f"the first of its {count} pictures is used")
+    return header
+
+
+def exif_of(header: PIL.Image.Image) -> PIL.Image.Exif:
+    """The EXIF of an image that is not decoded yet; what is damaged is empty."""
+    try:
+        exif = PIL.Image.Image.getexif(header)  # PNG's own would decode all of it
+        for part in (IFD.Exif, IFD.GPSInfo, IFD.Interop):
+            exif.get_ifd(part)
+        return exif
+    except Exception:  # whatever struct, or a table that points into itself, raises
+        return PIL.Image.Exif()
+
+
+def colours_of(header: PIL.Image.Image, deep: bool, notes: list[str]) -> Colours:
+    """How the samples of an image that Pillow opened become sRGB; `deep`: whether they have 16 bits.
+
+    A profile that cannot be used costs a note.
+    """
+    grey = header.mode in GREY_MODES or GREY_ALPHA in stored_modes(header)
+    count = 4 if header.mode == "CMYK" else 1 if grey else 3
+    try:
+        return Colours(count, _profile(header), deep)
+    except ValueError as error:
+        notes.append(f"its colour profile cannot be used ({error}); the colours count as sRGB")
+        return Colours(count)
+
+
+def stored_modes(pixels: PIL.Image.Image) -> list[str | None]:
+    """Pillow's names of how the parts of an image that is not decoded yet are stored."""
+    return [_raw_mode(tile) for tile in getattr(pixels, "tile", ())]
+
+
+def is_deep(pixels: PIL.Image.Image) -> bool:
+    """Whether an image that is not decoded yet has 16 bits for each colour."""
+    stored = stored_modes(pixels)
+    return pixels.mode.startswith("I;16") or bool(stored and all(COLOURS_16.fullmatch(mode or "") for mode in stored))
+
+
+def decode(pixels: PIL.Image.Image, colours: Colours, notes: list[str], file: BinaryIO | None = None) -> np.ndarray:
     """All pixels [H, W, 3] of an image that Pillow has opened, from a file or not. Inside of `pillow`.
 
-    16 bits of colours come from a file: Pillow itself keeps 8. The EXIF orientation that Pillow knows afterwards is
-    not applied yet (TIFF files have been turned). ValueError for what it would decode wrongly.
+    16 bits of colours come from a file: Pillow itself keeps 8. An EXIF orientation is not applied yet, but TIFF files
+    have been turned. OSError or ValueError where rows are missing, or for what it would decode wrongly.
     """
     check_kind(pixels)
-    stored, tags = [_raw_mode(tile) for tile in getattr(pixels, "tile", ())], getattr(pixels, "tag_v2", {})
-    if stored and set(stored) <= set("RGBAXCMYK") and 16 in tags.get(Base.BitsPerSample, ()):
-        raise ValueError("16-bit colours that stand plane by plane without compression are not supported")
-    pixels.load()
-    low = _low_bytes(file) if file and stored and all(COLOURS_16.fullmatch(mode or "") for mode in stored) else None
+    tags, low = getattr(pixels, "tag_v2", {}), None
+    if file and pixels.format == "PNG":
+        file = io.BytesIO(b"".join(png_pieces(file, notes, metadata=False)))
+        pixels = PIL.Image.open(file, formats=["PNG"])
+    if file and is_deep(pixels) and not pixels.mode.startswith("I;16"):
+        low = _low_bytes(file, pixels.format)
+    try:
+        pixels.load()
+    except OSError:
+        if not file or pixels.format not in ("JPEG", "MPO"):
+            raise
+        file.seek(0)
+        data, note = mend_jpeg(file.read())
+        notes.append(note)
+        pixels = PIL.Image.open(io.BytesIO(data), formats=["JPEG"])
     rows, result = max(1, STRIP // pixels.width), None
     for top in range(0, pixels.height, rows):
         box = 0, top, pixels.width, min(top + rows, pixels.height)
-        strip = _colours(pixels.crop(box), low and low.crop(box), tags)
+        strip = _shown(pixels.crop(box), low and low.crop(box), tags, colours)
         result = np.empty((pixels.height, pixels.width, 3), strip.dtype) if result is None else result
         result[top : top + rows] = strip
     return result
 
 
 def check_kind(pixels: PIL.Image.Image) -> None:
-    """ValueError for samples of other types than 8 or 16 bits."""
+    """ValueError for samples that Pillow does not read right: of other types than 8 or 16 bits."""
     if pixels.mode not in MODES:
         raise ValueError(f"pixels of kind {pixels.mode} are not supported; 8 and 16-bit images are")
 
 
-def from_cmyk(values: np.ndarray) -> np.ndarray:
-    """RGB [h, w, 3] of CMYK [h, w, 4], both uint8 or uint16, by the simple formula."""
-    most = np.uint32(np.iinfo(values.dtype).max)
-    light = most - values.astype(np.uint32)
-    return ((light[..., :3] * light[..., 3:] + most // 2) // most).astype(values.dtype)
+def _open(file: BinaryIO, kind: str, notes: list[str], metadata: bool) -> PIL.Image.Image:
+    """A file as Pillow opens it, of PNG only what stands before the pixels."""
+    if kind != "PNG":
+        file.seek(0)
+        return PIL.Image.open(file, formats=[kind])
+    pieces = list(takewhile(lambda piece: piece[4:8] != b"IDAT", png_pieces(file, notes, metadata)))
+    header = PIL.Image.open(io.BytesIO(b"".join(pieces) + png_chunk(b"IDAT", b"")), formats=["PNG"])
+    chunks = {piece[4:8]: piece[8:-4] for piece in pieces}
+    if b"iCCP" in chunks and not header.info.get("icc_profile"):
+        notes.append(DAMAGED_PROFILE)
+    if b"cICP" in chunks:  # which Pillow does not read
+        header.info["cicp"] = tuple(chunks[b"cICP"][:2])
+    return header
 
 
-def over_grey(values: np.ndarray) -> np.ndarray:
-    """RGBA [h, w, 4] over mid-grey: RGB [h, w, 3] of the same type, uint8 or uint16."""
-    most = np.uint32(np.iinfo(values.dtype).max)
-    colours, alpha = values[..., :3].astype(np.uint32), values[..., 3:].astype(np.uint32)
-    grey = (most + 1) // 2
-    return ((colours * alpha + grey * (most - alpha) + most // 2) // most).astype(values.dtype)
+def _count_pictures(header: PIL.Image.Image, file: BinaryIO) -> int:
+    """Pictures of a file, without smaller copies; 1 where others than the first cannot be read."""
+    if header.format != "TIFF" or not header.is_animated:
+        return getattr(header, "n_frames", 1)
+    try:
+        file.seek(0)
+        pages, count = PIL.Image.open(file, formats=["TIFF"]), 1
+        for page in range(1, MOST_PICTURES):
+            pages.seek(page)
+            count += not pages.tag_v2.get(Base.NewSubfileType, 0) & (REDUCED | MASK)
+    except Exception:  # the last one, or a damaged one
+        pass
+    return count
 
 
-def _colours(pixels: PIL.Image.Image, low: PIL.Image.Image | None, tags: dict) -> np.ndarray:
-    """RGB [h, w, 3] of decoded pixels; `low` holds the low bytes of 16 bits where `pixels` are the high ones."""
+def _profile(header: PIL.Image.Image) -> bytes | None:
+    """The ICC profile of an image, embedded or made of what it says of its colours; None for sRGB.
+
+    ValueError for colours that none describes.
+    """
+    info = header.info
+    if cicp := info.get("cicp"):
+        if cicp[0] not in PRIMARIES or cicp[1] not in CURVES:
+            raise ValueError("primaries {}, curve {} of cICP".format(*cicp))
+        return from_curve(PRIMARIES[cicp[0]], CURVES[cicp[1]])
+    if profile := info.get("icc_profile"):
+        return profile
+    if "gamma" in info and "srgb" not in info:
+        white, primaries = D65, PRIMARIES[1]
+        if "chromaticity" in info:
+            white, primaries = info["chromaticity"][:2], info["chromaticity"][2:]
+        return from_curve(primaries, (1 / info["gamma"],) if info["gamma"] else (1.0,), white)
+    if exif_of(header).get_ifd(IFD.Interop).get(Interop.InteropIndex) == "R03":  # cameras name Adobe RGB so
+        return from_curve(*ADOBE_RGB)
+    return None
+
+
+def _shown(pixels: PIL.Image.Image, low: PIL.Image.Image | None, tags: dict, colours: Colours) -> np.ndarray:
+    """sRGB [h, w, 3] of decoded pixels; `low` holds the low bytes of 16 bits where `pixels` are the high ones."""
     clear = pixels.info.get("transparency")
     if low is None and not pixels.mode.startswith("I;16"):
+        mode = {1: "L", 3: "RGB", 4: "CMYK"}[colours.count]
         if pixels.has_transparency_data:
-            return over_grey(np.asarray(pixels.convert("RGBA")))
-        return np.asarray(pixels if pixels.mode == "RGB" else pixels.convert("RGB"))
+            mode = {"L": "LA", "RGB": "RGBA"}[mode]
+        values = np.asarray(pixels if pixels.mode == mode else pixels.convert(mode))
+        return colours(values if values.ndim == 3 else values[..., None])
     values = np.asarray(pixels).astype(np.uint16)
     if low is not None:
         values = values << 8 | np.asarray(low)
-        if values.shape[2] == 4:
-            return over_grey(values) if pixels.has_transparency_data else values[..., :3]
+        if colours.count == 1:
+            values = values[..., [0, 3]]
+        values = values[..., : colours.count + pixels.has_transparency_data]
     else:  # grey; TIFF may also hold 12 bits, or count from white
         if tags.get(Base.BitsPerSample) == (12,):
             values = (values.astype(np.uint32) * 65535 // 4095).astype(np.uint16)
         values = 65535 - values if tags.get(Base.PhotometricInterpretation) == WHITE_IS_ZERO else values
-        values = np.repeat(values[..., None], 3, axis=2)
-    return values if clear is None else np.where((values == clear).all(axis=2, keepdims=True), np.uint16(32768), values)
+        values = values[..., None]
+    shown = colours(values)
+    return shown if clear is None else np.where((values == clear).all(axis=2, keepdims=True), np.uint16(32768), shown)
 
 
-def _low_bytes(file: BinaryIO) -> PIL.Image.Image:
+def _low_bytes(file: BinaryIO, kind: str) -> PIL.Image.Image:
     """The low bytes of the 16-bit colours of a file: Pillow keeps the high ones, so it is told the other byte order."""
     file.seek(0)
-    pixels = PIL.Image.open(file, formats=FORMATS)
-    modes = [_raw_mode(tile) for tile in pixels.tile]
+    pixels = PIL.Image.open(file, formats=[kind])
+    modes = stored_modes(pixels)
     # Grey with alpha is read as it is: grey high, low, alpha high, low.
     others = ["RGBA" if mode == GREY_ALPHA else mode[:-1] + OTHER_ORDER[mode[-1]] for mode in modes]
     pixels.tile = [

@@ -1,8 +1,9 @@
 """The one reader of images: files that may come from anywhere and hold anything, arrays, and images of Pillow.
 
-A file is refused before it is decoded when its header promises too many pixels, and refused as a whole when any part of
-it cannot be read. Large files are read by window: tiles of TIFF where they lie, which shows damage when a window is
-asked for, all others from a scratch file into which they are decoded once. Arrays are [H, W, 3], RGB.
+A file is refused before it is decoded when its header promises too many pixels, and refused as a whole when any of its
+pixels cannot be read; damage elsewhere is noted. Colours become sRGB. Large files are read by window: tiles of TIFF
+where they lie, which shows damage when a window is asked for, all others from a scratch file into which they are
+decoded once. Arrays are [H, W, 3], RGB.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,12 +21,29 @@ import numpy as np
 import PIL.Image
 from PIL.ExifTags import Base
 
-from images.decoding import FORMATS, ImageError, check_kind, decode, errors_named, pillow
-from images.windows import NotByWindow, open_windows
+from images.decoding import (
+    HEIF_PLUGIN,
+    MODES,
+    READ,
+    ImageError,
+    colours_of,
+    decode,
+    errors_named,
+    exif_of,
+    is_deep,
+    open_header,
+    pillow,
+    readable,
+    recognise,
+    stored_modes,
+)
+from images.metadata import Metadata, read_metadata
+from images.windows import NotByWindow, decode_tiff, open_windows
 from models.geometry import reflect
 from utils import log
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp")
+GREY_STRIP = 2**20  # pixels that are asked for their colours at a time
 WINDOWED = 2**24  # pixels; files of more are read by window
 
 # EXIF orientation -> how the shown image comes from the stored one: (transpose, then flip rows, then flip columns).
@@ -50,12 +70,26 @@ class Image:
         transparent: bool = False, # whether the file has an alpha channel or a transparent colour
         held: int | None = None,   # bytes of decoded pixels in memory, at most; None: those of the array `pixels`
         by_window: bool = False,   # whether windows come from a file when they are asked for: ImageError then, where
-    ):                             # it is damaged
+                                   # it is damaged
+        notes: Iterable[str] = (), # what is odd about the file, a line each
+        metadata: Metadata | None = None,  # that results keep
+    ):
         self.name, self.transparent, self.by_window = name, transparent, by_window
+        self.notes, self.metadata = list(dict.fromkeys(notes)), metadata or Metadata()
         self.held = pixels.nbytes if held is None else held
         self._pixels = pixels
         self._transposed, self._flip_rows, self._flip_columns = ORIENTATIONS.get(orientation, ORIENTATIONS[1])
         self.height, self.width = pixels.shape[1::-1] if self._transposed else pixels.shape[:2]
+
+    @cached_property
+    def grey(self) -> bool:
+        """Whether no pixel has a colour, of 8 bits. Reads the image as far as there is none."""
+        rows = max(1, GREY_STRIP // self.width)
+        for top in range(0, self.height, rows):
+            values = self.window(top, 0, min(rows, self.height - top), self.width)
+            if (values != values[..., :1]).any():
+                return False
+        return True
 
     def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """8-bit pixels [height, width, 3] uint8, a copy; what lies outside of the image is reflected at its border."""
@@ -108,8 +142,8 @@ def open_image(
 
     A file has at most `max_pixels` pixels. With `by_window`, one of more than WINDOWED pixels is read by window: then
     `max_pixels` only limits what has to be decoded at once (strips, tiles, all of an interlaced image), and damage of
-    a tiled TIFF file shows when a window is asked for. Animations give their first frame. `name` stands in messages.
-    ImageError for whatever is not a whole JPEG, PNG, WebP, TIFF or BMP image.
+    a tiled TIFF file shows when a window is asked for. Of several pictures the first is read. `name` stands in
+    messages. ImageError for whatever is not an image of a format that `images.decoding.readable` knows, with all rows.
     """
     if isinstance(source, Image):
         return source
@@ -119,31 +153,51 @@ def open_image(
         return Image(_check_array(source, name), name)
     with pillow(), errors_named(name):
         if isinstance(source, PIL.Image.Image):
-            return _whole(source, name)
+            return _whole(source, name, [])
         _check_file(source, name)
+        kind, notes = recognise(source), []
+        if not readable(kind):
+            raise ImageError(name, _why_not(kind))
         # A file handle, not a path: Pillow maps files that it is given by path, and a file that shrinks would kill us.
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-            header = PIL.Image.open(file, formats=FORMATS)
-            check_kind(header)
-            pixels = header.width * header.height
-            reason = ""
-            if by_window and is_path and pixels > WINDOWED:
-                try:
-                    # PNG's own `getexif` would decode all of it.
-                    orientation = PIL.Image.Image.getexif(header).get(Base.Orientation, 1)
-                    windows = open_windows(source, header, max_pixels)
-                    return Image(windows, name, orientation, header.has_transparency_data, windows.held, by_window=True)
-                except NotByWindow as error:
-                    reason = f", and it cannot be read by window: {error}"
-            if pixels > max_pixels:
-                size = f"{header.width} x {header.height}"
-                raise ImageError(name, f"{size} is more than max_pixels ({max_pixels}) allows{reason}")
-            return _whole(header, name, file)
+            try:
+                header = open_header(file, kind, notes)
+            except PIL.UnidentifiedImageError:
+                if kind != "TIFF":
+                    raise
+                return _tiff(source, max_pixels, name, notes)
+            if header.format == "TIFF" and (header.mode not in MODES or _in_planes(header)):
+                return _tiff(source, max_pixels, name, notes, header)
+            return _open(header, source, file, max_pixels, name, notes, by_window and is_path)
+
+
+def _open(
+    header: PIL.Image.Image, source: str | Path | bytes, file: BinaryIO, max_pixels: int, name: str, notes: list[str],
+    by_window: bool,
+) -> Image:  # fmt: skip
+    """A file whose header Pillow has read, by window or decoded."""
+    pixels, reason = header.width * header.height, ""
+    if by_window and pixels > WINDOWED:
+        try:
+            windows = open_windows(source, header, colours_of(header, is_deep(header), notes), max_pixels, notes)
+        except NotByWindow as error:
+            reason = f", and it cannot be read by window: {error}"
+        else:
+            orientation, metadata = _described(header)
+            return Image(
+                windows, name, orientation, header.has_transparency_data, windows.held, True, notes, metadata
+            )
+    if pixels > max_pixels:
+        size = f"{header.width} x {header.height}"
+        raise ImageError(name, f"{size} is more than max_pixels ({max_pixels}) allows{reason}")
+    return _whole(header, name, notes, file)
 
 
 def open_photograph(path: Path, max_pixels: int) -> Image:
-    """A photograph that a command was given, opened by window; a note says what becomes of transparency."""
+    """A photograph that a command was given, opened by window; notes say what is odd about it."""
     image = open_image(path, max_pixels, by_window=True)
+    for note in image.notes:
+        log.error(f"note: {path}: {note}")
     if image.transparent:
         log.info(f"note: {path}: what is transparent counts as mid-grey")
     return image
@@ -159,10 +213,39 @@ def find_images(folder: str | Path) -> list[Path]:
     return sorted((path for path in found if path.is_file() or not path.exists()), key=lambda path: path.parts)
 
 
-def _whole(pixels: PIL.Image.Image, name: str, file: BinaryIO | None = None) -> Image:
+def _whole(pixels: PIL.Image.Image, name: str, notes: list[str], file: BinaryIO | None = None) -> Image:
     """An image of Pillow, decoded."""
-    values = decode(pixels, file)
-    return Image(values, name, pixels.getexif().get(Base.Orientation, 1), pixels.has_transparency_data)
+    (orientation, metadata), transparent = _described(pixels), pixels.has_transparency_data
+    values = decode(pixels, colours_of(pixels, is_deep(pixels), notes), notes, file)
+    orientation = 1 if pixels.format == "TIFF" else orientation  # Pillow has turned it
+    return Image(values, name, orientation, transparent, notes=notes, metadata=metadata)
+
+
+def _tiff(
+    source: str | Path | bytes, max_pixels: int, name: str, notes: list[str], header: PIL.Image.Image | None = None
+) -> Image:
+    """A TIFF file whose samples Pillow does not read."""
+    values, orientation, transparent = decode_tiff(source, max_pixels, notes)
+    return Image(values, name, orientation, transparent, notes=notes, metadata=header and _described(header)[1])
+
+
+def _described(header: PIL.Image.Image) -> tuple[int, Metadata]:
+    """The EXIF orientation of an image that is not decoded yet, and what its results keep."""
+    exif = exif_of(header)
+    return exif.get(Base.Orientation, 1), read_metadata(exif, header.info)
+
+
+def _in_planes(header: PIL.Image.Image) -> bool:
+    """Whether 16-bit colours stand plane by plane without compression, which Pillow decodes wrongly."""
+    stored = stored_modes(header)
+    return bool(stored) and set(stored) <= set("RGBAXCMYK") and 16 in header.tag_v2.get(Base.BitsPerSample, ())
+
+
+def _why_not(kind: str | None) -> str:
+    """Why files of a format that `recognise` named are not read."""
+    if kind == "HEIF":
+        return f"is an HEIC image, which needs the package {HEIF_PLUGIN.replace('_', '-')}: pip install it"
+    return "is no image" if kind is None else f"its format is {kind}, which is not read; allowed: {', '.join(READ)}"
 
 
 def _check_array(source: object, name: str) -> np.ndarray:

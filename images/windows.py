@@ -1,7 +1,7 @@
-"""Images that are read by window with libvips, so that memory does not grow with them.
+"""Images that libvips reads: by window, so that memory does not grow with them, and what Pillow does not know of TIFF.
 
 Tiles of TIFF files are decoded where they lie. All other files are decoded from top to bottom, and this once: into a
-scratch file, any window of which is read at once. libvips does not survive a fork; it is imported where it is needed.
+scratch file, any window of which is read at once.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ import tempfile
 import threading
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, BinaryIO
 from weakref import finalize
 
 import numpy as np
 import PIL.Image
 
-from images.decoding import from_cmyk, over_grey
+from images.colours import Colours
+from images.mending import png_pieces
+from images.vips import Stream, load_vips
 from utils.files import free_space
 
-THREADS = 4  # of libvips, each of which takes memory
 DTYPES = {"uchar": np.dtype(np.uint8), "ushort": np.dtype(np.uint16)}
+SAMPLES = DTYPES | {"uint": np.uint32, "float": np.float32, "double": np.float64}
+LAB = ("lab", "labs", "labq")
+OVERSHOOT = 0.5  # beyond 0 to 1, that floating-point samples may have and that is clipped
+STRIP = 2**20  # pixels of a TIFF file that are decoded at a time
+BY_WINDOW = ("JPEG", "MPO", "PNG", "WEBP", "TIFF")
 # Tags of TIFF.
 BITS, COMPRESSION, STRIP_HEIGHT, PLANAR = 258, 259, 278, 284
 TILE_WIDTH, TILE_HEIGHT, TILE_PLACES, TILE_SIZES = 322, 323, 324, 325
@@ -33,62 +38,114 @@ class NotByWindow(Exception):
     """A file that has to be decoded whole, and why."""
 
 
-def load_vips() -> ModuleType:
-    """pyvips, with what it keeps in memory bounded."""
-    import pyvips
-
-    pyvips.cache_set_max(0)
-    pyvips.concurrency_set(min(THREADS, pyvips.concurrency_get()))
-    return pyvips
-
-
-def open_windows(path: str | Path, header: PIL.Image.Image, max_pixels: int) -> Stored:
-    """The pixels of a file, as stored, whose header Pillow has read. NotByWindow where libvips does not hold them.
+def open_windows(
+    path: str | Path, header: PIL.Image.Image, colours: Colours, max_pixels: int, notes: list[str]
+) -> Stored:
+    """The pixels of a file whose header Pillow has read, not turned. NotByWindow where libvips does not hold them.
 
     No strip or tile may have more than `max_pixels`, nor an image that is interlaced, progressive or WebP: its decoder
     holds all of it for once. Other errors are damage.
     """
     tags = getattr(header, "tag_v2", {})
     _check_layout(header, tags, max_pixels)
-    colours = 4 if header.has_transparency_data or header.mode == "CMYK" else 3
+    bands = colours.count + header.has_transparency_data
     if TILE_PLACES not in tags:
-        return Scratch(path, colours, is_tiff=bool(tags))
+        try:
+            return Scratch(path, colours, bands, header.format, notes)
+        except load_vips().Error as error:
+            if header.format in ("JPEG", "MPO"):  # only its end may be missing, which is seen when it is whole
+                raise NotByWindow(error.detail) from error
+            raise
     places, sizes = (np.asarray(tags[tag], np.int64) for tag in (TILE_PLACES, TILE_SIZES))
     bad = (sizes < 1) | (places < 8) | (places + sizes > os.path.getsize(path))  # as after an incomplete copy
     if bad.any():
         raise ValueError(f"tile {int(bad.argmax())} lies outside of the file")
-    return Tiles(path, colours)
+    return Tiles(path, colours, bands)
+
+
+def decode_tiff(source: str | Path | bytes, max_pixels: int, notes: list[str]) -> tuple[np.ndarray, int, bool]:
+    """A TIFF file of samples that Pillow does not read: sRGB [H, W, 3], its orientation, whether it is transparent.
+
+    Floating-point samples are from 0 to 1. ValueError for what cannot be colours, or for more than `max_pixels`.
+    """
+    vips = load_vips()
+    options = {"access": "sequential", "fail_on": "warning"}
+    if isinstance(source, bytes):
+        image = vips.Image.tiffload_buffer(source, **options)
+    else:
+        image = vips.Image.tiffload(str(source), **options)
+    if image.width * image.height > max_pixels:
+        raise ValueError(f"{image.width} x {image.height} is more than max_pixels ({max_pixels}) allows")
+    if image.interpretation in LAB:
+        shown = image[:3].icc_export(output_profile="srgb", intent="perceptual", depth=16)
+        values, colours, wanted = _fetch_all(shown), Colours(3), 3
+    else:
+        count = 4 if image.interpretation == "cmyk" else 3 if image.bands > 2 else 1
+        if image.bands > 2 and image.interpretation in ("b-w", "grey16", "multiband"):
+            raise ValueError(f"its {image.bands} channels are no colours")
+        values = _as_whole_numbers(_fetch_all(image), notes)
+        profile = image.get("icc-profile-data") if "icc-profile-data" in image.get_fields() else None
+        colours, wanted = Colours(count, profile, values.dtype == np.uint16), count + image.hasalpha()
+    orientation = image.get("orientation") if "orientation" in image.get_fields() else 1
+    return colours(values[..., :wanted]), orientation, wanted > colours.count
+
+
+def _fetch_all(image: Any) -> np.ndarray:
+    """All samples [H, W, bands] of an image of libvips, by strips, in this thread."""
+    if image.format not in SAMPLES:
+        raise ValueError(f"its samples are of type {image.format}, which cannot be colours")
+    region, kind = load_vips().Region.new(image), np.dtype(SAMPLES[image.format])
+    values, rows = np.empty((image.height, image.width, image.bands), kind), max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        part = values[top : top + rows]
+        part[:] = np.frombuffer(region.fetch(0, top, image.width, len(part)), kind).reshape(part.shape)
+    return values
+
+
+def _as_whole_numbers(values: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Samples as uint8 or uint16. ValueError for those of a range that says nothing of colours."""
+    if values.dtype in DTYPES.values():
+        return values
+    least, most = values.min(), values.max()
+    if values.dtype == np.uint32:
+        if most < 2**16:
+            raise ValueError(f"its 32-bit samples end at {most} of {2**32 - 1}, so all is black; allowed: all of it")
+        return (values >> 16).astype(np.uint16)
+    if not (least >= -OVERSHOOT and most <= 1 + OVERSHOOT):  # also what is not a number
+        raise ValueError(f"its floating-point samples are from {least:.4g} to {most:.4g}; allowed: 0 to 1")
+    if least < 0 or most > 1:
+        notes.append(f"its samples, from {least:.4g} to {most:.4g}, are clipped to 0 to 1")
+    return (values.clip(0, 1) * 65535).round().astype(np.uint16)
 
 
 class Stored:
-    """An image that libvips decodes, as an array-like [H, W, 3]; `fetch` gives all bands of a box."""
+    """An image that libvips decodes, as an array-like [H, W, 3] of sRGB; `fetch` gives all bands of a box."""
 
     held = 0  # bytes of decoded pixels in memory, at most
 
-    def __init__(self, image: Any, colours: int):
+    def __init__(self, image: Any, colours: Colours, wanted: int):
         if image.format not in DTYPES:
             raise ValueError(f"samples of type {image.format}")
         self.dtype, self.shape = DTYPES[image.format], (image.height, image.width, 3)
-        self._bands, self._colours = image.bands, colours  # `colours`: with alpha; what a file has beyond is no colour
-        self._cmyk = image.interpretation == "cmyk"
+        self._bands, self._wanted = image.bands, wanted  # `wanted`: with alpha; what a file has beyond is no colour
+        self._colours = colours
 
     def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
         rows, columns = window
         values = self.fetch(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
-        if self._bands < 3:  # grey
-            values = values[..., [0, 0, 0, -1][: self._colours]]
-        values = values[..., : self._colours]
-        return values if self._colours == 3 else from_cmyk(values) if self._cmyk else over_grey(values)
+        if self._bands < 3 <= self._colours.count:  # a palette of grey
+            values = values[..., [0, 0, 0, -1]]
+        return self._colours(values[..., : self._wanted])
 
 
 class Tiles(Stored):
     """Tiles of a TIFF file, decoded where they lie; libvips keeps two rows of them. Threads may share it."""
 
-    def __init__(self, path: str | Path, colours: int):
+    def __init__(self, path: str | Path, colours: Colours, wanted: int):
         self._vips = load_vips()
         # Tiles that it cannot decode are black unless warnings are failures.
         self._image = self._vips.Image.tiffload(str(path), access="random", fail_on="warning")
-        super().__init__(self._image, colours)
+        super().__init__(self._image, colours, wanted)
         self._lock, self._of_thread, self._failure = threading.Lock(), threading.local(), None
         width, height = self._image.get("tile-width"), self._image.get("tile-height")
         self.held = 2 * (self._image.width // width + 1) * width * height * self._bands * self.dtype.itemsize
@@ -113,17 +170,19 @@ class Tiles(Stored):
 class Scratch(Stored):
     """Decoded pixels in a file without a name, which ends with the process. Threads may share it."""
 
-    def __init__(self, path: str | Path, colours: int, is_tiff: bool):
+    def __init__(self, path: str | Path, colours: Colours, wanted: int, kind: str, notes: list[str]):
         vips = load_vips()
         with open(path, "rb", buffering=0) as file:
             source = vips.SourceCustom()  # by itself, libvips maps files, and their pages count as our memory
-            source.on_read(file.read)
-            source.on_seek(partial(_seek, file))
+            stream = Stream(png_pieces(file, notes, metadata=False)) if kind == "PNG" else None
+            source.on_read(stream.read if stream else file.read)
+            if not stream:
+                source.on_seek(partial(_seek, file))
             # Strips that it cannot decode are black unless warnings are failures. Photographs with harmless warnings
             # of libjpeg are common.
-            fail_on = "warning" if is_tiff else "error"
+            fail_on = "warning" if kind == "TIFF" else "error"
             image = vips.Image.new_from_source(source, "", access="sequential", fail_on=fail_on)
-            super().__init__(image, colours)
+            super().__init__(image, colours, wanted)
             # /tmp is often in memory
             folder = os.environ.get("TMPDIR") or ("/var/tmp" if os.path.isdir("/var/tmp") else tempfile.gettempdir())
             self._pixel = self._bands * self.dtype.itemsize
@@ -132,7 +191,10 @@ class Scratch(Stored):
                 raise NotByWindow(f"decoded, it takes {size / 2**20:.0f} MiB in {folder} (TMPDIR), more than is free")
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
             finalize(self, self._file.close)
-            image.rawsave_target(vips.Target.new_to_descriptor(self._file.fileno()))
+            try:
+                image.rawsave_target(vips.Target.new_to_descriptor(self._file.fileno()))
+            except vips.Error as error:
+                raise (stream and stream.error) or error from error
         self._lock = threading.Lock()
 
     def fetch(self, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -156,8 +218,8 @@ def _seek(file: BinaryIO, offset: int, whence: int) -> int:
 
 def _check_layout(header: PIL.Image.Image, tags: dict, max_pixels: int) -> None:
     """NotByWindow for what libvips does not read, or only by decoding more than `max_pixels` pixels in one go."""
-    if header.format == "BMP":
-        raise NotByWindow("BMP")
+    if header.format not in BY_WINDOW:
+        raise NotByWindow(header.format)
     height, width = 1, header.width
     if tags:
         compression, bits, tiled = tags.get(COMPRESSION, 1), max(tags.get(BITS, (1,))), TILE_WIDTH in tags

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from images.reading import Image
 from images.resizing import LONGEST_PNG_EDGE
-from images.windows import load_vips
+from images.vips import Stream, load_vips
 from models.geometry import Region
 from utils.errors import UserError
 from utils.files import atomic_path, refusals, replace_folder, scratch_folder
@@ -176,20 +176,3 @@ def _save(path: Path, pixels: Any, kind: str) -> None:
         getattr(image, operation)(str(path), keep="none", **options)
     except vips.Error as error:
         raise stream.error or OSError(" ".join(str(error).split())) from error
-
-
-class Stream:
-    """Pieces of a file, read from beginning to end; `error` is what ended them too early."""
-
-    def __init__(self, pieces: Iterator[bytes]):
-        self.error: Exception | None = None
-        self._pieces, self._piece = pieces, memoryview(b"")
-
-    def read(self, size: int) -> bytes:
-        """At most `size` bytes, none at the end. It is called from C, which drops exceptions."""
-        try:
-            self._piece = self._piece or memoryview(next(self._pieces, b""))
-        except Exception as error:
-            self.error = error
-        data, self._piece = self._piece[:size], self._piece[size:]
-        return bytes(data)

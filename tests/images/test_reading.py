@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from images import decoding
+from images.decoding import readable, recognise
 from images.reading import Image, ImageError, find_images, open_image
 from images.resizing import check_side, encode_png, with_shorter_side
 from images.thumbnail import area_matrix, thumbnail
@@ -140,11 +142,19 @@ def test_other_sources_are_refused(wrong):
 
 REFUSED = {
     "empty": (b"", "is empty"),
-    "gif": (b"GIF89a" + bytes(40), "not a JPEG"),
+    "gif": (b"GIF89a" + bytes(40), "its header is damaged"),
+    "text": (b"BMW is no bitmap" * 9, "is no image"),
+    "another program's": (b"8BPS" + bytes(99), "its format is Photoshop, which is not read; allowed: JPEG"),
+    "canon's": (b"II*\0\x10\0\0\0CR\2" + bytes(99), "its format is raw photograph"),
     "cut png": (png(random(3))[:-30], "cannot be read"),
     "cut jpeg": (jpeg(1)[0][:900], "cannot be read"),
     "bomb": (saved(PIL.Image.new("1", (20000, 20000)), "PNG"), "20000 x 20000 is more than max_pixels"),
-    "float": (tiff(np.zeros((4, 4), np.float32)), "8 and 16-bit"),
+    "float": (tiff(np.full((4, 4), 254, np.float32)), "floating-point samples are from 254 to 254; allowed: 0 to 1"),
+    "no number": (tiff(np.full((4, 4), np.nan, np.float32)), "floating-point samples are from nan"),
+    "signed": (tiff(np.full((4, 4), -1, np.int16)), "samples are of type short, which cannot be colours"),
+    "labels": (tiff(np.full((4, 4), 254, np.uint32)), "32-bit samples end at 254 of 4294967295"),
+    "spectra": (tiff(np.zeros((4, 4, 7), np.uint8), photometric="minisblack", planarconfig="contig"), "7 channels are no colours"),
+    "dng": (tiff(np.zeros((4, 4), np.uint8), extratags=[(50706, "B", 4, b"\1\4\0\0", True)]), "is a raw photograph"),
 }
 
 
@@ -155,6 +165,14 @@ def test_refusals_are_one_line(kind, tmp_path):
     for source in (tmp_path / "some image.png", data):
         with pytest.raises(ImageError, match=rf"^some image\.png: [^\n]*{reason}[^\n]*$"):
             open_image(source, LIMIT, name="some image.png")
+
+
+def test_heic_names_its_package(monkeypatch):
+    data = b"\0\0\0\x18ftypheic" + bytes(99)
+    monkeypatch.setattr(decoding, "find_spec", lambda name: None)
+    with pytest.raises(ImageError, match="needs the package pillow-heif: pip install it"):
+        open_image(data, LIMIT)
+    assert recognise(data) == "HEIF" and not readable("HEIF") and not readable(None) and readable("AVIF")
 
 
 def test_paths_that_are_no_files(tmp_path):
