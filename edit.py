@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         remove_stale(output)
         for job in jobs:
             with failures(job.images[0], failed) if in_folder else naming(*job.images):
-                run(model, job, edits, output, config.infer.format)
+                run(model, job, edits, output, config.infer)
     if in_folder:
         log.info(f"{len(jobs) - len(failed)} of {len(jobs)} images done; results in {output}")
     return 1 if failed else 0
@@ -107,16 +107,17 @@ def places(names: Iterable[str], photographs: Iterable[str], output: Path) -> It
     yield from (output / f"inversions/{name}{suffix}" for name in photographs for suffix in SUFFIXES)
 
 
-def run(model: PatchInverter, job: Job, edits: dict[str, Callable[..., Latents]], output: Path, kind: str) -> None:
-    """Make, save and draw the edits of a job, as pictures of a kind of `infer.format`."""
+def run(model: PatchInverter, job: Job, edits: dict[str, Callable[..., Latents]], output: Path, options: dict) -> None:
+    """Make, save and draw the edits of a job, as pictures that `infer` options ask for."""
     sources = job.open()
+    metadata = sources[0].metadata if len(sources) == 1 and options.get("metadata") else None
     for ending, edit in edits.items():
         name, latents = f"{job.name}-{ending}", edit(*sources)
-        picture_kind(kind, latents.size)
+        picture_kind(options.format, latents.size, options.depth)
         path = output / "latents" / f"{name}{latents_suffix('auto', latents.structure.shape)}"
         latents.save(path)
         release_freed_memory()
-        commands.save_picture(model, Latents.load(path), output / f"{name}.png", kind)
+        commands.save_picture(model, Latents.load(path), output / f"{name}.png", options, metadata=metadata)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             if options.save_latents:
                 latents.save(output / f"latents/seed-{seed}{latents_suffix('auto', latents.structure.shape)}")
-            save_picture(model, latents, output / f"seed-{seed}.png", config.infer.format, options.scale)
+            save_picture(model, latents, output / f"seed-{seed}.png", config.infer, options.scale)
     return 0
 
 

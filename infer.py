@@ -30,7 +30,7 @@ from images.writing import (
     SUFFIXES,
     TILES,
     Comparison,
-    EightBit,
+    Rounded,
     picture_kind,
     strips,
     write_npy,
@@ -155,7 +155,7 @@ def make(model: PatchInverter, job: Job, options: dict, invert: bool) -> None:
     if job.group.main:
         files = []
         try:
-            write_results(job, latents, pixels, image, kinds, options.latents, files)
+            write_results(job, latents, pixels, image, kinds, options, files)
             job.enter(JobState(make_row(model, job.name, pixels, image, started), files))
         except BaseException:
             for path in (job.output / file for file in files):
@@ -168,7 +168,7 @@ def make(model: PatchInverter, job: Job, options: dict, invert: bool) -> None:
 def draw(model: PatchInverter, job: Job, latents: Latents, window: Region, options: dict, held: int) -> ArrayLike:
     """The pixels [H, W, 3] of a window: uint8, or float32 where these are asked for."""
     on_disk = job.on_disk(window.shape, options.refine)
-    shape, dtype = (*window.shape, 3), np.dtype("float32" if options.save_float else "uint8")
+    shape, dtype = (*window.shape, 3), np.dtype("float32" if options.save_float or options.depth > 8 else "uint8")
     if options.scale > 1:
         blocks = list(model.preview_blocks(window, options.scale))
     else:
@@ -201,25 +201,27 @@ def write_results(
     pixels: ArrayLike,
     image: Image | None,  # that was inverted
     kinds: dict[str, str],  # of the pictures, see `choose_pictures`
-    kind: str,  # of the latents
+    options: dict,
     files: list[str],
 ) -> None:
     """Write the pictures and the latents of an image, and enter each file into `files`.
 
     Latents that the job has in a folder of the same kind just move.
     """
-    shown = EightBit(pixels)
+    metadata = image.metadata if image and options.metadata else None
     for folder, picture in kinds.items():
         file = f"{folder}/{job.name}{SUFFIXES.get(picture, '.npy')}"
         if picture == "npy":
             write_npy(job.output / file, pixels)
+        elif folder == "comparison":
+            write_picture(job.output / file, Comparison(image, Rounded(pixels)), picture)
         else:
-            write_picture(job.output / file, Comparison(image, shown) if folder == "comparison" else shown, picture)
+            write_picture(job.output / file, Rounded(pixels, options.depth), picture, metadata)
         files.append(file)
-    if image is None or kind == "none":
+    if image is None or options.latents == "none":
         return
     structure, own = latents.structure, job.folder / "latents.zarr"
-    file = f"latents/{job.name}{latents_suffix(kind, structure.shape)}"
+    file = f"latents/{job.name}{latents_suffix(options.latents, structure.shape)}"
     if file.endswith(FOLDER) and isinstance(structure, Scratch) and structure.path.parent == own:
         for part in ("zarr.json", "global"):  # of a run that was killed here
             remove_tree(own / part)
@@ -235,7 +237,7 @@ def make_row(model: PatchInverter, name: str, pixels: ArrayLike, image: Image | 
     height, width = pixels.shape[:2]
     quality = {"psnr": None, "ssim": None}
     if image is not None:
-        metrics, shown = ImageMetrics(height, width), EightBit(pixels)
+        metrics, shown = ImageMetrics(height, width), Rounded(pixels)
         for strip in strips((height, width)):
             rows, cols = strip.slices_in(Region.at(0, 0, height, width))
             metrics.update(image.window(rows.start, 0, strip.rows.size, width), shown[rows, cols])

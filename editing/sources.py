@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+from images.metadata import Metadata
 from images.reading import open_photograph
 from inversion import runs
 from inversion.commands import load_latents
@@ -23,6 +24,7 @@ class Source:
     name: str
     size: tuple[int, int]  # height, width, pixels
     latents: Callable[[], Latents]
+    metadata: Metadata | None = None  # of a photograph
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def open_source(model: PatchInverter, options: dict, path: Path, name: str, outp
             runs.invert(model, runs.Job(path, name, output, folder, SINGLE), image, options).save(target)
         return Latents.load(target)
 
-    return Source(name, size, invert)
+    return Source(name, size, invert, image.metadata)
 
 
 def generated_jobs(model: PatchInverter, options: dict) -> list[Job]:

@@ -1,6 +1,7 @@
 """Pictures and arrays of pixels that are written strip by strip, so that no result need be whole in memory.
 
-H, W pixels of the image. `pixels` is anything of `shape` [H, W, 3] that gives arrays by `pixels[y0:y1, x0:x1]`.
+H, W pixels of the image. `pixels` is anything of `shape` [H, W, 3] and `dtype` that gives arrays by
+`pixels[y0:y1, x0:x1]`. Pictures say that they are sRGB.
 """
 
 from __future__ import annotations
@@ -13,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
+from PIL.ExifTags import IFD
 from torch import Tensor
 
+from images.colours import from_curve
+from images.mending import PNG_SIGNATURE, png_chunk
+from images.metadata import Metadata
 from images.reading import Image
 from images.resizing import LONGEST_PNG_EDGE
 from images.vips import Stream, load_vips
@@ -31,7 +37,11 @@ MOST_PNG_PIXELS = 2**28  # beyond, readers that decode an image at once give up
 CLASSIC_TIFF = 2**31  # bytes of pixels, beyond which a TIFF gets 64-bit offsets (BigTIFF)
 STRIP = 2**20  # bytes of the rows that are at hand at a time
 PNG_LEVEL = 1  # of zlib; 3 takes a third longer and saves 2 %
+BIG_TIFF = 43
 UP = 2  # filter of PNG: the difference from the row above
+PERCEPTUAL = 0  # intent that a PNG says it is of
+EXIF = b"Exif\0\0"  # that it begins with in JPEG
+DEEP = ("png", "tiff", "pyramid")  # kinds of pictures that hold 16 bits
 
 TILED = {"tile": True, "tile_width": 256, "tile_height": 256, "compression": "deflate", "predictor": "horizontal"}
 SAVERS = {  # by kind: the operation of libvips, and its options
@@ -43,11 +53,13 @@ SAVERS = {  # by kind: the operation of libvips, and its options
 }
 
 
-def picture_kind(option: str, size: tuple[int, int]) -> str:
-    """The key of SUFFIXES for the option `format` and a picture of (height, width).
+def picture_kind(option: str, size: tuple[int, int], depth: int = 8) -> str:
+    """The key of SUFFIXES for the option `format` and a picture of (height, width), of so many bits for each colour.
 
-    UserError if an edge is longer than the format holds.
+    UserError if an edge is longer than the format holds, or for more bits.
     """
+    if depth > 8 and option not in ("auto", *DEEP):
+        raise UserError(f"infer.depth: {depth}, but {option} holds 8 bits; allowed: infer.format={'|'.join(DEEP)}|auto")
     if option == "auto":
         option = "tiff" if size[0] * size[1] > MOST_PNG_PIXELS or max(size) > LONGEST_PNG_EDGE else "png"
     longest = LONGEST_EDGES.get(option, LONGEST_EDGE)
@@ -59,22 +71,25 @@ def picture_kind(option: str, size: tuple[int, int]) -> str:
     return option
 
 
-def write_picture(path: Path, pixels: Any, kind: str) -> None:
-    """Write uint8 pixels as a picture of a kind that SUFFIXES names; it appears whole or not at all.
+def write_picture(path: Path, pixels: Any, kind: str, metadata: Metadata | None = None) -> None:
+    """Write uint8 pixels, or uint16 where `picture_kind` allows, as a picture of a kind that SUFFIXES names.
 
-    PNG, JPEG (quality 95, 4:4:4), lossless WebP, tiled TIFF (Deflate), `pyramid` (the same with smaller copies), and
-    `dzi`: Deep Zoom, NAME.dzi with tiles of JPEG in NAME_files. Only WebP is in memory as a whole. Equal pixels give
-    equal files. UserError where the system refuses to write.
+    It appears whole or not at all. PNG, JPEG (quality 95, 4:4:4), lossless WebP, tiled TIFF (Deflate), `pyramid` (the
+    same with smaller copies), and `dzi`: Deep Zoom, NAME.dzi with tiles of JPEG in NAME_files, which keeps no metadata.
+    Only WebP is in memory as a whole. Equal pixels give equal files. UserError where the system refuses to write.
     """
+    metadata = metadata or Metadata()
     if kind == "dzi":
         _write_tree(path, pixels)
         return
     with atomic_path(path) as temporary:
         if kind == "png":
             with open(temporary, "wb") as file:
-                file.writelines(_png(pixels, PNG_LEVEL))
+                file.writelines(_png(pixels, PNG_LEVEL, metadata))
         else:
-            _save(temporary, pixels, kind)
+            _save(temporary, pixels, kind, metadata)
+            if temporary.suffix == SUFFIXES["tiff"] and metadata.exif:
+                _enter_exif(temporary, metadata.exif)
 
 
 def write_npy(path: Path, pixels: Any) -> None:
@@ -103,22 +118,27 @@ def error_times_four(reference: np.ndarray, result: np.ndarray) -> np.ndarray:
     return np.minimum(np.abs(reference.astype(np.int16) - result) * 4, 255).astype(np.uint8)
 
 
-class EightBit:
-    """Pixels [H, W, 3] float32 in [-1, 1], or uint8, as an array-like of uint8."""
+class Rounded:
+    """Pixels [H, W, 3] float32 in [-1, 1], or uint8, as an array-like of 8 bits; of floats also of 16."""
 
-    def __init__(self, pixels: Any):
-        self.shape, self._pixels = tuple(pixels.shape), pixels
+    def __init__(self, pixels: Any, depth: int = 8):
+        self.shape, self.dtype, self._pixels = tuple(pixels.shape), np.dtype(f"u{depth // 8}"), pixels
 
     def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
         values = self._pixels[window]
-        return values if values.dtype == np.uint8 else to_eight_bit(torch.from_numpy(values)).numpy()
+        if values.dtype == self.dtype:
+            return values
+        if self.dtype == np.uint8:
+            return to_eight_bit(torch.from_numpy(values)).numpy()
+        return ((values + 1) * np.float32(32767.5)).round().clip(0, 65535).astype(self.dtype)
 
 
 class Comparison:
     """Input, result and their difference x 4 beside each other: an array-like [H, 3 W, 3] of uint8."""
 
     def __init__(self, image: Image, result: Any):
-        self.shape, self._image, self._result = (image.height, 3 * image.width, 3), image, result
+        self.shape, self.dtype = (image.height, 3 * image.width, 3), np.dtype(np.uint8)
+        self._image, self._result = image, result
 
     def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
         rows, columns = window
@@ -132,7 +152,7 @@ def _write_tree(path: Path, pixels: Any) -> None:
     tiles = path.with_name(f"{path.stem}{TILES}")
     with scratch_folder(path) as folder, refusals(path):
         folder.mkdir(parents=True)
-        _save(folder / path.stem, pixels, "dzi")
+        _save(folder / path.stem, pixels, "dzi", Metadata())
         (folder / tiles.name / "vips-properties.xml").unlink(missing_ok=True)  # tells when it was written
         path.unlink(missing_ok=True)  # first: it never stands beside other tiles than its own
         replace_folder(folder / tiles.name, tiles)
@@ -145,34 +165,68 @@ def _read_strips(pixels: Any) -> Iterator[np.ndarray]:
         yield pixels[strip.rows.first : strip.rows.last + 1, 0 : pixels.shape[1]]
 
 
-def _png(pixels: Any, level: int) -> Iterator[bytes]:
-    """The pieces of an 8-bit RGB PNG file, deflated at a level of zlib; no library of ours takes strips."""
-    height, width = pixels.shape[:2]
-    deflate, above = zlib.compressobj(level), np.zeros((1, 3 * width), np.uint8)
-    yield b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+def _png(pixels: Any, level: int, metadata: Metadata) -> Iterator[bytes]:
+    """The pieces of an RGB PNG file, deflated at a level of zlib; no library of ours takes strips."""
+    (height, width), size = pixels.shape[:2], pixels.dtype.itemsize
+    deflate, above = zlib.compressobj(level), np.zeros((1, 3 * width * size), np.uint8)
+    yield PNG_SIGNATURE + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * size, 2, 0, 0, 0))
+    yield png_chunk(b"sRGB", bytes([PERCEPTUAL]))
+    if metadata.dpi:
+        per_metre = (min(round(dpi / 0.0254), 2**31 - 1) for dpi in metadata.dpi)
+        yield png_chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
+    if metadata.exif:
+        yield png_chunk(b"eXIf", metadata.exif.removeprefix(EXIF))
+    if metadata.xmp:
+        yield png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
     for strip in _read_strips(pixels):
+        strip = np.ascontiguousarray(strip, strip.dtype.newbyteorder(">")).view(np.uint8)
         rows = np.concatenate([above, strip.reshape(len(strip), -1)])
-        filtered = np.full((len(strip), 3 * width + 1), UP, np.uint8)
+        filtered = np.full((len(strip), 3 * width * size + 1), UP, np.uint8)
         np.subtract(rows[1:], rows[:-1], out=filtered[:, 1:])  # modulo 256, as the filter asks
         above = rows[-1:]
-        yield _png_chunk(b"IDAT", deflate.compress(filtered.data))
-    yield _png_chunk(b"IDAT", deflate.flush()) + _png_chunk(b"IEND", b"")
+        yield png_chunk(b"IDAT", deflate.compress(filtered.data))
+    yield png_chunk(b"IDAT", deflate.flush()) + png_chunk(b"IEND", b"")
 
 
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
-
-
-def _save(path: Path, pixels: Any, kind: str) -> None:
+def _save(path: Path, pixels: Any, kind: str, metadata: Metadata) -> None:
     """Write pixels by an operation of libvips, which reads them as a stream. OSError where it fails."""
-    vips, stream = load_vips(), Stream(_png(pixels, 0))
+    vips, stream = load_vips(), Stream(_png(pixels, 0, Metadata()))
     operation, options = SAVERS[kind]
     if operation == "tiffsave":
-        options = options | {"bigtiff": 3 * pixels.shape[0] * pixels.shape[1] > CLASSIC_TIFF}
+        size = 3 * pixels.shape[0] * pixels.shape[1] * pixels.dtype.itemsize
+        options = options | {"bigtiff": size > CLASSIC_TIFF}
     source = vips.SourceCustom()
     source.on_read(stream.read)
     try:
         image = vips.Image.pngload_source(source, access="sequential", fail_on="error", unlimited=True)
-        getattr(image, operation)(str(path), keep="none", **options)
+        blobs = {"icc-profile-data": from_curve(), "exif-data": metadata.exif, "xmp-data": metadata.xmp}
+        image = image.copy()
+        for name, data in blobs.items():
+            if data:
+                image.set_type(vips.GValue.blob_type, name, data)
+        if metadata.dpi:
+            image = image.copy(xres=metadata.dpi[0] / 25.4, yres=metadata.dpi[1] / 25.4)
+        keep = "icc|exif|xmp" if metadata.exif or metadata.xmp else "icc"
+        getattr(image, operation)(str(path), keep=keep, **options)
     except vips.Error as error:
         raise stream.error or OSError(" ".join(str(error).split())) from error
+
+
+def _enter_exif(path: Path, exif: bytes) -> None:
+    """Add EXIF to the first directory of a tiled TIFF file, which libvips does not; the new one stands at the end."""
+    added = PIL.Image.Exif()
+    added.load(exif)
+    with open(path, "r+b") as file, PIL.Image.open(path) as picture:
+        tags, following = picture.tag_v2, picture.tag_v2.next
+        list(tags.values())  # only what has been looked at is written
+        for tag, value in added.items():
+            tags[tag] = added.get_ifd(tag) if tag in (IFD.Exif, IFD.GPSInfo) else value
+        big = struct.unpack("<2xH", file.read(4)) == (BIG_TIFF,)
+        number, count, entry, place = ("<Q", 8, 20, 8) if big else ("<I", 2, 12, 4)
+        start = file.seek(0, os.SEEK_END)
+        start += file.write(bytes(start % 2))
+        directory = bytearray(tags.tobytes(start))
+        struct.pack_into(number, directory, count + entry * len(tags), following)
+        file.write(directory)
+        file.seek(place)
+        file.write(struct.pack(number, start))

@@ -10,11 +10,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import zarr
 
+from images.metadata import Metadata
 from images.reading import find_images
-from images.writing import SUFFIXES, picture_kind, write_picture
+from images.writing import SUFFIXES, Rounded, picture_kind, write_picture
 from inversion.inverter import PatchInverter
 from inversion.latents import FILE, FOLDER, ChunkRows, Latents, create_zarr
 from inversion.runs import HELD, noise_of
@@ -47,6 +49,8 @@ def load_model(checkpoint: Path, options: dict, device: torch.device | None = No
         checkpoint, device=device or options.device, dtype=options.dtype,
         memory_mib=options.memory_mib, block=options.block,
     )  # fmt: skip
+    if "depth" in options:
+        picture_kind(options.format, (1, 1), options.depth)
     if "channels" in options:
         model.check_options(options.channels, options.refine, options.refine_style)
     return model
@@ -100,22 +104,32 @@ def unique_names(files: Sequence[Path], folder: Path) -> dict[Path, str]:
     return dict(zip(files, names if len(set(names)) == len(names) else whole, strict=True))
 
 
-def save_picture(model: PatchInverter, latents: Latents, path: Path, kind: str, scale: int = 1) -> None:
-    """Draw an image into a picture of a kind of `infer.format`, with a progress bar; the path's suffix becomes its own.
+def save_picture(
+    model: PatchInverter,
+    latents: Latents,
+    path: Path,
+    options: dict,  # `infer.format` and `infer.depth`
+    scale: int = 1,
+    metadata: Metadata | None = None,  # that it keeps
+) -> None:
+    """Draw an image into a picture, with a progress bar; the path's suffix becomes that of its format.
 
     It is `scale` times smaller than the image. Large ones are drawn into a scratch folder first. UserError where the
     format does not hold them, or for a scale that `PatchInverter.preview` refuses.
     """
     size = latents.size if scale == 1 else model.preview_size(latents.size, scale)
-    kind, whole = picture_kind(kind, size), Region.at(0, 0, *size)
+    kind, whole = picture_kind(options.format, size, options.depth), Region.at(0, 0, *size)
     blocks = list(model.pixel_blocks(whole) if scale == 1 else model.preview_blocks(whole, scale))
     path = path.with_name(f"{path.stem}{SUFFIXES[kind]}")
     with scratch_folder(path) as folder:
-        out = None
+        shape, dtype = (*size, 3), "uint8" if options.depth == 8 else "float32"
         if size[0] * size[1] > HELD:
-            out = create_zarr(folder, (*size, 3), (*blocks[0].shape, 3), "uint8")
+            out = create_zarr(folder, shape, (*blocks[0].shape, 3), dtype)
+        else:
+            out = np.empty(shape, dtype)
         todo = log.progress(blocks, path.stem)
         draw = model.draw if scale == 1 else partial(model.preview, scale=scale)
-        pixels = draw(latents, out=out, blocks=todo)
-        write_picture(path, pixels if out is None else ChunkRows(pixels), kind)
+        draw(latents, out=out, blocks=todo)
+        pixels = out if isinstance(out, np.ndarray) else ChunkRows(out)
+        write_picture(path, Rounded(pixels, options.depth), kind, metadata)
     log.info(f"wrote {path}")

@@ -93,7 +93,7 @@ def allowed(schema: dict) -> str:
         case {"anyOf": kinds}:
             return " | ".join(sorted(map(allowed, kinds), key="null".__ne__))  # null first
         case {"enum": words}:
-            return " | ".join(words)
+            return " | ".join(map(str, words))
         case {"const": word}:
             return word
         case {"type": "integer", "minimum": low, "maximum": high}:
@@ -261,7 +261,7 @@ def _parse(section: type[Section], key: str, value: Any, where: str) -> Any:
 def _words(schema: dict) -> list[str]:
     """The words that are values in themselves."""
     kinds = schema.get("anyOf", [schema])
-    return [word for kind in kinds for word in kind.get("enum", [kind["const"]] if "const" in kind else [])]
+    return [str(word) for kind in kinds for word in kind.get("enum", [kind["const"]] if "const" in kind else [])]
 
 
 def _near(command: type[Section], key: str) -> str:

@@ -288,10 +288,13 @@ class Pictures(Compute):
     """How pictures are drawn and written."""
 
     format: Format = key("auto", "pyramid: TIFF of several resolutions; dzi: DeepZoom folder; auto: png, or tiff")
+    depth: Literal[8, 16] = key(8, "bits of each colour; 16: png, tiff, pyramid")
 
 
 class Edited(Inversion, Pictures):
     """How photographs are inverted, and pictures drawn and written."""
+
+    metadata: bool = key(True, "keep a photograph's EXIF (date, camera, place), XMP and resolution in its results")
 
 
 class Infer(Edited):

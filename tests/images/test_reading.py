@@ -153,7 +153,7 @@ REFUSED = {
     "no number": (tiff(np.full((4, 4), np.nan, np.float32)), "floating-point samples are from nan"),
     "signed": (tiff(np.full((4, 4), -1, np.int16)), "samples are of type short, which cannot be colours"),
     "labels": (tiff(np.full((4, 4), 254, np.uint32)), "32-bit samples end at 254 of 4294967295"),
-    "spectra": (tiff(np.zeros((4, 4, 7), np.uint8), photometric="minisblack", planarconfig="contig"), "7 channels are no colours"),
+    "spectra": (tiff(np.zeros((4, 4, 7), np.uint8), photometric=1, planarconfig="contig"), "7 channels are no colours"),
     "dng": (tiff(np.zeros((4, 4), np.uint8), extratags=[(50706, "B", 4, b"\1\4\0\0", True)]), "is a raw photograph"),
 }
 

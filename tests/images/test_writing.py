@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from images import writing
 from images.reading import Image
-from images.writing import SUFFIXES, Comparison, EightBit, picture_kind, to_eight_bit, write_npy, write_picture
+from images.writing import SUFFIXES, Comparison, Rounded, picture_kind, to_eight_bit, write_npy, write_picture
 from utils.errors import UserError
 
 
@@ -65,7 +65,7 @@ def test_deep_zoom_replaces_another(tmp_path):
 @pytest.mark.parametrize("kind", SUFFIXES)
 def test_a_picture_that_fails_does_not_appear(kind, tmp_path):
     class Broken:
-        shape = 3000, 3000, 3
+        shape, dtype = (3000, 3000, 3), np.dtype(np.uint8)
 
         def __getitem__(self, window):
             if window[0].start > 1000:
@@ -104,7 +104,7 @@ def test_rounding_and_clipping():
     values = np.array([-2, -1, -0.99, 0, 0.999, 1, 7], np.float32)
     expected = [0, 0, 1, 128, 255, 255, 255]
     assert to_eight_bit(torch.from_numpy(values)).tolist() == expected
-    assert EightBit(values.reshape(1, 7, 1))[0:1, 0:7].ravel().tolist() == expected
+    assert Rounded(values.reshape(1, 7, 1))[0:1, 0:7].ravel().tolist() == expected
 
 
 def test_comparisons():
