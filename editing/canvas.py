@@ -36,4 +36,5 @@ def fill_canvas(
         kinds.append(own and ShiftedNoise(own, top, left))
         boxes.append((top - ramp, left - ramp, bottom + ramp, right + ramp))
     spec = mix_noise(kinds, LabelMap(Boxes(boxes), len(kinds), size, ramp))
-    return Latents(structure, style, size, spec, model.fingerprint)
+    grey = all(placement.latents.grey for placement in placements)
+    return Latents(structure, style, size, spec, model.fingerprint, grey=grey)

@@ -36,7 +36,7 @@ D50 = np.array([0.9642, 1, 0.8249])
 SPACES = {1: "GRAY", 3: "RGB", 4: "CMYK"}  # number of colours: as ICC names it
 MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # as Pillow does
 INTERPRETATIONS = {"GRAY": "b-w", "RGB": "srgb", "CMYK": "cmyk"}  # as libvips does
-ALMOST = 1  # of 255: a profile that changes no colour by more is that of sRGB
+ALMOST = 1  # of 255, what rounding changes: a profile that changes no colour by more is that of sRGB
 
 
 class Colours:

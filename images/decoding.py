@@ -183,7 +183,7 @@ def decode(pixels: PIL.Image.Image, colours: Colours, notes: list[str], file: Bi
     16 bits of colours come from a file: Pillow itself keeps 8. An EXIF orientation is not applied yet, but TIFF files
     have been turned. OSError or ValueError where rows are missing, or for what it would decode wrongly.
     """
-    check_kind(pixels)
+    _check_parts(pixels)
     tags, low = getattr(pixels, "tag_v2", {}), None
     if file and pixels.format == "PNG":
         file = io.BytesIO(b"".join(png_pieces(file, notes, metadata=False)))
@@ -208,10 +208,13 @@ def decode(pixels: PIL.Image.Image, colours: Colours, notes: list[str], file: Bi
     return result
 
 
-def check_kind(pixels: PIL.Image.Image) -> None:
-    """ValueError for samples that Pillow does not read right: of other types than 8 or 16 bits."""
+def _check_parts(pixels: PIL.Image.Image) -> None:
+    """ValueError where the parts of an image do not cover it, or for samples of other types than 8 or 16 bits."""
     if pixels.mode not in MODES:
         raise ValueError(f"pixels of kind {pixels.mode} are not supported; 8 and 16-bit images are")
+    boxes = [tile.extents for tile in getattr(pixels, "tile", ()) if tile.extents]
+    if boxes and sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes) < pixels.width * pixels.height:
+        raise ValueError("it ends too early: rows are missing")
 
 
 def _open(file: BinaryIO, kind: str, notes: list[str], metadata: bool) -> PIL.Image.Image:

@@ -21,6 +21,7 @@ import numpy as np
 import PIL.Image
 from PIL.ExifTags import Base
 
+from images.colours import ALMOST
 from images.decoding import (
     HEIF_PLUGIN,
     MODES,
@@ -83,11 +84,11 @@ class Image:
 
     @cached_property
     def grey(self) -> bool:
-        """Whether no pixel has a colour, of 8 bits. Reads the image as far as there is none."""
+        """Whether no pixel has a colour, but what rounding to 8 bits made. Reads the image as far as there is none."""
         rows = max(1, GREY_STRIP // self.width)
         for top in range(0, self.height, rows):
             values = self.window(top, 0, min(rows, self.height - top), self.width)
-            if (values != values[..., :1]).any():
+            if np.ptp(values, axis=2).max() > ALMOST:
                 return False
         return True
 

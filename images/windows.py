@@ -53,9 +53,7 @@ def open_windows(
         try:
             return Scratch(path, colours, bands, header.format, notes)
         except load_vips().Error as error:
-            if header.format in ("JPEG", "MPO"):  # only its end may be missing, which is seen when it is whole
-                raise NotByWindow(error.detail) from error
-            raise
+            raise NotByWindow(" ".join(str(error).split())) from error  # what is damaged shows when it is whole
     places, sizes = (np.asarray(tags[tag], np.int64) for tag in (TILE_PLACES, TILE_SIZES))
     bad = (sizes < 1) | (places < 8) | (places + sizes > os.path.getsize(path))  # as after an incomplete copy
     if bad.any():

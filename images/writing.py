@@ -206,7 +206,7 @@ def _save(path: Path, pixels: Any, kind: str, metadata: Metadata) -> None:
                 image.set_type(vips.GValue.blob_type, name, data)
         if metadata.dpi:
             image = image.copy(xres=metadata.dpi[0] / 25.4, yres=metadata.dpi[1] / 25.4)
-        keep = "icc|exif|xmp" if metadata.exif or metadata.xmp else "icc"
+        keep = "icc" if metadata == Metadata() else "icc|exif|xmp"
         getattr(image, operation)(str(path), keep=keep, **options)
     except vips.Error as error:
         raise stream.error or OSError(" ".join(str(error).split())) from error

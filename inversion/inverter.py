@@ -162,7 +162,7 @@ class PatchInverter:
         if style is None:
             enough = channels is None or channels >= self.generator.structure.local_dim
             style = self._measure(out, size) if enough else self._style_of(image)
-        return Latents(out, style, size, noise, self.fingerprint)
+        return Latents(out, style, size, noise, self.fingerprint, grey=image.grey)
 
     def refine(
         self,
@@ -236,7 +236,8 @@ class PatchInverter:
         else:
             synthesize = texture.bake(w[0], self.dtype)
         blockwise.draw(
-            synthesize, texture.rule, latents.structure, cells, noise, blocks, out, window, self.device, read_ahead
+            _without_colours(synthesize) if latents.grey else synthesize,
+            texture.rule, latents.structure, cells, noise, blocks, out, window, self.device, read_ahead
         )  # fmt: skip
         return out
 
@@ -258,8 +259,12 @@ class PatchInverter:
         out = np.empty((*window.shape, 3), np.uint8) if out is None else out
         blocks = self.preview_blocks(window, scale) if blocks is None else blocks
         structure, trunk, pixels = self.as_drawn(latents).structure, self.generator.texture.trunk, self.cell // scale
+
+        def synthesize(z_s: Tensor, noise: None, block: Region) -> Tensor:
+            return trunk.shrink(z_s, scale)[..., *_aligned(block, pixels)]
+
         blockwise.draw(
-            lambda z_s, noise, block: trunk.shrink(z_s, scale)[..., *_aligned(block, pixels)],
+            _without_colours(synthesize) if latents.grey else synthesize,
             synthesis(pixels), structure, self.cells(latents.size), None, blocks, out, window, self.device,
             not isinstance(latents.structure, TiledStructure),
         )  # fmt: skip
@@ -403,6 +408,11 @@ class EncodedStructure:
     def read(self, region: Region) -> Tensor:
         """The values [C, h, w] of a region of cells, inside the image or not, in one block."""
         return torch.from_numpy(self.model.encode_region(self.image, region, [region]))
+
+
+def _without_colours(synthesize: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What draws grey images: the mean of the colours, which is never further from a grey photograph than they are."""
+    return lambda *arguments: (image := synthesize(*arguments)).mean(1, keepdim=True).expand_as(image)
 
 
 def _aligned(block: Region, pixels: int) -> tuple[slice, slice]:

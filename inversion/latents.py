@@ -54,16 +54,19 @@ class Latents:
     noise: NoiseSpec | None  # the texture noise that it is drawn with
     model: str  # fingerprint of the weights that they belong to
     own: Style | StyleMap | None = None  # measured styles: that of the structure, where it is drawn in another one
+    grey: bool = False  # whether it is drawn without colours, as the photograph has none
 
     def with_style(self, style: Style | StyleMap, strength: float = 1.0) -> Latents:
         """The same structure in another style: strength 0 keeps its own, 1 takes the other one, beyond 1 overdoes it.
 
-        ValueError where both vary over space and the strength is neither 0 nor 1.
+        Another style brings its colours into a grey image. ValueError where both vary over space and the strength is
+        neither 0 nor 1.
         """
         if strength == 0:
             return self
         own = self.own or self.style
-        return replace(self, style=mix_styles(self.style, style, strength), own=own if own.measured else None)
+        style = mix_styles(self.style, style, strength)
+        return replace(self, style=style, own=own if own.measured else None, grey=False)
 
     def save(self, path: str | Path) -> None:
         """Write a `.safetensors` file or a `.zarr` folder, which appears whole or not at all.
@@ -116,6 +119,7 @@ class Latents:
             "style_modulation": "exact" if exact else "fast",
             "own_style_map": MAP.dump_json(own.weights if isinstance(own, StyleMap) else None).decode(),
             "weights_fingerprint": self.model,
+            "grey": str(self.grey),
         }
 
     def styles(self) -> dict[str, np.ndarray]:
@@ -194,7 +198,8 @@ def _parse(structure: ArrayLike, styles: dict[str, np.ndarray], metadata: dict[s
     style = _parse_style(styles["global"], metadata["style_map"], measured, exact)
     own = _parse_style(styles["own"], metadata["own_style_map"], measured, exact) if "own" in styles else None
     noise = NOISE.validate_json(metadata["noise"])
-    return Latents(structure, style, (height, width), noise, metadata["weights_fingerprint"], own)
+    grey = metadata.get("grey") == str(True)  # earlier files say nothing of it
+    return Latents(structure, style, (height, width), noise, metadata["weights_fingerprint"], own, grey)
 
 
 def _parse_style(values: np.ndarray, weights: str, measured: bool, exact: bool) -> Style | StyleMap:
