@@ -24,7 +24,7 @@ from PIL import PngImagePlugin
 from PIL.ExifTags import IFD, Base, Interop
 
 from images.colours import ADOBE_RGB, CURVES, D65, PRIMARIES, Colours, from_curve
-from images.mending import DAMAGED_PROFILE, mend_jpeg, png_chunk, png_pieces
+from images.mending import DAMAGED_PROFILE, mend, mend_webp, png_chunk, png_pieces, without_exif
 from utils.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "HEIF")  # as Pillow names them
@@ -48,6 +48,7 @@ MAGIC = {  # name of a format: how its files begin
 MAGIC_BYTES = 64  # that are looked at
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B")  # read right
 GREY_MODES = ("1", "L", "LA", "I;16", "I;16B")
+MENDED = ("JPEG", "BMP", "TIFF", "GIF")
 STRIP = 2**20  # pixels that are turned into sRGB at a time
 LONGEST_TEXT = 2**24  # bytes that a compressed chunk of PNG may become
 WHITE_IS_ZERO = 0
@@ -130,7 +131,7 @@ def open_header(file: BinaryIO, kind: str, notes: list[str]) -> PIL.Image.Image:
         import_module(HEIF_PLUGIN).register_heif_opener()
     try:
         header = _open(file, kind, notes, metadata=True)
-    except PIL.UnidentifiedImageError:
+    except Exception:
         notes.clear()
         header = _open(file, kind, notes, metadata=False)
     tags = getattr(header, "tag_v2", {})
@@ -193,12 +194,13 @@ def decode(pixels: PIL.Image.Image, colours: Colours, notes: list[str], file: Bi
     try:
         pixels.load()
     except OSError:
-        if not file or pixels.format not in ("JPEG", "MPO"):
+        kind = "JPEG" if pixels.format == "MPO" else pixels.format
+        if not file or kind not in MENDED:
             raise
         file.seek(0)
-        data, note = mend_jpeg(file.read())
+        data, note = mend(file.read(), kind)
         notes.append(note)
-        pixels = PIL.Image.open(io.BytesIO(data), formats=["JPEG"])
+        pixels = PIL.Image.open(io.BytesIO(data), formats=[kind])
     rows, result = max(1, STRIP // pixels.width), None
     for top in range(0, pixels.height, rows):
         box = 0, top, pixels.width, min(top + rows, pixels.height)
@@ -221,6 +223,10 @@ def _open(file: BinaryIO, kind: str, notes: list[str], metadata: bool) -> PIL.Im
     """A file as Pillow opens it, of PNG only what stands before the pixels."""
     if kind != "PNG":
         file.seek(0)
+        if kind == "WEBP":
+            file = io.BytesIO(mend_webp(file.read(), notes))
+        elif kind == "AVIF" and not metadata:
+            file = io.BytesIO(without_exif(file.read()))
         return PIL.Image.open(file, formats=[kind])
     pieces = list(takewhile(lambda piece: piece[4:8] != b"IDAT", png_pieces(file, notes, metadata)))
     header = PIL.Image.open(io.BytesIO(b"".join(pieces) + png_chunk(b"IDAT", b"")), formats=["PNG"])
@@ -312,7 +318,8 @@ def _low_bytes(file: BinaryIO, kind: str) -> PIL.Image.Image:
 
 
 def _raw_mode(tile: Any) -> str | None:
-    return tile.args[0] if isinstance(tile.args, tuple) and tile.args else tile.args
+    mode = tile.args[0] if isinstance(tile.args, tuple) and tile.args else tile.args
+    return mode if isinstance(mode, str) else None
 
 
 def _one_line(text: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -24,6 +25,12 @@ PIECE = 2**20  # bytes of compressed pixels that are at hand at a time
 EOI, SOS, FRAMES = 0xD9, 0xDA, (0xC0, 0xC1, 0xC2)  # markers of JPEG; frames: baseline, extended, progressive
 ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 COEFFICIENTS = 64
+PADDING = 2**16  # bytes that follow a file that ends too early
+
+WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANMF")
+WEBP_KEPT = (*WEBP_PIXELS, b"VP8X", b"ANIM", b"ICCP", b"EXIF", b"XMP ")
+EXIF_ITEM = re.compile(rb"(infe.{8})Exif", re.DOTALL)  # of AVIF
+EMPTY = 64  # bytes, none of which compressed pixels leave 0
 
 
 def png_pieces(file: BinaryIO, notes: list[str], metadata: bool = True) -> Iterator[bytes]:
@@ -73,32 +80,54 @@ def _pixel_pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
         raise ValueError("its pixels are damaged: a checksum does not match")
 
 
-def mend_jpeg(data: bytes) -> tuple[bytes, str]:
-    """A JPEG file that ends too early, with an end; and what is missing. ValueError where it is more than a few pixels.
+def mend(data: bytes, kind: str) -> tuple[bytes, str]:
+    """A file of a format of Pillow that ends too early, with an end; and what is missing.
 
     What is decoded from the file alone does not depend on what follows it. So the pixels are missing that differ when
-    other bytes follow: at most half of the last row of blocks may be.
+    other bytes follow: at most half of a row, of JPEG a row of blocks, may be. ValueError where it is more.
     """
-    data = data.rstrip(b"\0")  # of a file that was given its size before its content
-    data = data[:-1] if data.endswith(b"\xff") else data
-    height, block = _frame(data)
-    mended = data + bytes((0xFF, EOI))
-    other = np.random.default_rng(0).integers(0, 255, 4096, np.uint8).tobytes()  # no 255, which begins a marker
-    shown, differing = (np.asarray(PIL.Image.open(io.BytesIO(each))) for each in (mended, data + other + mended[-2:]))
-    missing = (shown != differing).reshape(*shown.shape[:2], -1).any(axis=2)
-    rows = np.flatnonzero(missing.any(axis=1))
-    if not rows.size:
-        return mended, "its end is missing; the pixels are all there"
-    last = (height - 1) // block * block
-    columns = np.flatnonzero(missing[last:].any(axis=0))
-    # Colours are interpolated: a missing block shows one row above itself.
-    if rows[0] < last - 1 or columns[0] < shown.shape[1] // 2:
-        raise ValueError(f"it ends too early: of {height} rows, those from {rows[0]} on are missing")
-    return mended, f"its end is missing: {missing.sum()} pixels at the lower right are filled"
+    block, ends = 1, (bytes(PADDING), b"\xff" * PADDING)
+    if kind == "JPEG":
+        data = data.rstrip(b"\0")  # of a file that was given its size before its content
+        data = data[:-1] if data.endswith(b"\xff") else data
+        block, end = _rows_of_a_block(data), bytes((0xFF, EOI))
+        noise = np.random.default_rng(0).integers(0, 255, PADDING, np.uint8)  # without 255, which begins a marker
+        ends = end, noise.tobytes() + end
+    shown, other = (np.asarray(PIL.Image.open(io.BytesIO(data + end), formats=[kind])) for end in ends)
+    missing = (shown != other).reshape(*shown.shape[:2], -1).any(axis=2)
+    if not missing.any():
+        return data + ends[0], "its end is missing; the pixels are all there"
+    rows, columns = np.flatnonzero(missing.any(axis=1)), np.flatnonzero(missing.any(axis=0))
+    # Colours of JPEG are interpolated: a missing block shows one row above itself.
+    if np.ptp(rows) > block or len(columns) > missing.shape[1] // 2:
+        raise ValueError(f"it ends too early: {len(rows)} of {len(missing)} rows are missing")
+    return data + ends[0], f"its end is missing: {missing.sum()} pixels in a corner are filled"
 
 
-def _frame(data: bytes) -> tuple[int, int]:
-    """Height and rows of a row of blocks of a JPEG file whose scans hold all coefficients; ValueError otherwise."""
+def without_exif(avif: bytes) -> bytes:
+    """An AVIF file whose EXIF its decoder, which reads it before the pixels, takes for something else."""
+    return EXIF_ITEM.sub(rb"\1free", avif)
+
+
+def mend_webp(data: bytes, notes: list[str]) -> bytes:
+    """A WebP file of those of its chunks that are whole; `notes` say what is not. ValueError where pixels are not."""
+    chunks, place = [], 12
+    while place + 8 <= len(data):
+        kind, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+        body = data[place + 8 : place + 8 + size]
+        if len(body) < size or body[-EMPTY:] == bytes(EMPTY):  # the latter where a file got its size before its content
+            if kind in WEBP_PIXELS:
+                raise ValueError("it ends too early: rows are missing")
+            notes.append("its end is missing; the pixels are all there")
+        elif kind in WEBP_KEPT:
+            chunks.append(data[place : place + 8] + body + bytes(size % 2))
+        place += 8 + size + size % 2
+    content = b"WEBP" + b"".join(chunks)
+    return b"RIFF" + struct.pack("<I", len(content)) + content
+
+
+def _rows_of_a_block(data: bytes) -> int:
+    """The rows of pixels of a row of blocks of a JPEG file whose scans hold all coefficients; ValueError otherwise."""
     place, frame, complete = 2, None, {}
     while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
         marker = data[place + 1]
@@ -115,4 +144,4 @@ def _frame(data: bytes) -> tuple[int, int]:
         place += 4 + len(segment)
     if frame is None or {len(complete.get(each, ())) for each in frame[6::3]} != {COEFFICIENTS}:
         raise ValueError("it ends too early: scans of all rows are missing")
-    return int.from_bytes(frame[1:3]), 8 * max(each & 15 for each in frame[7::3])
+    return 8 * max(each & 15 for each in frame[7::3])

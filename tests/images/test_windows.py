@@ -162,7 +162,7 @@ DAMAGED = {
     "a strip beyond the end": corrupted(STRIPPED, 273, 10**8, index=5),
     "tiles of an unknown compression": corrupted(TILED, 259, 65535),
     "cut tiles": TILED[:-2000],
-    "cut pixels": PLAIN[:-1],
+    "cut pixels": PLAIN[:-200],
     "garbage in a strip": STRIPPED[:-500] + b"\xff" * 500,
     "too tall": corrupted(PLAIN, 257, 200),
     "much too tall": corrupted(PLAIN, 257, 2**31),
