@@ -34,7 +34,7 @@ ADOBE_RGB = (0.64, 0.33, 0.21, 0.71, 0.15, 0.06), (563 / 256,)
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 D50 = np.array([0.9642, 1, 0.8249])
 SPACES = {1: "GRAY", 3: "RGB", 4: "CMYK"}  # number of colours: as ICC names it
-MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # as Pillow does
+MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "Lab": "LAB"}  # as Pillow does
 INTERPRETATIONS = {"GRAY": "b-w", "RGB": "srgb", "CMYK": "cmyk"}  # as libvips does
 ALMOST = 1  # of 255, what rounding changes: a profile that changes no colour by more is that of sRGB
 
@@ -45,15 +45,15 @@ class Colours:
     Each pixel by itself, so windows equal the whole. ValueError for a profile that cannot be used.
     """
 
-    def __init__(self, count: int, profile: bytes | None = None, deep: bool = False):
-        """`count`: colours n; `profile`: ICC; `deep`: whether there are 16 bits."""
+    def __init__(self, count: int, profile: bytes | None = None, deep: bool = False, space: str | None = None):
+        """`count`: colours n; `profile`: ICC; `deep`: whether there are 16 bits; `space`: of ICC, if not as SPACES."""
         self.count, self._profile = count, profile
         if profile is None:
             return
         try:
             opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             self._space = opened.profile.xcolor_space.strip()
-            if self._space not in (SPACES[count], "RGB" if count == 1 else ""):
+            if self._space not in (space or SPACES[count], "RGB" if count == 1 else ""):
                 raise ValueError(f"it is one of {self._space}, and the image is {SPACES[count]}")
             mode, intent = MODES[self._space], ImageCms.Intent.PERCEPTUAL
             self._transform = ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB", intent)
@@ -112,6 +112,11 @@ class Colours:
     def _in_space(self, values: np.ndarray) -> np.ndarray:
         """Grey as colours where its profile is one of colours."""
         return np.repeat(values, 3, axis=2) if self.count == 1 and self._space == "RGB" else values
+
+
+def from_lab() -> Colours:
+    """What makes sRGB of L*a*b* of 8 bits, as Pillow has it."""
+    return Colours(3, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes(), space="Lab")
 
 
 def from_curve(

@@ -23,8 +23,8 @@ import PIL.Image
 from PIL import PngImagePlugin
 from PIL.ExifTags import IFD, Base, Interop
 
-from images.colours import ADOBE_RGB, CURVES, D65, PRIMARIES, Colours, from_curve
-from images.mending import DAMAGED_PROFILE, mend, mend_webp, png_chunk, png_pieces, without_exif
+from images.colours import ADOBE_RGB, CURVES, D65, PRIMARIES, Colours, from_curve, from_lab
+from images.mending import mend, mend_webp, png_chunk, png_pieces, without_exif
 from utils.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "HEIF")  # as Pillow names them
@@ -46,7 +46,7 @@ MAGIC = {  # name of a format: how its files begin
     "raw photograph": rb"II[*]\0.{4}CR|....ftypcrx |FUJIFILMCCD-RAW|IIRO|IIU\0",  # Canon, Fuji, Olympus, Panasonic
 }
 MAGIC_BYTES = 64  # that are looked at
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B")  # read right
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB", "I;16", "I;16B")
 GREY_MODES = ("1", "L", "LA", "I;16", "I;16B")
 MENDED = ("JPEG", "BMP", "TIFF", "GIF")
 STRIP = 2**20  # pixels that are turned into sRGB at a time
@@ -158,6 +158,8 @@ def colours_of(header: PIL.Image.Image, deep: bool, notes: list[str]) -> Colours
 
     A profile that cannot be used costs a note.
     """
+    if header.mode == "LAB":
+        return from_lab()
     grey = header.mode in GREY_MODES or GREY_ALPHA in stored_modes(header)
     count = 4 if header.mode == "CMYK" else 1 if grey else 3
     try:
@@ -231,8 +233,6 @@ def _open(file: BinaryIO, kind: str, notes: list[str], metadata: bool) -> PIL.Im
     pieces = list(takewhile(lambda piece: piece[4:8] != b"IDAT", png_pieces(file, notes, metadata)))
     header = PIL.Image.open(io.BytesIO(b"".join(pieces) + png_chunk(b"IDAT", b"")), formats=["PNG"])
     chunks = {piece[4:8]: piece[8:-4] for piece in pieces}
-    if b"iCCP" in chunks and not header.info.get("icc_profile"):
-        notes.append(DAMAGED_PROFILE)
     if b"cICP" in chunks:  # which Pillow does not read
         header.info["cicp"] = tuple(chunks[b"cICP"][:2])
     return header
@@ -282,7 +282,7 @@ def _shown(pixels: PIL.Image.Image, low: PIL.Image.Image | None, tags: dict, col
         mode = {1: "L", 3: "RGB", 4: "CMYK"}[colours.count]
         if pixels.has_transparency_data:
             mode = {"L": "LA", "RGB": "RGBA"}[mode]
-        values = np.asarray(pixels if pixels.mode == mode else pixels.convert(mode))
+        values = np.asarray(pixels if pixels.mode in (mode, "LAB") else pixels.convert(mode))
         return colours(values if values.ndim == 3 else values[..., None])
     values = np.asarray(pixels).astype(np.uint16)
     if low is not None:

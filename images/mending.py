@@ -15,10 +15,9 @@ import PIL.Image
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"acTL")  # chunks that must be whole; acTL counts the frames of an animation
-COLOURS = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
+SIZES = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}  # of chunks that tell colours
 METADATA = (b"eXIf", b"pHYs")
 TEXT = {b"iTXt": (b"XML:com.adobe.xmp\0",), b"tEXt": (b"Raw profile type ",), b"zTXt": (b"Raw profile type ",)}
-DAMAGED_PROFILE = "its colour profile is damaged; the colours count as sRGB"
 LONGEST = 2**23  # bytes of a chunk other than of pixels
 PIECE = 2**20  # bytes of compressed pixels that are at hand at a time
 
@@ -47,14 +46,14 @@ def png_pieces(file: BinaryIO, notes: list[str], metadata: bool = True) -> Itera
             break
         if kind == b"IDAT":
             yield from _pixel_pieces(file, size)
-        elif kind in PIXELS + COLOURS or (metadata and (kind in METADATA or kind in TEXT)):
+        elif kind in (*PIXELS, *SIZES, b"iCCP") or (metadata and (kind in METADATA or kind in TEXT)):
             data, check = file.read(min(size, LONGEST)), file.read(4)
             sound = check == struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
             if not sound and kind in PIXELS:
                 raise ValueError(f"its chunk {kind.decode()} is damaged")
-            if not sound and kind == b"iCCP":
-                notes.append(DAMAGED_PROFILE)
-            if sound and data.startswith(TEXT.get(kind, b"")):
+            if kind == b"iCCP" and not (sound and _is_profile(data)):
+                notes.append("its colour profile is damaged; the colours count as sRGB")
+            elif sound and data.startswith(TEXT.get(kind, b"")) and len(data) == SIZES.get(kind, len(data)):
                 yield png_chunk(kind, data)
             file.seek(max(0, size - LONGEST), os.SEEK_CUR)
         else:
@@ -67,6 +66,15 @@ def png_pieces(file: BinaryIO, notes: list[str], metadata: bool = True) -> Itera
 def png_chunk(kind: bytes, data: bytes) -> bytes:
     """A chunk of a PNG file."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+
+
+def _is_profile(data: bytes) -> bool:
+    """Whether the content of an iCCP chunk (a name and what is compressed) can be decompressed."""
+    name, _, compressed = data.partition(b"\0")
+    try:
+        return bool(name and zlib.decompressobj().decompress(compressed[1:], LONGEST))
+    except zlib.error:
+        return False
 
 
 def _pixel_pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
