@@ -23,7 +23,7 @@ from images.thumbnail import thumbnail
 from utils.errors import UserError
 
 ORDER, CROP = 0, 1  # streams of random numbers
-IDLE, READING, DAMAGED = 0, 1, 2  # states of a record
+IDLE, READING, DAMAGED, NOTED = 0, 1, 2, 3  # states of a record; the last one: idle, what is odd was told
 
 logger = logging.getLogger(__name__)
 
@@ -138,13 +138,16 @@ class CropDataset(Dataset):
             position = (start + offset) % len(self)
             if self._states[position] == DAMAGED:
                 continue
+            noted = self._states[position] == NOTED
             self._states[position] = READING
             try:
                 image = self._open(self.records[position])
             except ImageError as error:
                 self._count_damage(position, error)
             else:
-                self._states[position] = IDLE
+                self._states[position] = NOTED if image.notes else IDLE
+                if image.notes and not noted:
+                    logger.warning("note: %s: %s", image.name, "; ".join(image.notes))
                 return position, image
         raise UserError("no image could be read")
 

@@ -24,7 +24,7 @@ from PIL import PngImagePlugin
 from PIL.ExifTags import IFD, Base, Interop
 
 from images.colours import ADOBE_RGB, CURVES, D65, PRIMARIES, Colours, from_curve, from_lab
-from images.mending import mend, mend_webp, png_chunk, png_pieces, without_exif
+from images.mending import is_filled, mend, mend_webp, png_chunk, png_pieces, without_exif
 from utils.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "HEIF")  # as Pillow names them
@@ -174,6 +174,11 @@ def stored_modes(pixels: PIL.Image.Image) -> list[str | None]:
     return [_raw_mode(tile) for tile in getattr(pixels, "tile", ())]
 
 
+def is_jpeg(pixels: PIL.Image.Image) -> bool:
+    """Whether an image is JPEG, of a file with one picture or several."""
+    return pixels.format in ("JPEG", "MPO")
+
+
 def is_deep(pixels: PIL.Image.Image) -> bool:
     """Whether an image that is not decoded yet has 16 bits for each colour."""
     stored = stored_modes(pixels)
@@ -193,12 +198,16 @@ def decode(pixels: PIL.Image.Image, colours: Colours, notes: list[str], file: Bi
         pixels = PIL.Image.open(file, formats=["PNG"])
     if file and is_deep(pixels) and not pixels.mode.startswith("I;16"):
         low = _low_bytes(file, pixels.format)
+    kind = "JPEG" if is_jpeg(pixels) else pixels.format
     try:
-        pixels.load()
+        cut = file and kind == "JPEG" and is_filled(file)
+        if not cut:
+            pixels.load()
     except OSError:
-        kind = "JPEG" if pixels.format == "MPO" else pixels.format
         if not file or kind not in MENDED:
             raise
+        cut = True
+    if cut:
         file.seek(0)
         data, note = mend(file.read(), kind)
         notes.append(note)
@@ -224,6 +233,8 @@ def _check_parts(pixels: PIL.Image.Image) -> None:
 def _open(file: BinaryIO, kind: str, notes: list[str], metadata: bool) -> PIL.Image.Image:
     """A file as Pillow opens it, of PNG only what stands before the pixels."""
     if kind != "PNG":
+        if kind == "AVIF" and is_filled(file):
+            raise ValueError("it ends too early")
         file.seek(0)
         if kind == "WEBP":
             file = io.BytesIO(mend_webp(file.read(), notes))

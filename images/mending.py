@@ -14,9 +14,9 @@ import numpy as np
 import PIL.Image
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"acTL")  # chunks that must be whole; acTL counts the frames of an animation
+PIXELS = (b"IHDR", b"PLTE", b"tRNS")  # chunks that must be whole
 SIZES = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}  # of chunks that tell colours
-METADATA = (b"eXIf", b"pHYs")
+METADATA = (b"eXIf", b"pHYs", b"acTL", b"fcTL")  # the last two: of the frames of an animation
 TEXT = {b"iTXt": (b"XML:com.adobe.xmp\0",), b"tEXt": (b"Raw profile type ",), b"zTXt": (b"Raw profile type ",)}
 LONGEST = 2**23  # bytes of a chunk other than of pixels
 PIECE = 2**20  # bytes of compressed pixels that are at hand at a time
@@ -86,6 +86,19 @@ def _pixel_pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
     stored = file.read(4)
     if not size and len(stored) == 4 and stored != struct.pack(">I", check):
         raise ValueError("its pixels are damaged: a checksum does not match")
+
+
+def is_filled(file: BinaryIO) -> bool:
+    """Whether a file of compressed pixels got its size before its content, and only a part of that."""
+    place, end, data = file.seek(0, os.SEEK_END), bytes(EMPTY), b""
+    file.seek(max(0, place - EMPTY))
+    if file.read() != end:
+        return False
+    while place and not data:  # what stands before the zeros
+        place, size = max(0, place - PADDING), min(place, PADDING)
+        file.seek(place)
+        data = file.read(size).rstrip(b"\0")
+    return not data.endswith(bytes((0xFF, EOI)))
 
 
 def mend(data: bytes, kind: str) -> tuple[bytes, str]:

@@ -32,18 +32,20 @@ from images.decoding import (
     errors_named,
     exif_of,
     is_deep,
+    is_jpeg,
     open_header,
     pillow,
     readable,
     recognise,
-    stored_modes,
 )
+from images.mending import is_filled
 from images.metadata import Metadata, read_metadata
 from images.windows import NotByWindow, decode_tiff, open_windows
 from models.geometry import reflect
 from utils import log
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp")
+PLANES = 2  # of a TIFF's PlanarConfiguration
 GREY_STRIP = 2**20  # pixels that are asked for their colours at a time
 WINDOWED = 2**24  # pixels; files of more are read by window
 
@@ -178,7 +180,7 @@ def _open(
 ) -> Image:  # fmt: skip
     """A file whose header Pillow has read, by window or decoded."""
     pixels, reason = header.width * header.height, ""
-    if by_window and pixels > WINDOWED:
+    if by_window and pixels > WINDOWED and not (is_jpeg(header) and is_filled(file)):
         try:
             windows = open_windows(source, header, colours_of(header, is_deep(header), notes), max_pixels, notes)
         except NotByWindow as error:
@@ -237,9 +239,8 @@ def _described(header: PIL.Image.Image) -> tuple[int, Metadata]:
 
 
 def _in_planes(header: PIL.Image.Image) -> bool:
-    """Whether 16-bit colours stand plane by plane without compression, which Pillow decodes wrongly."""
-    stored = stored_modes(header)
-    return bool(stored) and set(stored) <= set("RGBAXCMYK") and 16 in header.tag_v2.get(Base.BitsPerSample, ())
+    """Whether 16-bit colours of a TIFF file stand plane by plane, of which Pillow keeps 8 bits at best."""
+    return header.tag_v2.get(Base.PlanarConfiguration) == PLANES and 16 in header.tag_v2.get(Base.BitsPerSample, ())
 
 
 def _why_not(kind: str | None) -> str:

@@ -34,7 +34,7 @@ def with_shorter_side(image: Image, side: int, max_pixels: int) -> Image:
     pixels = image.window(0, 0, image.height, image.width)
     method = cv2.INTER_AREA if side < shorter else cv2.INTER_LANCZOS4
     resized = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
-    return Image(resized, image.name)
+    return Image(resized, image.name, notes=image.notes)
 
 
 def encode_png(image: Image) -> bytes:

@@ -6,6 +6,7 @@ scratch file, any window of which is read at once.
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import threading
@@ -16,6 +17,7 @@ from weakref import finalize
 
 import numpy as np
 import PIL.Image
+import tifffile
 
 from images.colours import Colours
 from images.mending import png_pieces
@@ -68,10 +70,16 @@ def decode_tiff(source: str | Path | bytes, max_pixels: int, notes: list[str]) -
     """
     vips = load_vips()
     options = {"access": "sequential", "fail_on": "warning"}
-    if isinstance(source, bytes):
-        image = vips.Image.tiffload_buffer(source, **options)
-    else:
-        image = vips.Image.tiffload(str(source), **options)
+    try:
+        if isinstance(source, bytes):
+            image = vips.Image.tiffload_buffer(source, **options)
+        else:
+            image = vips.Image.tiffload(str(source), **options)
+    except vips.Error as error:
+        values = _by_tifffile(source, max_pixels, notes)
+        if values is None:
+            raise ValueError(" ".join(error.detail.split())) from error
+        return Colours(values.shape[2])(values), 1, False
     if image.width * image.height > max_pixels:
         raise ValueError(f"{image.width} x {image.height} is more than max_pixels ({max_pixels}) allows")
     if image.interpretation in LAB:
@@ -86,6 +94,28 @@ def decode_tiff(source: str | Path | bytes, max_pixels: int, notes: list[str]) -
         colours, wanted = Colours(count, profile, values.dtype == np.uint16), count + image.hasalpha()
     orientation = image.get("orientation") if "orientation" in image.get_fields() else 1
     return colours(values[..., :wanted]), orientation, wanted > colours.count
+
+
+def _by_tifffile(source: str | Path | bytes, max_pixels: int, notes: list[str]) -> np.ndarray | None:
+    """Samples [H, W, 1 or 3] uint8 or uint16 of a TIFF file that libvips does not read, as of 64 bits or half floats.
+
+    None where tifffile does not, either.
+    """
+    try:
+        with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            page = file.pages[0]
+            kinds = {tifffile.PHOTOMETRIC.MINISBLACK: 1, tifffile.PHOTOMETRIC.RGB: 3}
+            count = kinds.get(page.photometric)
+            if count is None or page.imagewidth * page.imagelength > max_pixels:
+                return None
+            values = page.asarray()
+            planes = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and values.ndim == 3
+    except Exception:  # whatever a damaged file, or a codec that is not there, raises
+        return None
+    values = np.moveaxis(values, 0, 2) if planes else np.atleast_3d(values)
+    if values.dtype.kind != "f" or values.shape[2] < count:
+        return None
+    return _as_whole_numbers(values[..., :count].astype(np.float64), notes)
 
 
 def _fetch_all(image: Any) -> np.ndarray:

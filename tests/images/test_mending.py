@@ -1,0 +1,266 @@
+"""Pixels that can be decoded are used whatever else a file holds or lacks; where rows are missing it is refused."""
+
+import io
+import struct
+import zlib
+from random import Random
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import PngImagePlugin
+from PIL.ExifTags import IFD
+
+from datasets import CropDataset, Window
+from datasets.sources import open_source
+from images.colours import ADOBE_RGB, from_curve
+from images.reading import ImageError, open_image
+from tests.images.conftest import everything, tiff
+
+LIMIT = 10**6
+HEIGHT, WIDTH = 90, 120
+PROFILE = from_curve(*ADOBE_RGB)
+XMP = b"<x:xmpmeta><rdf tiff:Make='x'/></x:xmpmeta>"
+small = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8))
+PICTURE = small.resize((WIDTH, HEIGHT), PIL.Image.Resampling.BICUBIC)
+
+
+def metadata():
+    exif = PIL.Image.Exif()
+    exif[271], exif[306] = "Camera", "2020:01:02 03:04:05"
+    exif.get_ifd(IFD.Exif)[37500] = b"maker's note" * 9
+    exif.get_ifd(IFD.GPSInfo)[1] = "N"
+    return exif
+
+
+def stored(kind, image=PICTURE, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pixels(image):
+    return image.window(0, 0, image.height, image.width)
+
+
+JPEGS = {
+    "4:2:0": stored("JPEG", quality=90),
+    "4:4:4": stored("JPEG", quality=90, subsampling=0),
+    "grey": stored("JPEG", PICTURE.convert("L")),
+    "progressive": stored("JPEG", progressive=True),
+    "restarts": stored("JPEG", restart_marker_rows=1),
+    "cmyk": stored("JPEG", PICTURE.convert("CMYK")),
+    "thumbnail": stored("JPEG", exif=b"Exif\0\0II*\0" + bytes(8) + stored("JPEG", PICTURE.resize((16, 16)))),
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_without_its_last_two_bytes(kind, by_window):
+    data, whole = JPEGS[kind][:-2], open_image(JPEGS[kind], LIMIT)
+    for each in (data, data + b"\xff", data + bytes(1000)):
+        for image in (open_image(each, LIMIT), by_window(each)):
+            np.testing.assert_array_equal(pixels(image), pixels(whole))
+            assert image.notes == ["its end is missing; the pixels are all there"]
+    assert not whole.notes
+
+
+@given(kind=st.sampled_from(list(JPEGS)), lost=st.integers(3, 60), tail=st.sampled_from([b"", bytes(500)]))
+@settings(max_examples=60, deadline=None)
+def test_a_jpeg_that_lacks_a_corner_or_rows(kind, lost, tail):
+    """The pixels are those of the whole one but in a corner, or it is refused; never are rows filled."""
+    whole = pixels(open_image(JPEGS[kind], LIMIT))
+    try:
+        image = open_image(JPEGS[kind][:-lost] + tail, LIMIT)
+    except ImageError as error:
+        assert "ends too early" in str(error)
+        return
+    other = (pixels(image) != whole).any(axis=2)
+    assert image.notes[0].startswith("its end is missing") and not other[: HEIGHT - 17].any()
+    assert not other[:, : WIDTH // 2].any()
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.9])
+def test_a_jpeg_without_rows_is_refused(kind, share, by_window):
+    data = JPEGS[kind][: int(len(JPEGS[kind]) * share)]
+    for each in (data, data + bytes(len(JPEGS[kind]) - len(data))):
+        for read in (lambda data: open_image(data, LIMIT), by_window):
+            with pytest.raises(ImageError, match=r"image: cannot be read: [^\n]*$"):
+                read(each)
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+
+
+PNG = stored("PNG")
+PIXELS = PNG.index(b"IDAT") - 4
+HEAD, TAIL = PNG[:PIXELS], PNG[PIXELS:]
+TEXT = chunk(b"tEXt", b"Comment\0hello")
+ODD = {
+    "compressed text": HEAD + chunk(b"zTXt", b"parameters\0\0" + zlib.compress(bytes(2_000_000))) + TAIL,
+    "international text": HEAD + chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(2_000_000))) + TAIL,
+    "a hundred texts": HEAD + chunk(b"tEXt", b"a\0" + bytes(2**20)) * 100 + TAIL,
+    "xmp of megabytes": HEAD + chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(2**25))) + TAIL,
+    "text of a wrong checksum": HEAD + TEXT[:-1] + b"?" + TAIL,
+    "exif of a wrong checksum": HEAD + chunk(b"eXIf", b"II*\0")[:-1] + b"?" + TAIL,
+    "exif that is none": HEAD + chunk(b"eXIf", b"no exif") + TAIL,
+    "an exif that points into itself": HEAD + chunk(b"eXIf", b"II*\0\x08\0\0\0\1\0i\x87\4\0\1\0\0\0\x08\0\0\0") + TAIL,
+    "a short gamma": HEAD + chunk(b"gAMA", b"1") + TAIL,
+    "text after the pixels": PNG[:-12] + TEXT[:-1] + b"?" + PNG[-12:],
+    "more after the end": PNG + b"anything",
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_chunks_never_cost_the_pixels(kind, by_window):
+    for image in (open_image(ODD[kind], LIMIT), by_window(ODD[kind])):
+        np.testing.assert_array_equal(pixels(image), np.asarray(PICTURE))
+        assert not image.notes
+
+
+def test_a_png_without_its_end(by_window):
+    for lost in (1, 4, 12, 13, 16):
+        np.testing.assert_array_equal(pixels(open_image(PNG[:-lost], LIMIT)), np.asarray(PICTURE))
+        np.testing.assert_array_equal(pixels(by_window(PNG[:-lost])), np.asarray(PICTURE))
+    assert open_image(PNG[:-12], LIMIT).notes == ["its end is missing; the pixels are all there"]
+    damaged = bytearray(PNG)
+    damaged[-300] ^= 1
+    for data in (PNG[:-100], PNG[: len(PNG) // 2], PNG[:-200] + bytes(200), bytes(damaged)):
+        for read in (lambda data: open_image(data, LIMIT), by_window):
+            with pytest.raises(ImageError, match="cannot be read"):
+                read(data)
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF"])
+def test_rows_that_lack_less_than_a_half(kind, by_window):
+    data, whole = stored(kind), np.asarray(PICTURE)
+    for lost in (1, 30, 170):
+        for image in (open_image(data[:-lost], LIMIT), by_window(data[:-lost])):
+            assert (pixels(image) != whole).any(axis=2).sum() <= -(-lost // 3)
+            assert image.notes[0].startswith("its end is missing")
+    for lost in (200, 400, 10_000):
+        with pytest.raises(ImageError, match="cannot be read"):
+            open_image(data[:-lost], LIMIT)
+
+
+def test_a_webp_that_lacks_metadata(by_window):
+    data, whole = stored("WEBP", lossless=True, exif=metadata().tobytes() + bytes(3000)), np.asarray(PICTURE)
+    for image in (open_image(data[:-1000], LIMIT), by_window(data[:-1000])):
+        np.testing.assert_array_equal(pixels(image), whole)
+        assert image.notes == ["its end is missing; the pixels are all there"]
+    for data in (stored("WEBP")[:-300], stored("WEBP")[:-300] + bytes(300)):
+        with pytest.raises(ImageError, match="ends too early: rows are missing"):
+            open_image(data, LIMIT)
+
+
+def test_a_tiff_whose_strips_do_not_cover_it():
+    data = bytearray(tiff(np.asarray(PICTURE), photometric="rgb", rowsperstrip=10))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place = file.pages[0].tags["ImageLength"].valueoffset
+    struct.pack_into("<I", data, place, 2 * HEIGHT)
+    with pytest.raises(ImageError, match="rows are missing"):
+        open_image(bytes(data), LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF", "TIFF"])
+def test_damaged_metadata_never_cost_the_pixels(kind, by_window):
+    """Whatever EXIF, XMP and a profile hold; the picture may be turned, or of other colours, by what they say then."""
+    options = {"TIFF": {"compression": "tiff_lzw"}}.get(kind, {"xmp": XMP})
+    data, numbers = stored(kind, exif=metadata(), icc_profile=PROFILE, **options), Random(0)
+    parts = [PROFILE, *([XMP] if kind != "TIFF" else []), *([metadata().tobytes()[6:]] if kind != "TIFF" else [])]
+    for number in range(150):
+        damaged, part = bytearray(data), numbers.choice(parts)
+        start = data.index(part)
+        for _ in range(numbers.choice((1, 5, 40))):
+            damaged[numbers.randrange(start, start + len(part))] = numbers.randrange(256)
+        image = by_window(bytes(damaged)) if number % 2 else open_image(bytes(damaged), LIMIT)
+        assert sorted((image.height, image.width)) == [HEIGHT, WIDTH]
+
+
+def animated(kind, **options):
+    return stored(kind, save_all=True, append_images=[PICTURE.rotate(90), PICTURE.rotate(180)], **options)
+
+
+SEVERAL = {
+    "gif": animated("GIF"), "webp": animated("WEBP", lossless=True), "apng": animated("PNG"), "tiff": animated("TIFF"),
+    "mpo": animated("MPO", quality=100), "avif": animated("AVIF", quality=100),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_the_first_of_several_pictures_is_used(kind, by_window):
+    expected = np.asarray(PIL.Image.open(io.BytesIO(SEVERAL[kind])).convert("RGB"))
+    for image in (open_image(SEVERAL[kind], LIMIT), by_window(SEVERAL[kind])):
+        np.testing.assert_array_equal(pixels(image), expected)
+        assert image.notes == ["the first of its 3 pictures is used"]
+
+
+def test_smaller_copies_are_no_further_pictures():
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as file:
+        for step in (1, 2):
+            file.write(np.asarray(PICTURE)[::step, ::step], tile=(32, 32), photometric="rgb", subfiletype=step - 1)
+    assert not open_image(buffer.getvalue(), LIMIT).notes
+
+
+WIDE = np.random.default_rng(1).integers(0, 2**16, (9, 7, 3)).astype(np.uint16)
+SAMPLES = {  # of TIFF: values, options, what they mean in [0, 1]
+    "float": ((WIDE / 65535).astype(np.float32), {}, WIDE / 65535),
+    "double": (WIDE / 65535, {}, WIDE / 65535),
+    "half": (WIDE.astype(np.float16) / np.float16(65504), {}, WIDE.astype(np.float16) / 65504),
+    "float grey": ((WIDE[..., 0] / 65535).astype(np.float32), {}, np.repeat(WIDE[..., :1] / 65535, 3, axis=2)),
+    "float planes": ((WIDE / 65535).astype(np.float32), {"planarconfig": "separate"}, WIDE / 65535),
+    "32 bits": (WIDE.astype(np.uint32) << 16, {}, WIDE / 65535),
+    "32 bits, grey": (WIDE[..., 0].astype(np.uint32) << 16, {}, np.repeat(WIDE[..., :1] / 65535, 3, axis=2)),
+    "16 bits, planes": (WIDE, {"planarconfig": "separate"}, WIDE / 65535),
+    "1 bit": (WIDE[..., 0] > 2**15, {}, np.repeat(WIDE[..., :1] > 2**15, 3, axis=2)),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_samples_of_tiff(kind, compression, by_window):
+    values, options, expected = SAMPLES[kind]
+    if "planarconfig" in options:
+        values = np.ascontiguousarray(values.transpose(2, 0, 1))
+    options = options | ({"photometric": "rgb"} if values.ndim == 3 else {"photometric": "minisblack"})
+    compression = None if kind == "1 bit" else compression
+    data = tiff(values, compression=compression, **options)
+    for image in (open_image(data, LIMIT), by_window(data)):
+        assert abs((everything(image) + 1) / 2 - expected).max() < (1e-3 if kind == "half" else 1e-4)
+        assert image.grey == (values.ndim == 2)
+
+
+def test_samples_that_overshoot_are_clipped_with_a_note():
+    image = open_image(tiff(np.array([[-0.1, 0.5, 1.2]], np.float32)), LIMIT)
+    assert pixels(image)[0, :, 0].tolist() == [0, 128, 255]
+    assert image.notes == ["its samples, from -0.1 to 1.2, are clipped to 0 to 1"]
+
+
+def test_a_palette_with_transparency(by_window):
+    image = PICTURE.quantize(8)
+    data = stored("PNG", image, transparency=bytes([0, 128, 255, 255, 255, 255, 255, 255]))
+    rgba = np.asarray(image.convert("RGB")).astype(float)
+    alpha = np.array([0, 128, 255, 255, 255, 255, 255, 255])[np.asarray(image)][..., None] / 255
+    for each in (open_image(data, LIMIT), by_window(data)):
+        assert each.transparent and abs(pixels(each) - (rgba * alpha + 128 * (1 - alpha))).max() <= 1
+
+
+def test_training_uses_and_names_what_can_be_decoded(tmp_path, caplog):
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(JPEGS["4:4:4"][:-2] if number == 1 else JPEGS["grey"])
+    data = CropDataset(open_source(tmp_path), [0, 1, 2], Window(HEIGHT, 0, 0), thumbnail=4, seed=0)
+    for step in range(9):
+        data[step, 0]
+    assert data.damaged == 0 and len(caplog.records) == 1
+    assert caplog.text.count("1.jpg: its end is missing; the pixels are all there") == 1
+
+
+def test_the_texts_of_pillow_stay_limited():
+    before = PngImagePlugin.MAX_TEXT_CHUNK
+    open_image(ODD["compressed text"], LIMIT)
+    assert before == PngImagePlugin.MAX_TEXT_CHUNK
