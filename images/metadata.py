@@ -39,15 +39,13 @@ def read_metadata(exif: PIL.Image.Exif, info: dict) -> Metadata:
     kept = PIL.Image.Exif()
     _copy({tag: exif[tag] for tag in KEPT if tag in exif}, kept)
     for part in (IFD.Exif, IFD.GPSInfo):
-        _copy(exif.get_ifd(part), kept.get_ifd(part))
-    camera = kept.get_ifd(IFD.Exif)
-    for tag in NOT_KEPT:
-        camera.pop(tag, None)
+        if found := {tag: value for tag, value in exif.get_ifd(part).items() if tag not in NOT_KEPT}:
+            _copy(found, kept.get_ifd(part))
     dpi = _dpi(info.get("dpi")) or _dpi([exif.get(Base.XResolution), exif.get(Base.YResolution)], exif)
-    if not kept and not camera and not kept.get_ifd(IFD.GPSInfo):
+    if kept.tobytes() == PIL.Image.Exif().tobytes():
         return Metadata(b"", _xmp(info), dpi)
     kept[Base.Orientation] = 1
-    camera[Base.ColorSpace] = SRGB
+    kept.get_ifd(IFD.Exif)[Base.ColorSpace] = SRGB
     return Metadata(kept.tobytes(), _xmp(info), dpi)
 
 
