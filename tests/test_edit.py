@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from PIL.ExifTags import Base
 
 import edit
 import generate
 from editing.verbs import VERBS, Verb
+from images.reading import open_image
 from inversion import Latents, PatchInverter, commands, runs
 from inversion.noise import FieldNoise
 from models.weights import export
@@ -305,3 +307,27 @@ def test_a_config_runs_as_its_head_says(command, tmp_path, path):
         code, err, output = command(main, *words, *small, output=str(k))
         assert code == 0 and len(pictures(output)) == count, err
     assert head
+
+
+def test_edits_keep_what_a_photograph_says_of_itself(run, command, photographs):
+    exif = PIL.Image.Exif()
+    exif[Base.Make] = "Maker"
+    grey = PIL.Image.fromarray(photograph(64, 83)).convert("L")
+    grey.save(photographs[0], exif=exif.tobytes(), dpi=(300, 300))
+    grey.save(photographs[1], exif=exif.tobytes())
+    for verb, options, kept in (
+        ("outpaint", ["count=1", "depth=16"], "Maker"),
+        ("outpaint", ["count=1", "metadata=false", "format=jpeg"], None),
+        ("inbetween", [], None),
+        ("resample", [], "Maker"),
+    ):
+        output, _ = run(verb, *options, output=f"{verb}{len(options)}")
+        (path,) = [each for each in output.iterdir() if each.is_file()]
+        with PIL.Image.open(path) as picture:
+            assert picture.getexif().get(Base.Make) == kept
+        pixels = open_image(path, 10**6).window_float(0, 0, 30, 40)
+        assert (pixels == pixels[..., :1]).all()  # what is new is grey, too
+    output, err = run("fuse", "styles=[1,2]", output="coloured")
+    assert np.ptp(png(output / "a-fused.png"), axis=2).max() > 0
+    code, err, _ = command(generate.main, "depth=16", "format=webp")
+    assert code == 2 and "infer.depth: 16, but webp holds 8 bits" in err

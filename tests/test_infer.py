@@ -16,11 +16,14 @@ import pytest
 import pyvips
 import tifffile
 import torch
+from PIL.ExifTags import IFD, Base
 from safetensors.torch import load_file
 from skimage.metrics import peak_signal_noise_ratio
 
 import infer
 from images import reading
+from images.colours import ADOBE_RGB, from_curve
+from images.reading import open_image
 from inversion import refinement
 from inversion.commands import unique_names
 from inversion.latents import Latents
@@ -330,3 +333,80 @@ def test_a_wrong_command_gets_one_line(run, photographs, tmp_path, arguments, sa
     code, err, output = run(*(text.format(tmp=tmp_path, images=photographs) for text in arguments))
     assert code == 2 and len(lines(err)) == 1 and said in lines(err)[0]
     assert not output.exists()
+
+
+def write_photograph(folder, name="a.jpg", image=None, **options):
+    """A photograph that is turned, taken in a camera at a place, with 300 pixels for an inch."""
+    exif = PIL.Image.Exif()
+    exif[Base.Make], exif[Base.Orientation] = "Maker", 6
+    exif.get_ifd(IFD.GPSInfo)[1] = "N"
+    folder.mkdir(exist_ok=True)
+    image = PIL.Image.fromarray(photograph(40, 70)) if image is None else image
+    image.save(folder / name, exif=exif.tobytes(), dpi=(300, 300), **options)
+    return folder / name
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_photograph_is_kept_with_what_it_says_of_itself(run, tmp_path, kept):
+    path = write_photograph(tmp_path / "in")
+    code, err, output = run("--input", path, f"metadata={kept}".lower())
+    assert code == 0, err
+    with PIL.Image.open(output / "reconstruction/a.png") as picture:
+        exif = picture.getexif()
+        assert picture.size == (40, 70) and picture.info["srgb"] == 0
+        assert (exif.get(Base.Make), exif.get(Base.Orientation)) == (("Maker", 1) if kept else (None, None))
+        assert exif.get_ifd(IFD.GPSInfo).get(1) == ("N" if kept else None) and ("dpi" in picture.info) == kept
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "pyramid"])
+def test_results_of_16_bits_come_from_floats(run, photographs, kind):
+    code, err, output = run("--input", photographs / "a.png", "depth=16", f"format={kind}", *EXACT)
+    assert code == 0, err
+    path = next((output / "reconstruction").iterdir())
+    values = np.load(output / "float/a.npy").astype(np.float64)
+    found = open_image(path, 10**6).window_float(0, 0, *values.shape[:2])
+    assert abs(found - values.clip(-1, 1)).max() <= 1.01 / 65535
+    assert mean_psnr(output) and np.asarray(PIL.Image.open(next((output / "comparison").iterdir()))).dtype == np.uint8
+    code, err, again = run("--latents", output / "latents", "depth=16", f"format={kind}", "dtype=float32", output="b")
+    assert code == 0, err
+    assert next((again / "reconstruction").iterdir()).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp", "dzi"])
+def test_formats_of_8_bits_refuse_16(run, photographs, kind):
+    code, err, output = run("--input", photographs, "depth=16", f"format={kind}")
+    assert code == 2 and len(lines(err)) == 1 and not output.exists()
+    assert f"infer.depth: 16, but {kind} holds 8 bits; allowed: infer.format=png|tiff|pyramid|auto" in err
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "1"])
+def test_grey_photographs_come_back_grey(run, tmp_path, mode):
+    grey = PIL.Image.fromarray(photograph(40, 70)).convert("1" if mode == "1" else "L").convert(mode)
+    path = tmp_path / "a.png"
+    grey.save(path)
+    code, err, output = run("--input", path, *EXACT)
+    assert code == 0, err
+    result = png(output / "reconstruction/a.png")
+    assert (result == result[..., :1]).all() and np.ptp(result) > 0
+    values = np.load(output / "float/a.npy")
+    assert (values == values[..., :1]).all()
+    code, err, again = run("--latents", output / "latents", "region=3,5,30,20", "dtype=float32", output="b")
+    assert code == 0, err
+    part = png(next((again / "reconstruction").iterdir()))
+    np.testing.assert_array_equal(part, result[3:30, 5:20])
+
+
+def test_colours_and_odd_files_are_read_as_they_are_meant(run, tmp_path):
+    """One note for each, on stderr, and results of all."""
+    folder = tmp_path / "in"
+    write_photograph(folder, "wide.jpg", icc_profile=from_curve(*ADOBE_RGB))
+    write_photograph(folder, "broken.jpg", icc_profile=b"no profile")
+    write_photograph(folder, "cut.jpg").write_bytes((folder / "wide.jpg").read_bytes()[:-2])
+    PIL.Image.fromarray(photograph(40, 70)).save(folder / "two.tif", save_all=True, append_images=[
+        PIL.Image.fromarray(photograph(40, 70, seed=1))])  # fmt: skip
+    code, err, output = run("--input", folder)
+    notes = sorted(line.partition("in/")[2] for line in err.splitlines())
+    assert code == 0 and [note.partition(" ")[0] for note in notes] == ["broken.jpg:", "cut.jpg:", "two.tif:"]
+    assert "colour profile" in notes[0] and "its end is missing" in notes[1] and "the first of its 2" in notes[2]
+    inputs = png(output / "comparison/wide.png")[:, :40]
+    np.testing.assert_array_equal(inputs, open_image(folder / "wide.jpg", 10**6).window(0, 0, 70, 40))
