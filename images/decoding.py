@@ -24,7 +24,7 @@ from PIL import PngImagePlugin
 from PIL.ExifTags import IFD, Base, Interop
 
 from images.colours import ADOBE_RGB, CURVES, D65, PRIMARIES, Colours, from_curve, from_lab
-from images.mending import is_filled, mend, mend_webp, png_chunk, png_pieces, without_exif
+from images.mending import is_filled, mend, mend_webp, png_chunk, png_pieces, told_colours, without_exif
 from utils.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "HEIF")  # as Pillow names them
@@ -240,7 +240,9 @@ def _open(file: BinaryIO, kind: str, notes: list[str], metadata: bool) -> PIL.Im
             file = io.BytesIO(mend_webp(file.read(), notes))
         elif kind == "AVIF" and not metadata:
             file = io.BytesIO(without_exif(file.read()))
-        return PIL.Image.open(file, formats=[kind])
+        header = PIL.Image.open(file, formats=[kind])
+        header.info |= told_colours(file, kind) if not header.info.get("icc_profile") else {}
+        return header
     pieces = list(takewhile(lambda piece: piece[4:8] != b"IDAT", png_pieces(file, notes, metadata)))
     header = PIL.Image.open(io.BytesIO(b"".join(pieces) + png_chunk(b"IDAT", b"")), formats=["PNG"])
     chunks = {piece[4:8]: piece[8:-4] for piece in pieces}

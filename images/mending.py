@@ -28,6 +28,9 @@ PADDING = 2**16  # bytes that follow a file that ends too early
 
 WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANMF")
 WEBP_KEPT = (*WEBP_PIXELS, b"VP8X", b"ANIM", b"ICCP", b"EXIF", b"XMP ")
+PROFILE_BOX = re.compile(rb"(.{4})colr\x02..", re.DOTALL)  # of JPEG 2000; its size
+CICP_BOX = re.compile(rb"colrnclx(.{4})", re.DOTALL)  # of AVIF; primaries and curve
+UNSPECIFIED, SRGB_CURVE, LIKE_SRGB = 2, 13, (1, 2, 6, 13)  # of these; what encoders write for photographs
 EXIF_ITEM = re.compile(rb"(infe.{8})Exif", re.DOTALL)  # of AVIF
 EMPTY = 64  # bytes, none of which compressed pixels leave 0
 
@@ -123,6 +126,26 @@ def mend(data: bytes, kind: str) -> tuple[bytes, str]:
     if np.ptp(rows) > block or len(columns) > missing.shape[1] // 2:
         raise ValueError(f"it ends too early: {len(rows)} of {len(missing)} rows are missing")
     return data + ends[0], f"its end is missing: {missing.sum()} pixels in a corner are filled"
+
+
+def told_colours(file: BinaryIO, kind: str) -> dict:
+    """What Pillow does not read of the colours of a BMP, JPEG 2000 or AVIF file: its `icc_profile`, or its `cicp`."""
+    if kind not in ("BMP", "JPEG2000", "AVIF"):
+        return {}
+    file.seek(0)
+    start = file.read(PADDING)
+    if kind == "BMP" and start[70:74] == b"DEBM" and len(start) > 138:  # a profile is embedded
+        place, size = struct.unpack_from("<II", start, 126)
+        file.seek(14 + place)
+        return {"icc_profile": file.read(min(size, LONGEST))}
+    if kind == "JPEG2000" and (found := PROFILE_BOX.search(start)):
+        size = int.from_bytes(found[1]) - 11
+        return {"icc_profile": start[found.end() : found.end() + size]}
+    if kind == "AVIF" and (found := CICP_BOX.search(start)):
+        primaries, curve = struct.unpack(">HH", found[1])
+        if primaries != UNSPECIFIED:
+            return {"cicp": (primaries, SRGB_CURVE if curve in LIKE_SRGB else curve)}
+    return {}
 
 
 def without_exif(avif: bytes) -> bytes:

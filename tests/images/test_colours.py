@@ -147,6 +147,35 @@ def smooth_of(data):
     return PIL.Image.open(io.BytesIO(data)).convert("RGB")
 
 
+def bitmap(values, profile):
+    """A BMP file with a header of version 5, at whose end a profile stands."""
+    rows = np.ascontiguousarray(values[::-1, :, ::-1]).tobytes()  # SIDE is a multiple of 4, so there is no padding
+    head = bytearray(124)
+    struct.pack_into("<IiiHHII", head, 0, 124, SIDE, SIDE, 1, 24, 0, len(rows))
+    head[56:60] = b"DEBM"
+    struct.pack_into("<II", head, 112, 124 + len(rows), len(profile))
+    return struct.pack("<2sIII", b"BM", 138 + len(rows) + len(profile), 0, 138) + bytes(head) + rows + profile
+
+
+def test_colours_that_pillow_does_not_read():
+    values, p3 = np.asarray(smooth("RGB")), PROFILES["display p3"][1]
+    jp2 = saved(values, "JPEG2000")
+    place = jp2.index(b"colr")
+    box = struct.pack(">I", len(p3) + 11) + b"colr\2\0\0" + p3
+    growth = len(box) - int.from_bytes(jp2[place - 4 : place])
+    head = jp2.index(b"jp2h") - 4
+    jp2 = jp2[: place - 4] + box + jp2[place - 4 + len(box) - growth :]
+    jp2 = jp2[:head] + struct.pack(">I", int.from_bytes(jp2[head : head + 4]) + growth) + jp2[head + 4 :]
+    avif = saved(values, "AVIF", quality=100, subsampling="4:4:4")
+    place = avif.index(b"colrnclx") + 8
+    avif = avif[:place] + struct.pack(">HH", 12, 13) + avif[place + 4 :]
+    for data in (bitmap(values, p3), jp2, avif):
+        image = open_image(data, LIMIT)
+        assert not image.notes and abs(pixels(image) - shown(smooth_of(data), p3)).max() <= 2
+    image = open_image(bitmap(values, b"no profile"), LIMIT)
+    assert len(image.notes) == 1 and (pixels(image) == values).all()
+
+
 def test_adobe_rgb_that_only_exif_names():
     exif = PIL.Image.Exif()
     exif.get_ifd(IFD.Exif)[IFD.Interop] = {1: "R03"}
