@@ -246,8 +246,8 @@ def _seek(file: BinaryIO, offset: int, whence: int) -> int:
 
 def _check_layout(header: PIL.Image.Image, tags: dict, max_pixels: int) -> None:
     """NotByWindow for what libvips does not read, or only by decoding more than `max_pixels` pixels in one go."""
-    if header.format not in BY_WINDOW:
-        raise NotByWindow(header.format)
+    if header.format not in BY_WINDOW or header.mode == "LAB":
+        raise NotByWindow(f"{header.format}, {header.mode}")
     height, width = 1, header.width
     if tags:
         compression, bits, tiled = tags.get(COMPRESSION, 1), max(tags.get(BITS, (1,))), TILE_WIDTH in tags

@@ -92,6 +92,17 @@ def test_embedded_profiles(name, kind, by_window):
     assert image.grey == windows.grey == (mode == "L")
 
 
+@pytest.mark.parametrize("mode", ["P", "LA", "1"])
+def test_profiles_of_palettes_grey_with_alpha_and_1_bit(mode, by_window):
+    _, profile = PROFILES["grey" if mode != "P" else "adobe rgb"]
+    image = smooth("RGB").quantize(16) if mode == "P" else smooth("L").convert(mode)
+    data = saved(image, "PNG", icc_profile=profile)
+    found = open_image(data, LIMIT)
+    assert abs(pixels(found) - shown(image.convert("RGB" if mode == "P" else "L"), profile)).max() <= 2
+    np.testing.assert_array_equal(pixels(by_window(data)), pixels(found))
+    assert not found.notes and found.grey == (mode != "P")
+
+
 @pytest.mark.parametrize("name", [name for name in PROFILES if PROFILES[name][0] != "L"])
 def test_profiles_of_16_bits(name, by_window):
     mode, profile = PROFILES[name]

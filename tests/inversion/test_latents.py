@@ -75,6 +75,19 @@ def test_a_round_trip(model, tmp_path, suffix, noise, style):
 
 
 @suffixes
+def test_grey_latents_are_drawn_without_colours(model, tmp_path, suffix):
+    grey = replace(plain(model), grey=True)
+    grey.save(tmp_path / f"a{suffix}")
+    loaded, image = Latents.load(tmp_path / f"a{suffix}"), model.draw(grey, dtype=np.float32)
+    assert loaded.grey and same(model, grey, loaded)
+    coloured = model.draw(plain(model), dtype=np.float32)
+    np.testing.assert_allclose(image, np.repeat(coloured.mean(2, keepdims=True), 3, axis=2), atol=1e-5)
+    part = model.draw(grey, (5, 7, 40, 60), dtype=np.float32)
+    np.testing.assert_allclose(part, image[5:40, 7:60], atol=1e-5)
+    assert grey.with_style(BOTH[0], 0).grey and not grey.with_style(BOTH[0]).grey
+
+
+@suffixes
 @settings(max_examples=20)
 @given(data=st.data())
 def test_any_window(tmp_path_factory, suffix, data):
