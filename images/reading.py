@@ -89,8 +89,8 @@ class Image:
         """Whether no pixel has a colour, but what rounding to 8 bits made. Reads the image as far as there is none."""
         rows = max(1, GREY_STRIP // self.width)
         for top in range(0, self.height, rows):
-            values = self.window(top, 0, min(rows, self.height - top), self.width)
-            if np.ptp(values, axis=2).max() > ALMOST:
+            values = self._window(top, 0, min(rows, self.height - top), self.width)
+            if np.ptp(values, axis=2).max() > ALMOST * (np.iinfo(values.dtype).max // 255):
                 return False
         return True
 
@@ -169,7 +169,7 @@ def open_image(
                 if kind != "TIFF":
                     raise
                 return _tiff(source, max_pixels, name, notes)
-            if header.format == "TIFF" and (header.mode not in MODES or _in_planes(header)):
+            if header.format == "TIFF" and header.mode not in MODES:
                 return _tiff(source, max_pixels, name, notes, header)
             return _open(header, source, file, max_pixels, name, notes, by_window and is_path)
 
@@ -193,6 +193,8 @@ def _open(
     if pixels > max_pixels:
         size = f"{header.width} x {header.height}"
         raise ImageError(name, f"{size} is more than max_pixels ({max_pixels}) allows{reason}")
+    if header.format == "TIFF" and _in_planes(header):
+        return _tiff(source, max_pixels, name, notes, header)
     return _whole(header, name, notes, file)
 
 

@@ -233,6 +233,7 @@ def test_samples_of_tiff(kind, compression, by_window):
     for image in (open_image(data, LIMIT), by_window(data)):
         assert abs((everything(image) + 1) / 2 - expected).max() < (1e-3 if kind == "half" else 1e-4)
         assert image.grey == (values.ndim == 2)
+    assert image.by_window == (kind in ("16 bits, planes", "1 bit"))
 
 
 def test_samples_that_overshoot_are_clipped_with_a_note():
