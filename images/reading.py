@@ -94,6 +94,11 @@ class Image:
                 return False
         return True
 
+    def tell(self) -> None:
+        """Print the notes, on stderr."""
+        for note in self.notes:
+            log.error(f"note: {self.name}: {note}")
+
     def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """8-bit pixels [height, width, 3] uint8, a copy; what lies outside of the image is reflected at its border."""
         values = self._window(top, left, height, width)
@@ -201,8 +206,7 @@ def _open(
 def open_photograph(path: Path, max_pixels: int) -> Image:
     """A photograph that a command was given, opened by window; notes say what is odd about it."""
     image = open_image(path, max_pixels, by_window=True)
-    for note in image.notes:
-        log.error(f"note: {path}: {note}")
+    image.tell()
     if image.transparent:
         log.info(f"note: {path}: what is transparent counts as mid-grey")
     return image

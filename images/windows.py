@@ -17,7 +17,6 @@ from weakref import finalize
 
 import numpy as np
 import PIL.Image
-import tifffile
 
 from images.colours import Colours
 from images.mending import png_pieces
@@ -101,6 +100,8 @@ def _by_tifffile(source: str | Path | bytes, max_pixels: int, notes: list[str]) 
 
     None where tifffile does not, either.
     """
+    import tifffile  # which takes a while, and is hardly ever needed
+
     try:
         with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             page = file.pages[0]

@@ -326,8 +326,14 @@ class PatchInverter:
         return self._style_of(self.open(source))
 
     def open(self, image: Source) -> Image:
-        """An image, opened: by window, where it is huge. UserError (ImageError) if it cannot be read."""
-        return open_image(image, MOST_PIXELS, by_window=True)
+        """An image, opened: by window, where it is huge. Notes say what is odd about a file.
+
+        UserError (ImageError) if it cannot be read.
+        """
+        opened = open_image(image, MOST_PIXELS, by_window=True)
+        if opened is not image:
+            opened.tell()
+        return opened
 
     def check(self, latents: Latents, name: str = "latents") -> None:
         """UserError unless these are latents of these weights, of the right shape and type, and cover their image."""

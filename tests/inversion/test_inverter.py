@@ -279,3 +279,10 @@ def test_edited_latents_that_cannot_be_drawn(model):
     broken[2, 4, 6] = np.nan
     with pytest.raises(UserError, match="latents: not a finite number in the cell at row 4, column 6"):
         model.draw(replace(latents, structure=broken))
+
+
+def test_what_is_odd_about_a_file_is_told_once(model, tmp_path, capsys):
+    PIL.Image.fromarray(photograph(40, 50)).save(tmp_path / "a.png", icc_profile=b"no profile")
+    image = model.open(tmp_path / "a.png")
+    model.open(image)
+    assert capsys.readouterr().err.count("its colour profile cannot be used") == 1
