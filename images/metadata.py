@@ -49,9 +49,15 @@ def read_metadata(exif: PIL.Image.Exif, info: dict) -> Metadata:
     return Metadata(kept.tobytes(), _xmp(info), dpi)
 
 
+def as_bytes(value: Any) -> Any:
+    """A value of EXIF as Pillow writes it unchanged: it reads text as Latin-1, and writes only ASCII."""
+    return value.encode("latin-1", "replace") if isinstance(value, str) and not value.isascii() else value
+
+
 def _copy(values: dict, target: PIL.Image.Exif | dict) -> None:
     """Copy those tags that Pillow can write."""
     for tag, value in values.items():
+        value = as_bytes(value)
         try:
             trial = PIL.Image.Exif()
             trial[tag] = value

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from images.colours import from_curve
 from images.mending import PNG_SIGNATURE, png_chunk
-from images.metadata import Metadata
+from images.metadata import Metadata, as_bytes
 from images.reading import Image
 from images.resizing import LONGEST_PNG_EDGE
 from images.vips import Stream, load_vips
@@ -220,7 +220,7 @@ def _enter_exif(path: Path, exif: bytes) -> None:
         tags, following = picture.tag_v2, picture.tag_v2.next
         list(tags.values())  # only what has been looked at is written
         for tag, value in added.items():
-            tags[tag] = added.get_ifd(tag) if tag in (IFD.Exif, IFD.GPSInfo) else value
+            tags[tag] = added.get_ifd(tag) if tag in (IFD.Exif, IFD.GPSInfo) else as_bytes(value)
         big = struct.unpack("<2xH", file.read(4)) == (BIG_TIFF,)
         number, count, entry, place = ("<Q", 8, 20, 8) if big else ("<I", 2, 12, 4)
         start = file.seek(0, os.SEEK_END)

@@ -61,6 +61,16 @@ def test_results_keep_it(source, kind, tmp_path):
     assert (image.height, image.width) == (30, 20) == PIL.Image.open(path).size[::-1]
 
 
+@pytest.mark.parametrize("kind", ["png", "tiff", "jpeg", "webp"])
+def test_text_of_other_languages(kind, tmp_path):
+    exif, owner, path = PIL.Image.Exif(), "© Zoë 日本".encode(), tmp_path / f"a{SUFFIXES[kind]}"
+    exif[Base.Copyright] = owner
+    buffer = io.BytesIO()
+    PICTURE.save(buffer, "JPEG", exif=exif.tobytes())
+    write_picture(path, np.asarray(PICTURE), kind, open_image(buffer.getvalue(), LIMIT).metadata)
+    assert told(path)[0][Base.Copyright].encode("latin-1") == owner
+
+
 @pytest.mark.parametrize("kind", SUFFIXES)
 def test_results_say_that_they_are_srgb(kind, tmp_path):
     path = tmp_path / f"result{SUFFIXES[kind]}"
