@@ -11,7 +11,10 @@ Letters: B batch, K channels, S style vector, h/w latent cells.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +38,18 @@ from training.stage import Stage
 from training.trunk import fit_styles
 from utils.checkpoint import fingerprint
 from utils.errors import UserError
+
+SCORES = ("whole", "local")  # of the critic
+Losses = Iterator[tuple[Tensor, dict[str, Tensor]]]  # see NetworkOptimizer.update
+
+
+class Part(NamedTuple):
+    """Of a batch: encoded latents [B, K, h, w], their styles [B, S] and vertical positions [B]."""
+
+    context: TrainContext
+    real: Tensor
+    style: Tensor
+    row: Tensor
 
 
 class StructureStage(Stage):
@@ -100,16 +115,27 @@ class StructureStage(Stage):
         """One step of both networks on grids of encoded latents."""
         for optimizer in self.optimizers.values():
             optimizer.schedule(step)
-        real, style, row = self.encode(batch)
-        with self.context.autocast():
-            fake = self.draw(self.structure, self.context.seeds(Stream.LATENTS, step), style, row)
-        scalars = self._critic_step(real, fake.detach(), style, row)
+        parts = [Part(context, *self.encode(real)) for context, real in self.context.parts(batch)]
+        made = self._fake(step, parts[0]) if len(parts) == 1 else None  # which serves both networks
+
+        def fake(part: Part) -> Tensor:
+            return self._fake(step, part) if made is None else made
+
+        def fixed(part: Part) -> Tensor:
+            with torch.no_grad():
+                return fake(part).detach()
+
+        scalars = self.optimizers["critic"].update(self._critic_losses(parts, fixed))
         if self.losses.structure.penalty and step % self.losses.r1_every == 0:
-            scalars |= self._penalty_step(real, fake.detach(), style, row)
-        scalars |= self._structure_step(real, fake, style, row)
-        images = len(real) * self.context.world.size
+            scalars |= self.optimizers["critic"].update(self._penalties(parts, fixed))
+        scalars |= self.optimizers["structure"].update(self._structure_losses(parts, fake))
+        images = prod(self.context.shares)
         move_average(self.average, self.structure, images, self.settings.ema_images, step)
         return scalars
+
+    def _fake(self, step: int, part: Part) -> Tensor:
+        with self.context.autocast():
+            return self.draw(self.structure, part.context.seeds(Stream.LATENTS, step), part.style, part.row)
 
     @torch.no_grad()
     def encode(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,40 +158,40 @@ class StructureStage(Stage):
         )
         return structure(local.contiguous(memory_format=torch.channels_last), style, coordinates)
 
-    def _critic_step(self, real: Tensor, fake: Tensor, style: Tensor, row: Tensor) -> dict[str, Tensor]:
-        with self.context.autocast():
-            pairs = list(zip(self.critic(real, style, row), self.critic(fake, style, row), strict=True))
-        parts = {name: F.softplus(b - a).mean() for name, (a, b) in zip(("whole", "local"), pairs, strict=True)}
-        scalars = {f"critic/{name}": value.detach() for name, value in parts.items()}
-        scalars |= {"critic/real": pairs[0][0].mean().detach(), "critic/fake": pairs[0][1].mean().detach()}
-        total = sum(self.losses.structure[name] * value for name, value in parts.items())
-        self.optimizers["critic"].update(total, scalars)
-        return scalars
+    def _critic_losses(self, parts: list[Part], fake: Callable[[Part], Tensor]) -> Losses:
+        for part in parts:
+            drawn = fake(part)
+            with self.context.autocast():
+                scores = self.critic(part.real, part.style, part.row), self.critic(drawn, part.style, part.row)
+            pairs = list(zip(*scores, strict=True))
+            terms = {name: F.softplus(b - a).mean() for name, (a, b) in zip(SCORES, pairs, strict=True)}
+            scalars = {f"critic/{name}": value.detach() for name, value in terms.items()}
+            scalars |= {"critic/real": pairs[0][0].mean().detach(), "critic/fake": pairs[0][1].mean().detach()}
+            yield sum(self.losses.structure[name] * value for name, value in terms.items()), scalars
 
-    def _penalty_step(self, real: Tensor, fake: Tensor, style: Tensor, row: Tensor) -> dict[str, Tensor]:
-        parts = {}
-        for name, z in ("real", real), ("fake", fake):
-            z = z.float().requires_grad_(True)
-            whole, local = self.critic(z, style, row)  # float32: the penalty is a small difference of large numbers
-            weights = self.losses.structure
-            parts[name] = r1_penalty(weights.whole * whole + weights.local * local.mean((1, 2)), z)
-        scalars = {f"critic/penalty_{name}": value.detach() for name, value in parts.items()}
-        weight = self.losses.structure.penalty / 2 * self.losses.r1_every
-        self.optimizers["critic"].update(weight * sum(parts.values()), scalars)
-        return scalars
+    def _penalties(self, parts: list[Part], fake: Callable[[Part], Tensor]) -> Losses:
+        weights, weight = self.losses.structure, self.losses.structure.penalty / 2 * self.losses.r1_every
+        for part in parts:
+            terms = {}
+            for name, z in ("real", part.real), ("fake", fake(part)):
+                z = z.float().requires_grad_(True)
+                whole, local = self.critic(z, part.style, part.row)  # float32: a small difference of large numbers
+                terms[name] = r1_penalty(weights.whole * whole + weights.local * local.mean((1, 2)), z)
+            scalars = {f"critic/penalty_{name}": value.detach() for name, value in terms.items()}
+            yield weight * sum(terms.values()), scalars
 
-    def _structure_step(self, real: Tensor, fake: Tensor, style: Tensor, row: Tensor) -> dict[str, Tensor]:
-        self.critic.requires_grad_(False)
-        with self.context.autocast():
-            with torch.no_grad():
-                against = self.critic(real, style, row)
-            pairs = list(zip(self.critic(fake, style, row), against, strict=True))
-        self.critic.requires_grad_(True)
-        parts = {name: F.softplus(b - a).mean() for name, (a, b) in zip(("whole", "local"), pairs, strict=True)}
-        scalars = {f"structure/{name}": value.detach() for name, value in parts.items()}
-        total = sum(self.losses.structure[name] * value for name, value in parts.items())
-        self.optimizers["structure"].update(total, scalars)
-        return scalars
+    def _structure_losses(self, parts: list[Part], fake: Callable[[Part], Tensor]) -> Losses:
+        for part in parts:
+            drawn = fake(part)
+            self.critic.requires_grad_(False)
+            with self.context.autocast():
+                with torch.no_grad():
+                    against = self.critic(part.real, part.style, part.row)
+                pairs = list(zip(self.critic(drawn, part.style, part.row), against, strict=True))
+            self.critic.requires_grad_(True)
+            terms = {name: F.softplus(b - a).mean() for name, (a, b) in zip(SCORES, pairs, strict=True)}
+            scalars = {f"structure/{name}": value.detach() for name, value in terms.items()}
+            yield sum(self.losses.structure[name] * value for name, value in terms.items()), scalars
 
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

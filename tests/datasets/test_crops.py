@@ -168,10 +168,25 @@ def test_a_side_that_is_too_long_for_any_image_is_refused_at_once(make_folder):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_too_much_damage_stops_with_one_line(make_folder, workers):
     folder = make_folder("photos", 20)
-    damage(folder, ["004.png", "005.png", "006.png"])
-    with pytest.raises(UserError, match=r"3 of 20 images are damaged.*max_bad_fraction=0\.1.*\.png") as caught:
+    damage(folder, [f"{number:03d}.png" for number in range(4, 10)])
+    with pytest.raises(UserError, match=r"6 of 20 images are damaged.*max_bad_fraction=0\.1.*\.png") as caught:
         list(loader(crops(folder, max_bad_fraction=0.1), 0, 10, 4, workers=workers))
-    assert "\n" not in str(caught.value) and str(caught.value).startswith("3 of 20")
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("6 of 20")
+
+
+@pytest.mark.parametrize(("images", "allowed"), [(1, 0), (2, 1), (7, 3), (57, 5)])
+def test_a_few_damaged_files_end_no_small_run(make_folder, images, allowed):
+    """By the default share, which is less than one of them; as many as half of them, though, are no data."""
+    folder = make_folder("photos", images)
+    damage(folder, [f"{number:03d}.png" for number in range(allowed)])
+    dataset = crops(folder).with_batch(images)
+    assert {int(dataset[0, index]["id"]) for index in range(images)} == set(range(allowed, images))
+    damage(folder, [f"{allowed:03d}.png"])
+    with pytest.raises(UserError, match=f"{allowed + 1} of {images} images are damaged"):
+        [crops(folder).with_batch(images)[0, index] for index in range(images)]
+    damage(folder, ["000.png"])
+    with pytest.raises(UserError, match=f"1 of {images} images are damaged"):
+        [crops(folder, max_bad_fraction=0.0).with_batch(images)[0, index] for index in range(images)]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -227,7 +242,7 @@ def test_other_errors_of_workers_keep_their_kind(make_folder, monkeypatch):
 def test_build_splits_one_source_without_leaks(make_folder, encoded):
     files = {f"{number}.png": encoded(number % 10) for number in range(30)}  # each image three times
     train, val = build(config(f"data.train={make_folder('photos', files)}"), **SIZES)
-    assert (len(train), len(val)) == (24, 6)
+    assert len(train) + len(val) == 30 and len(val) % 3 == 0 < len(val)
     pictures = [{data.source.label(record)[-5] for record in data.records} for data in (train, val)]
     assert not pictures[0] & pictures[1]
     assert train.flip and not val.flip
@@ -244,5 +259,23 @@ def test_build_with_two_sources(make_folder, encoded):
         build(both, **SIZES)
     with pytest.raises(UserError, match=r"data\.train"):
         build(config(), **SIZES)
-    with pytest.raises(UserError, match="cannot be split"):
+    with pytest.raises(UserError, match=r"1 distinct image\(s\), and all would validate.*data\.val=none"):
         build(config(f"data.train={make_folder('one', 1)}"), **SIZES)
+
+
+@pytest.mark.parametrize("override", ["data.val=none", "data.val_fraction=0"])
+def test_one_photograph_trains_without_validation(make_folder, override):
+    train, val = build(config(f"data.train={make_folder('one', 1)}", override), **SIZES)
+    assert (len(train), len(val)) == (1, 0) and val.centre_crops(8, 8) == []
+    assert train[5, 0]["window"].shape == (3, SIZE, SIZE)
+
+
+def test_other_photographs_have_another_identity(make_folder, encoded):
+    """Whatever their names and their order are."""
+    def identity(files):
+        folder = make_folder(f"photos{len(list(files))}{min(files)}", files)
+        return build(config(f"data.train={folder}", "data.val=none"), **SIZES)[0].identity
+
+    first = {f"{number}.png": encoded(number) for number in range(3)}
+    assert identity(first) == identity({f"x{name}": data for name, data in first.items()})
+    assert len({identity(first), identity(first | {"0.png": encoded(9)}), identity(first | {"3.png": encoded(9)})}) == 3

@@ -191,6 +191,22 @@ def test_a_third_stage_is_a_class_and_a_name(run, tmp_path, monkeypatch, capsys)
     assert "colour                6 parameters" in capsys.readouterr().out and last_step(tmp_path) == 4
 
 
+@STAGES
+def test_one_photograph_trains(run, stage_arguments, images, tmp_path, capsys, stage):
+    """Without validation, which the log says; and with it, one line tells how."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    shutil.copy(images / "9.png", folder)
+    arguments = [*stage_arguments[stage], f"data.train={folder}", f"train.output={tmp_path / 'run'}", "train.steps=2"]
+    assert run(*arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1 distinct image(s)" in line and "data.val=none" in line
+    assert run(*arguments, "data.val=none", "train.validate_every=1") == 0
+    printed = capsys.readouterr().out
+    assert "data       1 images, none to validate" in printed and "validation/" not in printed
+    assert last_step(tmp_path / "run") == 2
+
+
 def test_deterministic_kernels_are_asked_of_cuda_too(run, monkeypatch):
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setattr(torch, "use_deterministic_algorithms", mock.Mock())
