@@ -61,7 +61,7 @@ def test_two_processes_are_one_with_the_doubled_batch(run, launch, stage_argumen
 @pytest.mark.parametrize(("stage", "steps"), [("generator", 5), ("inverter", 4), ("trunk", 5), ("structure", 5)])
 def test_parts_one_after_the_other_are_one_batch(run, stage_arguments, tmp_path, stage, steps, final_state):
     """With what is of the whole batch: the distribution of latents, the mean of path lengths; and lazy penalties."""
-    arguments = [*stage_arguments[stage], f"train.steps={steps}", "train.log_every=2"]
+    arguments = [*stage_arguments[stage], f"train.steps={steps}", "train.log_every=2", "train.ema_images=2"]
     assert run(*arguments, f"train.output={tmp_path / 'parts'}", "train.batch=4", "train.accumulate=3") == 0
     assert run(*arguments, f"train.output={tmp_path / 'one'}", "train.batch=12") == 0
     assert_close(final_state(tmp_path / "parts"), final_state(tmp_path / "one"))
