@@ -11,6 +11,11 @@ nothing was written.
 
 from __future__ import annotations
 
+from utils.processors import share_processor
+
+if __name__ == "__main__":  # before PyTorch is loaded
+    share_processor()
+
 import argparse
 import io
 import os

@@ -10,6 +10,11 @@ The same command again resumes the run. --dry-run prints config, parameter count
 
 from __future__ import annotations
 
+from utils.processors import share_processor
+
+if __name__ == "__main__":  # before PyTorch is loaded
+    share_processor()
+
 import argparse
 import math
 import os
