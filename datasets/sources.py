@@ -71,9 +71,10 @@ class Source(ABC):
     @cached_property
     def digests(self) -> list[bytes]:
         """A digest of each image, equal for equal ones in any source. One that cannot be read has its name's."""
-        return [self._digest(index) for index in range(len(self))]
+        return [self.digest(index) for index in range(len(self))]
 
-    def _digest(self, index: int) -> bytes:
+    def digest(self, index: int) -> bytes:
+        """As `digests`, of one image."""
         name = self.name(index)
         try:
             with errors_named(name), self.stream(index) as file:

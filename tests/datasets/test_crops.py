@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,6 +112,39 @@ def test_batches_do_not_depend_on_workers_ranks_or_the_first_step(make_folder):
     halves = [list(loader(dataset, 0, 6, 2, rank=rank, world=2)) for rank in range(2)]
     for whole, *parts in zip(straight, *halves, strict=True):
         assert equal(whole, {key: torch.cat([part[key] for part in parts]) for key in whole})
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("shared", [2**14, 0, None])
+def test_little_shared_memory(make_folder, monkeypatch, tmp_path, capsys, shared):
+    """Batches then come by pipe: none of a worker's tensors is shared; the note is one, of the first process."""
+    def refuse(*_):
+        raise OSError("shared memory")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", refuse)
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", refuse)
+    if shared is None:
+        monkeypatch.setattr(datasets, "SHARED", tmp_path / "missing")
+    else:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=shared))
+    dataset = crops(make_folder("photos", 9))
+    straight = list(loader(dataset, 0, 5, 4))
+    assert capsys.readouterr().out == ""
+    assert all(map(equal, straight, loader(dataset, 0, 5, 4, workers=2)))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("note: ") and "MiB free" in line and "by pipe" in line
+    list(loader(dataset, 0, 1, 2, rank=1, world=2, workers=1))
+    assert capsys.readouterr().out == ""
+
+
+def test_where_no_worker_can_start_this_process_loads(make_folder, monkeypatch, capsys):
+    def refuse():
+        raise FileNotFoundError
+
+    monkeypatch.setattr(multiprocessing, "Lock", refuse)
+    batches = loader(crops(make_folder("photos", 9)), 0, 2, 4, workers=2)
+    assert batches.num_workers == 0 and len(list(batches)) == 2
+    assert capsys.readouterr().out.startswith("note: /dev/shm cannot be written: data.workers=0 in place of 2")
 
 
 def test_step_sampler():
