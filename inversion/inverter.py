@@ -82,7 +82,7 @@ class PatchInverter:
     def from_pretrained(
         path: str | Path | None = None,  # weights that train.py exported; None: the shipped checkpoint
         *,
-        device: str | torch.device = "auto",  # auto | cpu | cuda | cuda:N
+        device: str | torch.device = "auto",  # auto | cpu | cuda | cuda:N | mps
         dtype: str = "auto",  # auto | float32 | bfloat16
         memory_mib: int = 1024,  # beyond the networks, that blocks keep within
         block: int | str = "auto",  # pixels along a block's edge | whole | auto: follows memory_mib
