@@ -13,7 +13,7 @@ import torch
 
 import datasets
 from datasets import CropDataset, StepSampler, Window, build, loader, loading_failures
-from datasets.sources import FolderSource
+from datasets.sources import FolderSource, open_source
 from images.thumbnail import thumbnail
 from utils.config import load_config
 from utils.errors import UserError
@@ -112,6 +112,17 @@ def test_batches_do_not_depend_on_workers_ranks_or_the_first_step(make_folder):
     halves = [list(loader(dataset, 0, 6, 2, rank=rank, world=2)) for rank in range(2)]
     for whole, *parts in zip(straight, *halves, strict=True):
         assert equal(whole, {key: torch.cat([part[key] for part in parts]) for key in whole})
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_zip_is_read_by_workers_as_a_folder_is(make_folder, tmp_path, monkeypatch, start):
+    """Processes that are forked, and those that begin anew (macOS, Windows)."""
+    folder = make_folder("photos", 9)
+    archive = open_source(shutil.make_archive(str(tmp_path / "photos"), "zip", folder))
+    monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", multiprocessing.get_context(start))
+    dataset = CropDataset(archive, list(range(9)), **SIZES)
+    assert all(map(equal, loader(crops(folder), 0, 4, 4), loader(dataset, 0, 4, 4, workers=2)))
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
