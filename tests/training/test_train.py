@@ -1,5 +1,6 @@
 """The command: exact resumption, signals, errors in one line, and what a run writes."""
 
+import multiprocessing
 import os
 import re
 import shutil
@@ -206,6 +207,15 @@ def test_one_photograph_trains(run, stage_arguments, images, tmp_path, capsys, s
     printed = capsys.readouterr().out
     assert "data       1 images, none to validate" in printed and "validation/" not in printed
     assert last_step(tmp_path / "run") == 2
+
+
+def test_where_processes_cannot_meet_a_training_goes_on(run, tmp_path, monkeypatch, capsys):
+    """As where /dev/shm cannot be written, in which semaphores lie."""
+    for name in ("Lock", "Queue"):
+        monkeypatch.setattr(multiprocessing, name, mock.Mock(side_effect=FileNotFoundError))
+    assert run(f"train.output={tmp_path}", "train.steps=1", "data.workers=2") == 0
+    assert "note: /dev/shm cannot be written: data.workers=0 in place of 2" in capsys.readouterr().out
+    assert any(event.HasField("summary") for event in events(tmp_path))
 
 
 def test_deterministic_kernels_are_asked_of_cuda_too(run, monkeypatch):
