@@ -53,15 +53,20 @@ def each(items: Iterable[Item], work: Callable[[Item], None], small: Callable[[I
             yield item
 
     with ThreadPoolExecutor(min(threads, MOST), "image") as pool:
-        for item in items:
-            if small(item):
-                future: Future = pool.submit(alone, item)
-                waiting.append((item, future))
-                yield from done(2 * MOST)
-                continue
+        try:
+            for item in items:
+                if small(item):
+                    future: Future = pool.submit(alone, item)
+                    waiting.append((item, future))
+                    yield from done(2 * MOST)
+                    continue
+                yield from done(0)
+                torch.set_num_threads(threads)
+                work(item)
+                yield item
             yield from done(0)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # those that are begun end all the same
+            raise
+        finally:
             torch.set_num_threads(threads)
-            work(item)
-            yield item
-        yield from done(0)
-    torch.set_num_threads(threads)
