@@ -13,6 +13,11 @@ Exit code: 0 all done; 1 some images of a folder failed, the others are done; 2 
 
 from __future__ import annotations
 
+from utils.processors import share_processor
+
+if __name__ == "__main__":  # before PyTorch is loaded
+    share_processor()
+
 import argparse
 import os
 import sys

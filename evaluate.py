@@ -9,6 +9,11 @@ Exit code: 0 all done; 1 some images failed, the others are evaluated; 2 the com
 
 from __future__ import annotations
 
+from utils.processors import share_processor
+
+if __name__ == "__main__":  # before PyTorch is loaded
+    share_processor()
+
 import argparse
 import csv
 import json

@@ -9,6 +9,11 @@ scripts/import_infinitygan.py wrote.
 
 from __future__ import annotations
 
+from utils.processors import share_processor
+
+if __name__ == "__main__":  # before PyTorch is loaded
+    share_processor()
+
 import sys
 from collections.abc import Sequence
 

@@ -6,11 +6,17 @@
 
 Writes reconstruction/, comparison/, latents/, metrics.csv and summary.json into the output folder; see docs/using.md.
 A run that was stopped goes on when the same command is given again, and writes the same files as one that was not;
-to the last bit, where PyTorch computes with the same number of threads (torchrun sets OMP_NUM_THREADS to 1).
+to the last bit, where PyTorch computes with the same number of threads (torchrun sets OMP_NUM_THREADS to 1; small
+images are computed on one thread each, several at a time).
 Exit code: 0 all done; 1 some images failed, the others are done; 2 the command itself was wrong.
 """
 
 from __future__ import annotations
+
+from utils.processors import share_processor
+
+if __name__ == "__main__":  # before PyTorch is loaded
+    share_processor()
 
 import argparse
 import sys
@@ -50,6 +56,7 @@ from inversion.inverter import PatchInverter
 from inversion.latents import FOLDER, ChunkRows, Latents, describe_folder, latents_suffix
 from inversion.latents import SUFFIXES as LATENTS
 from inversion.runs import InversionRun, Job, JobState, Row, Scratch
+from inversion.small import each, is_small
 from inversion.styles import ArrayLike
 from models.geometry import Region
 from utils import distributed, log
@@ -117,12 +124,21 @@ def process(
     }
     run = InversionRun(files, arguments.output, {"checkpoint": str(arguments.checkpoint)} | settings, group)
     refuse_overwriting([arguments.checkpoint, *filter(None, [arguments.config]), *files], run.results())
+    refined = options.refine or options.refine_style  # by derivatives whose state is the whole process's
+    together = arguments.input and not refined and model.device.type == "cpu" and run.team.size == 1
+
+    def small(job: Job) -> bool:
+        return bool(together) and is_small(job.path)
+
+    def work(job: Job) -> None:
+        with run.attempt(job):
+            make(model, job, options, bool(arguments.input))
+
     with lock_folder(arguments.output) if group.main else nullcontext():
         jobs = run.begin(identity)
         try:
-            for job in log.progress(jobs, "images", "image", main=group.main):
-                with run.attempt(job):
-                    make(model, job, options, bool(arguments.input))
+            for _ in each(log.progress(jobs, "images", "image", main=group.main), work, small):
+                pass
             return run.close()
         except BaseException as error:
             with suppress(UserError):  # a full disk

@@ -4,50 +4,70 @@
     python prepare_data.py --input photos --output data/landscapes --size 256 --val-fraction 0.1
 
 Without --size the files are stored as they are; with it, as 8-bit RGB PNGs whose shorter side has that many pixels.
-The keys are those of InfinityGAN's public layout, plus checksums and names. Identical images stay on one side. Every
-image is decoded once, and one that cannot be is named and left out. Exit code 0: all done, 1: some images left out, 2:
-nothing was written.
+The keys are those of InfinityGAN's public layout, plus checksums and names. The side of an image follows from its
+content, so identical ones stand on one side, and none changes sides when others come. Every image is decoded once, on
+all cores, and one that cannot be is named and left out. A command that was stopped goes on when it is given again:
+until then, what it has done lies in OUTPUT/.unfinished. Exit code 0: all done, 1: some images left out, 2: nothing was
+written.
 """
 
 from __future__ import annotations
 
+from utils.processors import share_processor, usable_cores
+
+if __name__ == "__main__":  # before PyTorch is loaded
+    share_processor()
+
 import argparse
-import io
+import hashlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 
 import lmdb
+from torch.utils.data import Dataset, get_worker_info
 from tqdm import tqdm
 
+from datasets import CropLoader, loader_options
 from datasets.sources import Source, content_digest, describe, open_source, record_key
 from datasets.splits import split
 from images.reading import ImageError, open_image
 from images.resizing import check_side, encode_png, with_shorter_side
 from utils.errors import UserError, run_command
-from utils.files import refusals, remove_stale, scratch_folder
+from utils.files import atomic_path, lock_folder, refusals, remove_stale, remove_tree
+from utils.signals import exit_on_terminate
 
 SIDES = ("train", "valid")
 NATIVE = "0"  # size prefix of images stored as they are
 PAGE = 4096
+UNFINISHED = ".unfinished"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    exit_on_terminate()
     options = _parse(argv)
-    for side in SIDES:
-        if (options.output / side).exists():
-            raise UserError(f"{options.output / side}: exists already; remove it or choose another --output")
+    unfinished = options.output / UNFINISHED
+    done = [side for side in SIDES if (options.output / side).exists()]
+    if done and not unfinished.exists():  # or it was stopped between its last two steps
+        raise UserError(f"{options.output / done[0]}: exists already; remove it or choose another --output")
     source = open_source(options.input)
-    digests, space = _survey(source, options)
-    sound = list(digests)
-    members = dict(zip(SIDES, split(list(digests.values()), options.val_fraction), strict=True))
-    with _appearing(options.output) as folder:
+    with lock_folder(options.output), refusals(options.output):
+        remove_stale(options.output)
+        unfinished.mkdir(exist_ok=True)
+        payloads = Payloads(source, unfinished, options)
+        digests, space = survey(payloads)
+        sound = list(digests)
+        members = dict(zip(SIDES, split(list(digests.values()), options.val_fraction), strict=True))
         for side, places in members.items():
-            records = tqdm([sound[place] for place in places], desc=side, unit="image", file=sys.stderr)
-            _write(folder / side, source, records, space, options)
+            if places and side not in done:
+                write(unfinished / side, payloads, [sound[place] for place in places], space)
+        for side in SIDES:
+            if (unfinished / side).exists():
+                (unfinished / side).rename(options.output / side)
+        remove_tree(unfinished)
     for side, places in members.items():
         print(f"{options.output / side}: {len(places)} images")
     return 1 if len(sound) < len(source) else 0
@@ -57,7 +77,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--input", required=True, help="folder of images, searched recursively, or an LMDB")
+    parser.add_argument("--input", required=True, help="folder of images, searched recursively, a zip file or an LMDB")
     parser.add_argument("--output", required=True, type=Path, help="folder that gets train/ and valid/")
     parser.add_argument("--size", type=int, help="pixels of the shorter side; not given: files are stored as they are")
     parser.add_argument("--val-fraction", type=float, default=0.05, help="share of the images for valid/")
@@ -66,63 +86,95 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, value in (("--size", options.size), ("--max-pixels", options.max_pixels)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: must be at least 1")
-    if not 0 < options.val_fraction < 1:
-        raise UserError(f"--val-fraction {options.val_fraction}: must lie between 0 and 1")
+    if not 0 <= options.val_fraction < 1:
+        raise UserError(f"--val-fraction {options.val_fraction}: must lie between 0 and 1; 0 leaves out valid/")
     if options.size is not None:
         check_side("--size", options.size, options.max_pixels)
     return options
 
 
-def _survey(source: Source, options: argparse.Namespace) -> tuple[dict[int, bytes], int]:
-    """The digests of what will be stored, by the number of the image, and bytes that an LMDB of it takes at most."""
-    digests, space = {}, 1024 * PAGE
-    for index in tqdm(range(len(source)), desc="checking", unit="image", file=sys.stderr):
+class Payloads(Dataset):
+    """What is stored of each image: made, and kept in a folder, when it is asked for the first time.
+
+    An item is (digest, bytes, ""), or (b"", 0, reason) for an image that cannot be used.
+    """
+
+    def __init__(self, source: Source, folder: Path, options: argparse.Namespace) -> None:
+        self.source, self.folder, self.size, self.max_pixels = source, folder, options.size, options.max_pixels
+        self._reading = RawArray("q", 1 + usable_cores())  # number of an image + 1, by worker
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[bytes, int, str]:
+        if index >= len(self):
+            raise IndexError
+        worker = get_worker_info()
+        self._reading[worker.id if worker else 0] = index + 1
         try:
-            data = _payload(source, index, options)
-            if options.size is None:
-                open_image(data, options.max_pixels, name=source.name(index))
-            digests[index] = content_digest(io.BytesIO(data))
-            space += len(data) + 4 * PAGE
+            path = self._path(index)
+            if not path.exists():
+                self._make(index, path)
+            with self.source.stream(index) if self.size is None else open(path, "rb") as file:
+                return content_digest(file), file.seek(0, os.SEEK_END), ""
         except ImageError as error:
-            tqdm.write(f"left out: {error}", file=sys.stderr)
+            return b"", 0, str(error)
+
+    def read(self, index: int) -> bytes:
+        """The bytes to store for an image that was made."""
+        return self.source.read(index) if self.size is None else self._path(index).read_bytes()
+
+    def being_read(self) -> list[str]:
+        """Names of the images that workers are reading."""
+        return [self.source.name(number - 1) for number in self._reading if number]
+
+    def _make(self, index: int, path: Path) -> None:
+        """Decode an image, and keep what is stored of it; of a file that is stored as it is, that it can be decoded."""
+        data = b""
+        if self.size is None:
+            image = open_image(self.source.read(index), self.max_pixels, name=self.source.name(index))
+        else:
+            image = self.source.open(index, self.max_pixels)
+            data = encode_png(with_shorter_side(image, self.size, self.max_pixels))
+        image.tell()
+        with atomic_path(path, sync=False) as temporary:
+            temporary.write_bytes(data)
+
+    def _path(self, index: int) -> Path:
+        """Of what is kept: another one for another image, or other options."""
+        name = os.fsencode(self.source.label(index)) + b"\0" + self.source.digest(index)
+        return self.folder / hashlib.blake2b(b"%a" % [self.size, self.max_pixels] + name, digest_size=16).hexdigest()
+
+
+def survey(payloads: Payloads) -> tuple[dict[int, bytes], int]:
+    """Make all; their digests, by the number of the image, and bytes that an LMDB of them takes at most."""
+    digests, space = {}, 1024 * PAGE
+    loader = CropLoader(payloads, batch_size=None, **loader_options(min(usable_cores(), len(payloads))))
+    for index, (digest, size, reason) in enumerate(tqdm(loader, desc="reading", unit="image", file=sys.stderr)):
+        if reason:
+            tqdm.write(f"left out: {reason}", file=sys.stderr)
+        else:
+            digests[index] = digest
+            space += size + 4 * PAGE
     return digests, space
 
 
-def _payload(source: Source, index: int, options: argparse.Namespace) -> bytes:
-    """The bytes to store for an image; ImageError where there are none."""
-    if options.size is None:
-        return source.read(index)
-    return encode_png(with_shorter_side(source.open(index, options.max_pixels), options.size, options.max_pixels))
-
-
-def _write(folder: Path, source: Source, records: Iterable[int], space: int, options: argparse.Namespace) -> None:
+def write(folder: Path, payloads: Payloads, records: Sequence[int], space: int) -> None:
     """Write one LMDB, of at most `space` bytes, of the images of these numbers, in their order."""
-    prefix, count = NATIVE if options.size is None else str(options.size), 0
-    with lmdb.open(str(folder), map_size=space, lock=False, sync=False) as environment:
-        for index in records:
-            data = _payload(source, index, options)
+    remove_tree(folder)  # of a run that was stopped
+    prefix = NATIVE if payloads.size is None else str(payloads.size)
+    try:
+        with lmdb.open(str(folder), map_size=space, lock=False, sync=False) as environment:
+            for count, index in enumerate(tqdm(records, desc=folder.name, unit="image", file=sys.stderr)):
+                data, name = payloads.read(index), os.fsencode(payloads.source.label(index))
+                with environment.begin(write=True) as transaction:
+                    transaction.put(record_key(prefix, count), data)
+                    transaction.put(record_key("meta", count), describe(data, name))
             with environment.begin(write=True) as transaction:
-                transaction.put(record_key(prefix, count), data)
-                transaction.put(record_key("meta", count), describe(data, os.fsencode(source.label(index))))
-            count += 1
-        with environment.begin(write=True) as transaction:
-            transaction.put(b"length", str(count).encode())
-        environment.sync(True)
-
-
-@contextmanager
-def _appearing(output: Path) -> Iterator[Path]:
-    """A temporary folder, whose folders SIDES go into `output` on success; it vanishes on failure."""
-    remove_stale(output)
-    with refusals(output), scratch_folder(output / "set") as folder:
-        for side in SIDES:
-            (folder / side).mkdir(parents=True)
-        try:
-            yield folder
-        except lmdb.Error as error:
-            raise OSError(str(error)) from error
-        for side in SIDES:
-            (folder / side).rename(output / side)
+                transaction.put(b"length", str(len(records)).encode())
+            environment.sync(True)
+    except lmdb.Error as error:
+        raise OSError(str(error)) from error
 
 
 if __name__ == "__main__":

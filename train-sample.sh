@@ -42,12 +42,10 @@ if [[ -z $images ]]; then
     images=$run/photographs
     "$PYTHON" -m datasets.samples "$images"
 fi
-if [[ ! -d $run/data ]]; then
-    rm -rf -- "$run/data.new" # of an interrupted run
+if [[ ! -d $run/data/train || -d $run/data/.unfinished ]]; then
     status=0 # 1: damaged images were named and left out
-    "$PYTHON" prepare_data.py --input "$images" --output "$run/data.new" --size "$SHORTER_SIDE" || status=$?
+    "$PYTHON" prepare_data.py --input "$images" --output "$run/data" --size "$SHORTER_SIDE" || status=$?
     [[ $status -lt 2 ]] || exit "$status"
-    mv -- "$run/data.new" "$run/data"
 fi
 
 # train STAGE MINUTES [key=value ...]: a stage that has come to its end is not trained again.

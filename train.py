@@ -10,6 +10,11 @@ The same command again resumes the run. --dry-run prints config, parameter count
 
 from __future__ import annotations
 
+from utils.processors import share_processor
+
+if __name__ == "__main__":  # before PyTorch is loaded
+    share_processor()
+
 import argparse
 import math
 import os
@@ -58,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     world, device = distributed.start(select_device(config.train.device), config.train.timeout_minutes)
     try:
         dtype = select_dtype(config.train.dtype, device)
-        context = TrainContext(config.seed, config.train.batch, device, dtype, world)
+        context = TrainContext(config.seed, config.train.batch, device, dtype, world, config.train.accumulate)
         stage = training.build(config, context)
         if arguments.dry_run:
             log.info(dump_config(config) + describe(config, context, stage), world.main)
@@ -84,17 +89,18 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
     settings, world = config.train, context.world
     thumbnail = config.model.global_encoder.thumbnail
     train_set, val_set = datasets.build(config.data, stage.window, thumbnail, config.seed)
-    (shown,) = val_set.centre_crops(PICTURES, PICTURES)
+    (shown,) = (val_set if len(val_set) else train_set).centre_crops(PICTURES, PICTURES)
     validation = val_set.centre_crops(VALIDATION_BATCHES * settings.batch, settings.batch)
     stage.prepare(train_set)
-    state = resume(folder, config, context, stage)
+    state = resume(folder, config, context, stage, (train_set, val_set))
     if world.main and not keep_config:
         save_config(config, folder / CONFIG)
     seconds = math.inf if settings.minutes is None else 60 * settings.minutes
     steps = settings.steps - state["step"] if state["elapsed"] <= seconds else 0
     log.info(describe(config, context, stage), world.main)
-    log.info(f"data       {len(train_set)} images, {len(val_set)} to validate", world.main)
-    place = settings.batch, world.rank, world.size
+    unseen = f"{len(val_set)} to validate" if len(val_set) else "none to validate: no figures, pictures of these"
+    log.info(f"data       {len(train_set)} images, {unseen}", world.main)
+    place = settings.batch * settings.accumulate, world.rank, world.size
     batches = datasets.loader(train_set, state["step"], steps, *place, steps > 0 and config.data.workers)
 
     started = time.monotonic() - state["elapsed"]
@@ -120,7 +126,7 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
                 events.scalars(scalars, step)
             if step % settings.image_every == 0 or over:
                 events.images(stage.pictures(context.load(shown)), step)
-            if step % settings.validate_every == 0 or over:
+            if validation and (step % settings.validate_every == 0 or over):
                 events.scalars(stage.validate([context.load(held) for held in validation]), step)
             if step % settings.save_every == 0 or over or stopping:
                 save(folder, state, stage, context, settings.keep)
@@ -146,7 +152,7 @@ def describe(config: dict, context: TrainContext, stage: Stage) -> str:
         *counts,
         f"patch      {window.patch} x {window.patch} px from {cells} x {cells} latent cells;"
         f" window of {window.size} x {window.size} px ({window.before} before, {window.after} after)",
-        f"device     {context.device}, {context.dtype}, batch {context.batch} x {context.world.size}",
+        f"device     {context.device}, {context.dtype}, batch {' x '.join(map(str, context.shares))}",
     ])  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
+from multiprocessing.sharedctypes import RawArray
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from utils.errors import UserError
 
 ORDER, CROP = 0, 1  # streams of random numbers
 IDLE, READING, DAMAGED, NOTED = 0, 1, 2, 3  # states of a record; the last one: idle, what is odd was told
+FEW = 5  # damaged images that end no run, unless they are more than half, or none are allowed
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,8 @@ class CropDataset(Dataset):
       thumbnail  [3, T, T] of the whole image
       row        vertical position of the patch: -1 top to 1 bottom of the image, 0 where it has no room to move
       id         int64 number of the record in the source
-    A damaged record is named once and replaced by the next sound one; UserError when too many are damaged.
+    A damaged record is named once and replaced by the next sound one; UserError when too many are damaged: more than a
+    few, and than `max_bad_fraction` of all.
     """
 
     def __init__(
@@ -66,11 +69,13 @@ class CropDataset(Dataset):
         max_pixels: int = 2**28,     # larger images count as damaged
         max_bad_fraction: float = 0.01,
         global_batch: int = 1,       # samples of one step, all processes together
+        identity: str = "",          # of all images together, to tell whether they are others than before
     ):
         self.source, self.records, self.window, self.thumbnail = source, records, window, thumbnail
         self.seed, self.flip, self.resize = seed, flip, resize
         self.max_pixels, self.max_bad_fraction, self.global_batch = max_pixels, max_bad_fraction, global_batch
-        self._states = torch.zeros(len(records), dtype=torch.uint8).share_memory_()  # shared with the workers
+        self.identity = identity
+        self._states = RawArray("B", max(1, len(records)))  # shared with the workers, wherever that is possible
         self._epoch: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -115,12 +120,12 @@ class CropDataset(Dataset):
 
     def being_read(self) -> list[str]:
         """Names of the images that some worker is reading, or was reading when it died."""
-        return [self.source.name(self.records[position]) for position in torch.nonzero(self._states == READING)]
+        return [self.source.name(self.records[place]) for place, state in enumerate(self._states) if state == READING]
 
     @property
     def damaged(self) -> int:
         """Number of damaged records met so far, by all workers together."""
-        return int((self._states == DAMAGED).sum())
+        return sum(state == DAMAGED for state in self._states)
 
     def _random(self, stream: int, *counter: int) -> np.random.Generator:
         key = np.array([self.seed % 2**64, stream], np.uint64)
@@ -158,7 +163,8 @@ class CropDataset(Dataset):
     def _count_damage(self, position: int, error: ImageError) -> None:
         self._states[position] = DAMAGED
         logger.warning("left out: %s", error)
-        if self.damaged > self.max_bad_fraction * len(self):
+        few = min(FEW, len(self) // 2) if self.max_bad_fraction else 0
+        if self.damaged > max(few, self.max_bad_fraction * len(self)):
             raise UserError(
                 f"{self.damaged} of {len(self)} images are damaged, more than data.max_bad_fraction="
                 f"{self.max_bad_fraction} allows; the last one: {error}"

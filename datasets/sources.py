@@ -1,7 +1,8 @@
-"""Where encoded images come from: a folder, or an LMDB in the public InfinityGAN layout or in ours.
+"""Where encoded images come from: a folder, a zip file, or an LMDB.
 
-Both layouts hold `length` (decimal) and one encoded image per `SIZE-INDEX`. Ours adds `meta-INDEX`: a CRC-32 and the
-name, because LMDB itself does not notice damage.
+LMDBs have one of three layouts. InfinityGAN's public one holds `length` (decimal) and one encoded image per
+`SIZE-INDEX`. Ours adds `meta-INDEX`: a CRC-32 and the name, because LMDB itself does not notice damage. Those of LSUN
+and BasicSR hold one encoded image under each key, whatever it is called.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ import hashlib
 import io
 import os
 import re
+import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import BinaryIO
+from functools import cached_property
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
 
 import lmdb
+import PIL.Image
 
 from datasets.lmdb_tree import check_tree
 from images.decoding import errors_named
@@ -26,6 +31,8 @@ from utils.errors import UserError
 
 RECORD = re.compile(rb"(\d+)-(\d+)")
 DIGEST_ENDS = 1 << 16  # bytes at each end of a file that its digest reads
+ENCRYPTED = 1  # flag of an entry of a zip file
+LOOK = 4  # values of an LMDB that are looked at to tell whether it holds images
 
 
 class Source(ABC):
@@ -61,11 +68,13 @@ class Source(ABC):
         """Decode an image; ImageError where that is impossible."""
         return open_image(self.read(index), max_pixels, name=self.name(index))
 
+    @cached_property
     def digests(self) -> list[bytes]:
         """A digest of each image, equal for equal ones in any source. One that cannot be read has its name's."""
-        return [self._digest(index) for index in range(len(self))]
+        return [self.digest(index) for index in range(len(self))]
 
-    def _digest(self, index: int) -> bytes:
+    def digest(self, index: int) -> bytes:
+        """As `digests`, of one image."""
         name = self.name(index)
         try:
             with errors_named(name), self.stream(index) as file:
@@ -83,7 +92,7 @@ class FolderSource(Source):
         super().__init__(folder)
         self._paths = [str(path.relative_to(self.folder)) for path in find_images(self.folder)]
         if not self._paths:
-            raise UserError(f"{folder}: holds no JPEG, PNG, WebP, TIFF or BMP files and is no LMDB")
+            raise UserError(f"{folder}: holds no images and is no LMDB")
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -96,6 +105,47 @@ class FolderSource(Source):
 
     def open(self, index: int, max_pixels: int) -> Image:
         return open_image(self.name(index), max_pixels)  # a file that is too large is not read first
+
+
+class ZipSource(Source):
+    """The images of a zip file, in the order of their names; a label is a name in the archive.
+
+    Each process has a handle of its own. UserError where the file is not whole, or needs a password.
+    """
+
+    separator = ":"
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self._archives: dict[int, zipfile.ZipFile] = {}  # by process: they share a place in the file otherwise
+        try:
+            entries = self._archive().infolist()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise UserError(f"{path}: not a whole zip file: {error}") from error
+        images = [entry for entry in entries if _is_image(PurePosixPath(entry.filename))]
+        if not images:
+            raise UserError(f"{path}: a zip file without images")
+        if any(entry.flag_bits & ENCRYPTED for entry in images):
+            raise UserError(f"{path}: is encrypted; unpack it into a folder")
+        self._names = sorted(entry.filename for entry in images)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_archives": {}}
+
+    def label(self, index: int) -> str:
+        return self._names[index]
+
+    def stream(self, index: int) -> BinaryIO:
+        return self._archive().open(self._names[index])
+
+    def _archive(self) -> zipfile.ZipFile:
+        process = os.getpid()
+        if process not in self._archives:
+            self._archives[process] = zipfile.ZipFile(self.folder)
+        return self._archives[process]
 
 
 class LmdbSource(Source):
@@ -112,35 +162,36 @@ class LmdbSource(Source):
         try:
             check_tree(self.folder / "data.mdb")
             with _reading(self.folder) as transaction:
-                self._length, self._prefix, self._digits, self._described = _layout(transaction)
+                self._numbered = _numbered_layout(transaction)
+                self._keys = [] if self._numbered else _image_keys(transaction)
         except (lmdb.Error, OSError, ValueError) as error:
             raise UserError(f"{folder}: not a readable image LMDB: {error}") from error
 
     def __len__(self) -> int:
-        return self._length
+        return self._numbered.length if self._numbered else len(self._keys)
 
     def label(self, index: int) -> str:
-        if self._described:
+        if self._numbered and self._numbered.described:
             with suppress(ImageError):
-                return os.fsdecode(_name_in(*self._get(self._key("meta", index))))
-        return self._key(self._prefix, index).decode()
+                return os.fsdecode(_name_in(*self._get(self._numbered.meta(index))))
+        return os.fsdecode(self._key(index))
 
     def read(self, index: int) -> bytes:
-        if not self._described:
+        if not (self._numbered and self._numbered.described):
             return super().read(index)
-        data, meta = self._get(self._key(self._prefix, index), self._key("meta", index))
+        data, meta = self._get(self._key(index), self._numbered.meta(index))
         if meta != describe(data, _name_in(meta)):
             raise ImageError(self.name(index), "is damaged: its checksum does not match")
         return data
 
     def stream(self, index: int) -> BinaryIO:
-        return io.BytesIO(*self._get(self._key(self._prefix, index)))
+        return io.BytesIO(*self._get(self._key(index)))
 
-    def _key(self, prefix: str, index: int) -> bytes:
-        return record_key(prefix, index, self._digits)
+    def _key(self, index: int) -> bytes:
+        return self._numbered.key(index) if self._numbered else self._keys[index]
 
     def _get(self, *keys: bytes) -> list[bytes]:
-        name = f"{self.folder}:{keys[0].decode()}"
+        name = f"{self.folder}:{os.fsdecode(keys[0])}"
         with errors_named(name), _reading(self.folder) as transaction:
             values = [transaction.get(key) for key in keys]
         if None in values:
@@ -152,7 +203,10 @@ def open_source(path: str | Path) -> Source:
     """The source that a path of the config means; UserError where there is none."""
     path = Path(path)
     if not path.is_dir():
-        raise UserError(f"{path}: {'is a file' if path.exists() else 'no such folder'}; a folder or LMDB is needed")
+        if path.is_file() and (path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)):
+            return ZipSource(path)
+        found = "is a file" if path.exists() else "no such folder"
+        raise UserError(f"{path}: {found}; a folder of images, a .zip file or the folder of an LMDB is needed")
     return LmdbSource(path) if (path / "data.mdb").is_file() else FolderSource(path)
 
 
@@ -175,6 +229,11 @@ def content_digest(file: BinaryIO) -> bytes:
     return hashlib.blake2b(b"%d " % size + ends, digest_size=16).digest()
 
 
+def combined_digest(digests: Iterable[bytes]) -> str:
+    """8 hexadecimal digits that identify a set of images by their digests."""
+    return hashlib.blake2b(b"".join(sorted(digests)), digest_size=4).hexdigest()
+
+
 @contextmanager
 def _reading(folder: Path) -> Iterator[lmdb.Transaction]:
     """A transaction that reads; lmdb.Error where the file is shorter than it says: reading it would kill us."""
@@ -189,18 +248,61 @@ def _reading(folder: Path) -> Iterator[lmdb.Transaction]:
             yield transaction
 
 
-def _layout(transaction: lmdb.Transaction) -> tuple[int, str, int, bool]:
-    """Number of images, prefix and digits of their keys, whether each has a description; ValueError for other LMDBs."""
-    cursor = transaction.cursor()
+class _Numbered(NamedTuple):
+    """The keys of an LMDB that numbers its images."""
+
+    length: int
+    prefix: str
+    digits: int
+    described: bool  # whether each image has a description
+
+    def key(self, index: int) -> bytes:
+        return record_key(self.prefix, index, self.digits)
+
+    def meta(self, index: int) -> bytes:
+        return record_key("meta", index, self.digits)
+
+
+def _numbered_layout(transaction: lmdb.Transaction) -> _Numbered | None:
+    """The layout of an LMDB that has `length`, None for others; ValueError where that does not fit."""
+    cursor, length = transaction.cursor(), transaction.get(b"length")
+    if length is None:
+        return None
     match = RECORD.fullmatch(cursor.key()) if cursor.first() else None  # digits sort before all other keys
     if match is None:
         raise ValueError("it has no key of the form SIZE-INDEX")
-    prefix, digits = match[1].decode(), len(match[2])
-    entries, length = transaction.stat()["entries"], int(transaction.get(b"length", b"0"))
-    described = transaction.get(record_key("meta", 0, digits)) is not None
-    if not 0 < length < entries or (described and entries != 2 * length + 1):
-        raise ValueError(f"its `length` is {length}, which does not fit its {entries} entries")
-    return length, prefix, digits, described
+    found = _Numbered(int(length), match[1].decode(), len(match[2]), False)
+    found = found._replace(described=transaction.get(found.meta(0)) is not None)
+    entries = transaction.stat()["entries"]
+    if not 0 < found.length < entries or (found.described and entries != 2 * found.length + 1):
+        raise ValueError(f"its `length` is {found.length}, which does not fit its {entries} entries")
+    return found
+
+
+def _image_keys(transaction: lmdb.Transaction) -> list[bytes]:
+    """All keys of an LMDB whose values are images; ValueError where the first ones are none."""
+    cursor = transaction.cursor()
+    if not any(_begins_image(value) for value in islice(cursor.iternext(keys=False), LOOK)):
+        raise ValueError(
+            "its values are no images, as those of prepare_data.py, InfinityGAN, LSUN and BasicSR are; put the images"
+            " into a folder or a zip file"
+        )
+    cursor.first()
+    return list(cursor.iternext(values=False))
+
+
+def _begins_image(data: bytes) -> bool:
+    try:
+        PIL.Image.open(io.BytesIO(data)).close()
+    except (OSError, ValueError, SyntaxError):  # the decoders' words for no image
+        return False
+    return True
+
+
+def _is_image(name: PurePosixPath) -> bool:
+    """Whether a file of an archive is named like an image, and is not hidden."""
+    hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
+    return not hidden and name.suffix.lower() in PIL.Image.registered_extensions()
 
 
 def _name_in(meta: bytes) -> bytes:

@@ -9,25 +9,31 @@ from utils.errors import UserError
 
 
 def split(digests: Sequence[bytes], fraction: float) -> tuple[list[int], list[int]]:
-    """Indices of (training, validation); equal digests stay together, the share is of distinct ones.
+    """Indices of (training, validation); equal digests stay together.
 
-    A function of the contents only, not of names, order or seed. Both sides get at least one image; UserError where
-    that is impossible.
+    The side of an image follows from its own content: some `fraction` of all contents validates, and no image changes
+    sides when others come or go. Where none is among these, the one next to them validates (as long as that is so);
+    with a fraction of 0 none does. UserError where a side would stay empty.
     """
-    distinct = sorted(set(digests))
-    if len(distinct) < 2:
-        raise UserError(f"{len(distinct)} distinct image(s) cannot be split into training and validation; 2 are needed")
-    count = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
+    distinct = set(digests)
+    held = {digest for digest in distinct if int.from_bytes(digest[:8], "big") < fraction * 2**64}
+    if fraction and not held:
+        held = set(sorted(distinct)[:1])
+    if held == distinct:
+        raise UserError(
+            f"{len(distinct)} distinct image(s), and all would validate (data.val_fraction={fraction:g}); more images,"
+            " a smaller share or data.val=none leave some to train on"
+        )
     sides = [], []
     for index, digest in enumerate(digests):
-        sides[digest <= distinct[count - 1]].append(index)
+        sides[digest in held].append(index)
     return sides
 
 
 def refuse_shared(train: Source, validation: Source) -> None:
     """UserError naming an image that stands in both sources."""
-    known = {digest: index for index, digest in enumerate(train.digests())}
-    for index, digest in enumerate(validation.digests()):
+    known = {digest: index for index, digest in enumerate(train.digests)}
+    for index, digest in enumerate(validation.digests):
         # A digest reads only the ends of a file; images with equal margins are still different images.
         if digest in known and train.read(known[digest]) == validation.read(index):
             raise UserError(

@@ -38,7 +38,14 @@ from models.structure import StyledStructure
 from models.trunk import COLOURS, synthesis
 from models.weights import SHIPPED, Inverter, load_inverter
 from utils import log
-from utils.device import release_freed_memory, select_device, select_dtype, tune_allocator, use_exact_float32
+from utils.device import (
+    limit_threads,
+    release_freed_memory,
+    select_device,
+    select_dtype,
+    tune_allocator,
+    use_exact_float32,
+)
 from utils.errors import UserError
 
 MOST_PIXELS = 2**28  # of images that have to be decoded whole
@@ -75,19 +82,21 @@ class PatchInverter:
     def from_pretrained(
         path: str | Path | None = None,  # weights that train.py exported; None: the shipped checkpoint
         *,
-        device: str | torch.device = "auto",  # auto | cpu | cuda | cuda:N
+        device: str | torch.device = "auto",  # auto | cpu | cuda | cuda:N | mps
         dtype: str = "auto",  # auto | float32 | bfloat16
         memory_mib: int = 1024,  # beyond the networks, that blocks keep within
         block: int | str = "auto",  # pixels along a block's edge | whole | auto: follows memory_mib
     ) -> PatchInverter:
         """Load a checkpoint of an inverter, or of a generator alone, which can draw but not invert.
 
-        Computes float32 in float32 on CUDA, too, and lets the C library keep freed memory. UserError for a file that is
-        none, a device that is not there, or a block smaller than a latent cell.
+        Computes float32 in float32 on CUDA, too, lets the C library keep freed memory, and has PyTorch compute in no
+        more threads than a container's quota has cores. UserError for a file that is none, a device that is not there,
+        or a block smaller than a latent cell.
         """
         device = device if isinstance(device, torch.device) else select_device(device)
         use_exact_float32()
         tune_allocator()
+        limit_threads()
         networks = load_inverter(SHIPPED if path is None else path, encoders=False)
         return PatchInverter(networks, device, select_dtype(dtype, device), block, memory_mib)
 

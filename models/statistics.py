@@ -58,12 +58,12 @@ class StatisticsMapping(nn.Module):
 
 
 def measure(z: Tensor) -> Tensor:
-    """The style vectors [N, S], float64, of latents [N, K, cells].
+    """The style vectors [N, S], float64 (float32 on Apple's GPU, which has no other), of latents [N, K, cells].
 
     What whitens the colours is the inverse root of their covariance; the quantiles are those of the shares
     (1/2, 3/2 ...) / 8.
     """
-    z = z.double()
+    z = z.float() if z.device.type == "mps" else z.double()
     return assemble(z.mean(2), z.var(2, correction=0), z[:, :COLOURS])
 
 

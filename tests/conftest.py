@@ -10,6 +10,7 @@ from hypothesis import settings
 from models.weights import export
 from tests.inversion.conftest import photograph, tiny_inverter
 from utils.errors import run_command
+from utils.signals import SIGNALS
 
 # A busy core is no failure.
 settings.register_profile("project", deadline=None)
@@ -25,7 +26,7 @@ TORCHVISION_SCHEMAS = (
 @pytest.fixture(autouse=True)
 def handlers_of_signals():
     """What a command does with signals ends with a test."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)

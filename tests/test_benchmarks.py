@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import inversion, machine, memory, trace, training
+from benchmarks import inversion, machine, memory, shared, trace, training
 from benchmarks.published import CELLS, PLAIN, Canvas, Published, Windows, make_plain
 from models.geometry import Interval, texture
 from models.layers import EqualizedConv2d, ModulatedConv2d, ShiftedConv2d
@@ -144,3 +144,36 @@ def test_plain_layers_compute_the_same(make):
     expected, plain = layer(*inputs), make_plain(layer, CPU)
     assert type(plain) in PLAIN.values()
     torch.testing.assert_close(plain(*inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+# A machine that others use
+
+
+def test_every_condition_is_measured_in_turn_and_told_beside_idle(monkeypatch, capsys):
+    """With a run that takes as many seconds as it has been called times."""
+    calls = []
+
+    def run(prefix, tree, given, scratch, overrides):
+        calls.append((given.stem, bool(prefix)))
+        return float(len(calls))
+
+    monkeypatch.setattr(shared, "run", run)
+    monkeypatch.setattr(shared, "GROUPS", {})
+    assert run_command(shared.main, ["--repeats", "3", "--images", "2", "--size", "20", "30"]) == 0
+    assert calls == 3 * [(name, quota) for name in ("small", "large") for quota in (False, False, True)]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[2].split() == ["2", "of", "64", "x", "64", "busy", "now", "8.00", "1.14"]
+    assert len(printed) == 8 and "quota: bound to core 0" in printed[-1]
+
+
+def test_a_commit_that_is_none_is_one_line(capsys):
+    assert run_command(shared.main, ["--before", "nowhere"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --before nowhere: ")
+
+
+def test_a_failed_run_is_one_line(capsys):
+    arguments = ["--repeats", "1", "--images", "1", "--size", "8", "8", "infer.blocks=3"]
+    assert run_command(shared.main, arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "infer.py ended with 2: error: " in line and "infer.blocks" in line

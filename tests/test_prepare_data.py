@@ -1,9 +1,13 @@
 """prepare_data.py: what it stores, splits and leaves out, and how it fails."""
 
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import lmdb
 import numpy as np
@@ -11,9 +15,10 @@ import PIL.Image
 import pytest
 
 import prepare_data
-from datasets.sources import open_source
+from datasets.sources import FolderSource, open_source
 from datasets.splits import refuse_shared
 from utils.errors import UserError, run_command
+from utils.files import DiskFailure
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,14 +128,111 @@ def test_nothing_is_overwritten(photos, tmp_path):
     assert os.listdir(tmp_path / "set") == ["valid"]
 
 
-def test_a_failure_leaves_nothing_behind(photos, tmp_path, monkeypatch):
-    def full(*arguments):
-        raise lmdb.MapFullError("no room")
+@pytest.fixture
+def opened(monkeypatch):
+    """The labels of the images that are decoded by this process, which is then alone; `opened.fail` ends it at one."""
+    found, decode = SimpleNamespace(labels=[], fail={}), FolderSource.open
 
-    monkeypatch.setattr(prepare_data, "describe", full)
-    with pytest.raises(UserError, match="MiB free"):
-        prepare_data.main(["--input", str(photos), "--output", str(tmp_path / "set")])
-    assert os.listdir(tmp_path / "set") == []
+    def open_counted(self, index, max_pixels):
+        found.labels.append(self.label(index))
+        if error := found.fail.pop(self.label(index), None):
+            raise error
+        return decode(self, index, max_pixels)
+
+    monkeypatch.setattr(FolderSource, "open", open_counted)
+    monkeypatch.setattr(prepare_data, "usable_cores", lambda: 0)
+    return found
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143)])
+def test_a_run_that_was_stopped_goes_on(photos, tmp_path, opened, error):
+    """What was decoded is not decoded again, the results are those of one run, and nothing else is left."""
+    arguments = ["--input", photos, "--size", 20, "--output"]
+    assert command(*arguments, tmp_path / "straight") == 0
+    assert sorted(opened.labels) == labels(open_source(photos))  # each once
+    opened.labels.clear()
+    opened.fail["7.png"] = error
+    with suppress(SystemExit):
+        assert command(*arguments, tmp_path / "set") == 130
+    assert os.listdir(tmp_path / "set") == [".unfinished"]
+    assert command(*arguments, tmp_path / "set") == 0
+    assert sorted(opened.labels) == sorted([*labels(open_source(photos)), "7.png"])
+    assert contents(tmp_path / "set") == contents(tmp_path / "straight")
+    assert sorted(os.listdir(tmp_path / "set")) == ["train", "valid"]
+
+
+def test_other_options_and_changed_files_are_not_gone_on_with(photos, tmp_path, opened):
+    opened.fail["7.png"] = KeyboardInterrupt()
+    assert command("--input", photos, "--size", 20, "--output", tmp_path / "set") == 130
+    PIL.Image.new("RGB", (40, 30)).save(photos / "1.png")
+    opened.labels.clear()
+    opened.fail["7.png"] = KeyboardInterrupt()
+    assert command("--input", photos, "--size", 20, "--output", tmp_path / "set") == 130
+    assert opened.labels == ["1.png", "7.png"]
+    opened.labels.clear()
+    assert command("--input", photos, "--size", 21, "--output", tmp_path / "set") == 0
+    assert len(opened.labels) == 11 and sorted(os.listdir(tmp_path / "set")) == ["train", "valid"]
+
+
+@pytest.mark.parametrize("size", [[], ["--size", 20]])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(photos, tmp_path, monkeypatch, capsys, size):
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_data, "describe", Mock(side_effect=lmdb.MapFullError("no room")))
+        assert command("--input", photos, "--output", tmp_path / "set", *size) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: cannot write {tmp_path / 'set'}: no room (") and line.endswith("MiB free)")
+    assert os.listdir(tmp_path / "set") == [".unfinished"]
+    assert command("--input", photos, "--output", tmp_path / "set", *size) == 0
+    assert sorted(os.listdir(tmp_path / "set")) == ["train", "valid"]
+
+
+def test_a_disk_that_is_full_for_a_worker_is_one_line(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(prepare_data, "usable_cores", lambda: 2)
+    monkeypatch.setattr(prepare_data, "atomic_path", Mock(side_effect=DiskFailure("cannot write x: no space")))
+    assert command("--input", photos, "--output", tmp_path / "set", "--size", 20) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "cannot write" in line]
+    assert line == "error: cannot write x: no space"
+
+
+def test_between_its_last_two_steps(photos, tmp_path):
+    """One side is in its place already."""
+    arguments = ["--input", photos, "--size", 20, "--output"]
+    assert command(*arguments, tmp_path / "straight") == command(*arguments, tmp_path / "set") == 0
+    shutil.rmtree(tmp_path / "set" / "valid")
+    (tmp_path / "set" / ".unfinished").mkdir()
+    assert command(*arguments, tmp_path / "set") == 0
+    assert contents(tmp_path / "set") == contents(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("size", [[], ["--size", 20]])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_the_number_of_processes_changes_nothing(photos, tmp_path, monkeypatch, capsys, size):
+    (photos / "text.jpg").write_text("no pixels")
+    for cores in (1, 3):
+        monkeypatch.setattr(prepare_data, "usable_cores", lambda: cores)  # noqa: B023 (called before the next one)
+        assert command("--input", photos, "--output", tmp_path / str(cores), *size) == 1
+        assert capsys.readouterr().err.count("left out: ") == 1
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
+def test_without_validation(photos, tmp_path):
+    """Also of one photograph."""
+    for path in photos.rglob("*.png"):
+        path.unlink()
+    assert command("--input", photos, "--output", tmp_path / "set") == 2
+    assert command("--input", photos, "--output", tmp_path / "set", "--val-fraction", 0) == 0
+    assert os.listdir(tmp_path / "set") == ["train"] and len(open_source(tmp_path / "set" / "train")) == 1
+
+
+def test_a_zip_can_be_prepared(photos, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "photos"), "zip", photos)
+    for name, given in (("one", photos), ("two", archive)):
+        assert command("--input", given, "--output", tmp_path / name, "--size", 20) == 0
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 def test_output_that_cannot_be_made(photos, tmp_path):

@@ -6,7 +6,7 @@ consumed, so a resumed run, or one shared out over more processes, draws the sam
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -34,10 +34,25 @@ class TrainContext:
     """What a training stage needs to know besides its networks and losses."""
 
     seed: int
-    batch: int  # samples of this process
+    batch: int  # samples of a part
     device: torch.device
     dtype: torch.dtype  # of the autocast; float32 is none
     world: ProcessGroup
+    accumulate: int = 1  # parts of a step's batch that this process computes one after the other
+    part: int = 0  # which of them is computed
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """The factors of the whole batch: samples of a part, parts (left out where there is one), processes."""
+        return (self.batch, *([self.accumulate] if self.accumulate > 1 else []), self.world.size)
+
+    def parts(self, batch: dict[str, Tensor]) -> list[tuple[TrainContext, dict[str, Tensor]]]:
+        """The parts of this process's batch, each with the context that draws its random values."""
+        cuts = [slice(first * self.batch, (first + 1) * self.batch) for first in range(self.accumulate)]
+        return [
+            (replace(self, part=number), {name: value[cut] for name, value in batch.items()})
+            for number, cut in enumerate(cuts)
+        ]
 
     def autocast(self) -> torch.autocast:
         """The mixed precision of forward passes."""
@@ -56,23 +71,29 @@ class TrainContext:
         }
 
     def seeds(self, purpose: Stream, step: int, batch: int | None = None) -> Tensor:
-        """A seed [B] of 62 bits for each sample of this process; `batch` replaces their number."""
+        """A seed [B] of 62 bits for each sample of the part; `batch` replaces their number."""
         batch = batch or self.batch
-        values = self._random(purpose, step, 1).integers(0, 2**62, self.world.size * batch)
+        values = self._random(purpose, step, 1).integers(0, 2**62, self._parts * batch)
         return torch.from_numpy(self._own(values, batch)).to(self.device)
 
     def uniform(self, purpose: Stream, step: int, count: int, batch: int | None = None) -> np.ndarray:
-        """Uniform values [B, count] in [0, 1) for the samples of this process; `batch` replaces their number."""
+        """Uniform values [B, count] in [0, 1) for the samples of the part; `batch` replaces their number."""
         batch = batch or self.batch
-        return self._own(self._random(purpose, step, 0).random((self.world.size * batch, count)), batch)
+        return self._own(self._random(purpose, step, 0).random((self._parts * batch, count)), batch)
 
     def check_batch(self, divisor: int, reason: str) -> None:
-        """UserError unless the batch can be cut into groups of `divisor`."""
+        """UserError unless a part of the batch can be cut into groups of `divisor`."""
         if self.batch % divisor:
             raise UserError(f"train.batch: {self.batch} is not a multiple of {divisor} ({reason})")
 
     def _random(self, purpose: Stream, step: int, kind: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=[self.seed, purpose], counter=[0, 0, kind, step]))
 
+    @property
+    def _parts(self) -> int:
+        """Those of all processes."""
+        return self.world.size * self.accumulate
+
     def _own(self, values: np.ndarray, batch: int) -> np.ndarray:
-        return values[self.world.rank * batch : (self.world.rank + 1) * batch]
+        first = (self.world.rank * self.accumulate + self.part) * batch
+        return values[first : first + batch]

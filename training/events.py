@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from queue import Queue
+from types import SimpleNamespace
 
 import torch
-from tensorboardX import SummaryWriter
+from tensorboardX import SummaryWriter, event_file_writer
 from torch import Tensor
 
 from utils import log
@@ -14,6 +16,13 @@ from utils.files import free_space, refusals
 
 PICTURES = 8  # images in a row
 SPACE = 2**24  # bytes that must be free: the writer's thread dies on a full disk, and the run would wait for it
+
+
+class ThreadQueue(Queue):
+    """What tensorboardX hands events to its thread by, in place of a queue for processes: those need /dev/shm."""
+
+    def close(self) -> None:
+        """Nothing is left to be closed."""
 
 
 class Events(SummaryWriter):
@@ -25,6 +34,7 @@ class Events(SummaryWriter):
         Raises UserError where the folder cannot be written, as do the methods on a full disk.
         """
         self.folder, self.main = folder, main
+        event_file_writer.multiprocessing = SimpleNamespace(Queue=ThreadQueue)
         with refusals(folder):
             super().__init__(str(folder), purge_step=step + 1 if step else None, write_to_disk=main)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 
 import torch
@@ -24,6 +26,9 @@ from training.latents import PatchLatents, draw_latents, normal
 from training.optimization import NetworkOptimizer, averaged, move_average
 from training.stage import Stage
 
+Made = tuple[Tensor, Tensor, Tensor]  # patches, structure latents, styles
+Part = tuple[dict[str, Tensor], PatchLatents]  # real patches, and what generated ones are made from
+
 
 class GeneratorStage(Stage):
     """Both networks, their optimizers, and one training step; its pictures are judged by eye, and by evaluate.py."""
@@ -35,6 +40,8 @@ class GeneratorStage(Stage):
         self.cells = config.train.patch_cells
         context.check_batch(2, "samples come in pairs")
         context.check_batch(config.model.discriminator.minibatch_group, "model.discriminator.minibatch_group")
+        if context.accumulate > 1:
+            context.check_batch(4, "train.accumulate: half of each part is taken in pairs")
 
         self.generator = context.place(build_generator(config.model))
         self.window = Window(patch_pixels(self.generator, self.cells).size, before=0, after=0)
@@ -74,78 +81,107 @@ class GeneratorStage(Stage):
         for optimizer in self.optimizers.values():
             optimizer.schedule(step)
         mixing = self.settings.style_mixing
-        latents = draw_latents(self.context, Stream.LATENTS, step, self.generator, self.cells, mixing)
-        fake, z_s, _ = self._generate(latents)
-
-        scalars = self._discriminator_step(batch, fake.detach(), latents.row)
-        if self.losses.generator.r1 and step % self.losses.r1_every == 0:
-            scalars |= self._r1_step(batch["window"])
+        parts = [
+            (real, draw_latents(context, Stream.LATENTS, step, self.generator, self.cells, mixing))
+            for context, real in self.context.parts(batch)
+        ]
         # the same fakes serve both networks: a third of the generator's work less than drawing them anew
-        scalars |= self._generator_step(fake, latents, z_s)
+        made = self._generate(parts[0][1]) if len(parts) == 1 else None
+
+        scalars = self._discriminator_step(parts, made)
+        if self.losses.generator.r1 and step % self.losses.r1_every == 0:
+            scalars |= self._r1_step(parts)
+        scalars |= self._generator_step(parts, made)
         if self.losses.generator.path_length and step % self.losses.path_length_every == 0:
             scalars |= self._path_step(step)
-        images, half_life = len(fake) * self.context.world.size, self.settings.ema_images
+        images, half_life = prod(self.context.shares), self.settings.ema_images
         move_average(self.average, self.generator, images, half_life, step if self.average_ramps_up else None)
         return scalars
 
-    def _generate(self, latents: PatchLatents) -> tuple[Tensor, Tensor, Tensor]:
+    def _generate(self, latents: PatchLatents) -> Made:
         """Patches [B, 3, P, P], their structure latents [B, C, h, w] and their styles [B, L + 1, D]."""
         with self.context.autocast():
             styles = latents.styles(self.generator)
             return *latents.generate(self.generator, styles), styles
 
-    def _discriminator_step(self, batch: dict, fake: Tensor, row: Tensor) -> dict[str, Tensor]:
-        with self.context.autocast():
-            real_scores, real_guess, _ = self.discriminator(batch["window"])
-            fake_scores, fake_guess, _ = self.discriminator(fake)
-        loss = discriminator_logistic(real_scores, fake_scores)
-        guess = coordinate(real_guess, batch["row"]) + coordinate(fake_guess, row)
-        scalars = {
-            "discriminator/logistic": loss.detach(),
-            "discriminator/coordinate": guess.detach(),
-            "discriminator/real": real_scores.mean().detach(),
-            "discriminator/fake": fake_scores.mean().detach(),
-        }
-        self.optimizers["discriminator"].update(loss + self.losses.generator.coordinate * guess, scalars)
-        return scalars
+    def _discriminator_step(self, parts: list[Part], made: Made | None) -> dict[str, Tensor]:
+        def losses() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+            for batch, latents in parts:
+                with torch.no_grad():
+                    fake = (made or self._generate(latents))[0].detach()
+                with self.context.autocast():
+                    real_scores, real_guess, _ = self.discriminator(batch["window"])
+                    fake_scores, fake_guess, _ = self.discriminator(fake)
+                loss = discriminator_logistic(real_scores, fake_scores)
+                guess = coordinate(real_guess, batch["row"]) + coordinate(fake_guess, latents.row)
+                yield loss + self.losses.generator.coordinate * guess, {
+                    "discriminator/logistic": loss.detach(),
+                    "discriminator/coordinate": guess.detach(),
+                    "discriminator/real": real_scores.mean().detach(),
+                    "discriminator/fake": fake_scores.mean().detach(),
+                }
 
-    def _r1_step(self, real: Tensor) -> dict[str, Tensor]:
-        real = real.detach().requires_grad_(True)
-        scores, _, _ = self.discriminator(real)  # float32: the penalty is a small difference of large numbers
-        penalty = r1_penalty(scores, real)
-        scalars = {"discriminator/r1": penalty.detach()}
-        self.optimizers["discriminator"].update(self.losses.generator.r1 / 2 * self.losses.r1_every * penalty, scalars)
-        return scalars
+        return self.optimizers["discriminator"].update(losses())
 
-    def _generator_step(self, fake: Tensor, latents: PatchLatents, z_s: Tensor) -> dict[str, Tensor]:
-        self.discriminator.requires_grad_(False)
-        with self.context.autocast():
-            scores, guess, _ = self.discriminator(fake)
-        self.discriminator.requires_grad_(True)
-        parts = {
-            "adversarial": generator_logistic(scores),
-            "coordinate": coordinate(guess, latents.row),
-            "diversity": diversity(latents.z_l, z_s),
-        }
-        scalars = {f"generator/{name}": value.detach() for name, value in parts.items()}
+    def _r1_step(self, parts: list[Part]) -> dict[str, Tensor]:
+        weight = self.losses.generator.r1 / 2 * self.losses.r1_every
+
+        def losses() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+            for batch, _ in parts:
+                real = batch["window"].detach().requires_grad_(True)
+                scores, _, _ = self.discriminator(real)  # float32: the penalty is a small difference of large numbers
+                penalty = r1_penalty(scores, real)
+                yield weight * penalty, {"discriminator/r1": penalty.detach()}
+
+        return self.optimizers["discriminator"].update(losses())
+
+    def _generator_step(self, parts: list[Part], made: Made | None) -> dict[str, Tensor]:
         weights = self.losses.generator
-        self.optimizers["generator"].update(sum(weights[name] * value for name, value in parts.items()), scalars)
-        return scalars
+
+        def losses() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+            for _, latents in parts:
+                fake, z_s, _ = made or self._generate(latents)
+                self.discriminator.requires_grad_(False)
+                with self.context.autocast():
+                    scores, guess, _ = self.discriminator(fake)
+                self.discriminator.requires_grad_(True)
+                terms = {
+                    "adversarial": generator_logistic(scores),
+                    "coordinate": coordinate(guess, latents.row),
+                    "diversity": diversity(latents.z_l, z_s),
+                }
+                loss = sum(weights[name] * value for name, value in terms.items())
+                yield loss, {f"generator/{name}": value.detach() for name, value in terms.items()}
+
+        return self.optimizers["generator"].update(losses())
 
     def _path_step(self, step: int) -> dict[str, Tensor]:
         count = max(self.context.batch // 4 * 2, 2)  # half a batch, in pairs
-        latents = draw_latents(self.context, Stream.PATHS, step, self.generator, self.cells, batch=count)
-        images, _, styles = self._generate(latents)
-        direction = normal(self.context.seeds(Stream.DIRECTION, step, count), *images.shape[1:])
-        lengths = path_lengths(images, styles, direction)
-        mean = lengths.detach().mean()
-        self.context.world.average([mean])
-        penalty, path_mean = path_penalty(lengths, self.path_mean.value, mean)
-        scalars = {"generator/path_length": mean, "generator/path_penalty": penalty.detach()}
+        parts = [context for context, _ in self.context.parts({})]
         weight = self.losses.generator.path_length * self.losses.path_length_every
-        self.optimizers["generator"].update(weight * penalty, scalars)
+
+        def lengths(context: TrainContext) -> Tensor:
+            latents = draw_latents(context, Stream.PATHS, step, self.generator, self.cells, batch=count)
+            images, _, styles = self._generate(latents)
+            direction = normal(context.seeds(Stream.DIRECTION, step, count), *images.shape[1:])
+            return path_lengths(images, styles, direction)
+
+        made = lengths(parts[0]) if len(parts) == 1 else None
+        # the penalty is against the mean of the whole batch, which has to be known before
+        means = [(lengths(context) if made is None else made).detach().mean() for context in parts]
+        mean = torch.stack(means).mean()
+        self.context.world.average([mean])
+        _, path_mean = path_penalty(mean, self.path_mean.value, mean)
+
+        def losses() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+            for context in parts:
+                found = lengths(context) if made is None else made
+                penalty, _ = path_penalty(found, self.path_mean.value, mean)
+                yield weight * penalty, {"generator/path_penalty": penalty.detach()}
+
+        scalars = self.optimizers["generator"].update(losses())
         self.path_mean.value.copy_(path_mean)  # where the penalty was finite
-        return scalars
+        return {"generator/path_length": mean} | scalars
 
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

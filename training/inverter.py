@@ -9,6 +9,8 @@ Letters: B batch, C channels, D length of the global latent, P pixels of a patch
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,9 @@ GENERATED = INNER | {"true_global", "encoded_global", "redrawn", "generated"}
 JUDGED = {"fake_scores", "fake_features"}
 NO_TRUNK = GENERATED | {"global_latent"}  # with a trunk, what is generated is learned later, and styles are measured
 
+Part = tuple[TrainContext, dict[str, Tensor]]  # of a batch
+Losses = Iterator[tuple[Tensor, dict[str, Tensor]]]  # see NetworkOptimizer.update
+
 
 class InverterStage(Stage):
     """The generator, the networks that learn, the losses, and one training step."""
@@ -51,6 +56,8 @@ class InverterStage(Stage):
         self.settings, self.model, self.context = config.train, config.model, context
         self.generated_every, self.pretrained = config.losses.generated_every, config.losses.weights
         context.check_batch(2, "samples come in pairs")
+        if context.accumulate > 1:
+            context.check_batch(4, "train.accumulate: half of each part is taken in pairs")
         self.generator = context.place(build_generator(config.model)).eval().requires_grad_(False)
         encoders = zip(ENCODERS, build_encoders(config.model), strict=True)
         self.trained = nn.ModuleDict({name: network for name, network in encoders if network is not None})
@@ -146,30 +153,59 @@ class InverterStage(Stage):
 
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of the encoders on real windows."""
-        context, world = self.context, self.context.world
         self.optimizer.schedule(step)
+        generates = bool(self.needs & GENERATED) and step % self.generated_every == 0
+        parts = self.context.parts(batch)
+        made = self._tensors(step, *parts[0], generates) if len(parts) == 1 else None  # which serves both networks
+
+        def tensors(part: Part, needed: bool = generates) -> dict[str, Tensor]:
+            return dict(made or self._tensors(step, *part, needed))
+
+        scalars = {}
+        if self.discriminator:
+            self.discriminator_optimizer.schedule(step)
+            scalars = self.discriminator_optimizer.update(self._discriminator_losses(parts, tensors))
+        scalars |= self.optimizer.update(self._inverter_losses(step, parts, tensors, generates))
+        move_average(self.average, self.trained, prod(self.context.shares), self.settings.ema_images, step)
+        return scalars
+
+    def _tensors(self, step: int, context: TrainContext, batch: dict, generates: bool) -> dict[str, Tensor]:
+        """What the losses take of a part of a batch, but for scores and the distribution of the whole batch."""
         noise = None
         if self.settings.noise == "field":
             noise = NoiseField(context.seeds(Stream.RECONSTRUCTION, step), context.device)
-        generates = bool(self.needs & GENERATED) and step % self.generated_every == 0
         with context.autocast():
             tensors = self.reconstruct(self.trained, batch, noise)
-            if generates:
-                tensors |= self.encode_generated(step)
-        scalars = {}
-        if self.discriminator:
-            scalars |= self._discriminator_step(step, tensors["target"], tensors["reconstruction"])
-            tensors |= self._judge(tensors["target"], tensors["reconstruction"])
-        if "global_latent" in tensors:  # its distribution is that of the whole batch, over all processes
-            tensors["global_prior"] = world.gather(normal(context.seeds(Stream.PRIOR, step), self.model.global_dim))
-            tensors["global_latent"] = world.gather(tensors["global_latent"])
+            return tensors | (self.encode_generated(step, context) if generates else {})
 
-        total, parts = (self.losses if generates else self.losses_of_photographs)(**tensors)
-        scalars |= {f"inverter/{name}": value for name, value in parts.items()} | {"inverter/total": total.detach()}
-        self.optimizer.update(total, scalars)
-        images = len(batch["window"]) * world.size
-        move_average(self.average, self.trained, images, self.settings.ema_images, step)
-        return scalars
+    def _inverter_losses(
+        self, step: int, parts: list[Part], tensors: Callable[[Part], dict[str, Tensor]], generates: bool
+    ) -> Losses:
+        chosen, held = self.losses if generates else self.losses_of_photographs, []
+        if not self.model.trunk:
+            prior = torch.cat([normal(each.seeds(Stream.PRIOR, step), self.model.global_dim) for each, _ in parts])
+            prior = self.context.world.gather(prior)
+        if not self.model.trunk and len(parts) > 1:
+            with torch.no_grad(), self.context.autocast():
+                held = [self.trained["global_encoder"](each["thumbnail"]) for _, each in parts]
+        for part in parts:
+            found = tensors(part)
+            if self.discriminator:
+                found |= self._judge(found["target"], found["reconstruction"])
+            if "global_latent" in found:
+                found |= {"global_prior": prior, "global_latent": self._whole_batch(found["global_latent"], held, part)}
+            total, terms = chosen(**found)
+            yield total, {f"inverter/{name}": each for name, each in terms.items()} | {"inverter/total": total.detach()}
+
+    def _whole_batch(self, own: Tensor, held: list[Tensor], part: Part) -> Tensor:
+        """The global latents [N, D] of the whole batch, over all parts and processes, of which a part's `own` learn.
+
+        The loss of their distribution is one for all parts: for the mean over parts its gradient counts as often.
+        """
+        count, fixed = self.context.accumulate, own.detach()
+        others = [*held] or [fixed]
+        others[part[0].part] = fixed + count * (own - fixed) if count > 1 else own
+        return self.context.world.gather(torch.cat(others))
 
     def reconstruct(self, networks: nn.ModuleDict, batch: dict, noise: NoiseField | None) -> dict[str, Tensor]:
         """Targets and their reconstructions [B, 3, P, P], and the global latents [B, D] where they are encoded."""
@@ -182,13 +218,13 @@ class InverterStage(Stage):
             z_g = tensors["global_latent"] = networks["global_encoder"](batch["thumbnail"])
         return tensors | {"reconstruction": texture(z_s, texture.mapping(z_g), noise)}
 
-    def encode_generated(self, step: int) -> dict[str, Tensor]:
+    def encode_generated(self, step: int, context: TrainContext) -> dict[str, Tensor]:
         """Generated patches [B, 3, P, P], the same redrawn by a tuned texture synthesizer, and what is encoded of them.
 
         Their latents, true and encoded: global ones [B, D], and structure of the cells whose context lies inside the
         patch, where a loss asks for it.
         """
-        latents = self.latents(step)
+        latents = self.latents(step, context)
         with torch.no_grad():
             generated, z_s = latents.generate(self.generator)
         redrawn, texture = generated, self._texture(self.trained)
@@ -213,19 +249,20 @@ class InverterStage(Stage):
         """The texture synthesizer that draws: a tuned one, or the generator's."""
         return networks["texture"] if self.settings.tune_texture else self.generator.texture
 
-    def latents(self, step: int) -> PatchLatents:
+    def latents(self, step: int, context: TrainContext) -> PatchLatents:
         """What the generated patches of a step are made from: half a batch, for they cost a generation too."""
-        half = max(self.context.batch // 4 * 2, 2)
-        return draw_latents(self.context, Stream.RECIPROCAL, step, self.generator, self.cells.size, batch=half)
+        half = max(context.batch // 4 * 2, 2)
+        return draw_latents(context, Stream.RECIPROCAL, step, self.generator, self.cells.size, batch=half)
 
-    def _discriminator_step(self, step: int, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """Train the discriminator on targets against reconstructions."""
-        with self.context.autocast():
-            loss = discriminator_logistic(self.discriminator(real)[0], self.discriminator(fake.detach())[0])
-        scalars = {"discriminator/logistic": loss.detach()}
-        self.discriminator_optimizer.schedule(step)
-        self.discriminator_optimizer.update(loss, scalars)
-        return scalars
+    def _discriminator_losses(self, parts: list[Part], tensors: Callable[..., dict[str, Tensor]]) -> Losses:
+        """Targets against reconstructions."""
+        for part in parts:
+            with torch.no_grad():
+                found = tensors(part, needed=False)
+            with self.context.autocast():
+                real, fake = (self.discriminator(found[name].detach())[0] for name in ("target", "reconstruction"))
+                loss = discriminator_logistic(real, fake)
+            yield loss, {"discriminator/logistic": loss.detach()}
 
     def _judge(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """What the adversarial losses need of the discriminator."""

@@ -67,7 +67,7 @@ def draw_latents(
         z_l=gaussian_field(seeds, range(structure.local_dim), 0, 0, local_cells, local_cells),
         z_g=normal(shared, structure.global_dim),
         z_mix=normal(shared, structure.global_dim, channel=-2),
-        mix_from=placed(mix_from, torch.float64),
+        mix_from=placed(mix_from, torch.int64),
         coordinates=grid.of_patches(row_start, col_start, local_cells, placed(pair[:, 2:5] - 0.5, torch.float32)),
         row=grid.label(row_start),
         noise=NoiseField(seeds ^ 1 << 62, context.device),

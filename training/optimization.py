@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -54,24 +55,35 @@ class NetworkOptimizer:
         for group in self.optimizer.param_groups:
             group["lr"] = settings["lr"] * self.ratio * settings["decay_factor"] ** decays * cosine
 
-    def update(self, loss: Tensor, parts: dict[str, Tensor]) -> None:
-        """Backward pass and step. Diverged, with the network unchanged, if the loss or a gradient is not finite.
+    def update(self, losses: Iterable[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, Tensor]:
+        """A step along the mean gradient of the losses of a batch's parts, each made, and gone, in its turn.
 
-        `parts`: of the loss, by name, for the message.
+        `losses`: with scalars by name, to log; returned are their means. Diverged, with the network unchanged, if a
+        loss or a gradient is not finite.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        found, finite = [], True
+        for loss, scalars in losses:
+            loss.backward()
+            found.append(scalars)
+            finite &= torch.isfinite(loss.detach())
+            del loss  # nothing of it lives on while the next one is computed
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        if len(found) > 1:
+            for gradient in gradients:
+                gradient /= len(found)
         self.world.average(gradients)
+        means = {name: torch.stack([scalars[name] for scalars in found]).mean() for name in found[0]}
         norm = torch.nn.utils.get_total_norm(gradients)
-        (diverged,) = self.world.any(not bool(torch.isfinite(loss.detach()) & torch.isfinite(norm)))
+        (diverged,) = self.world.any(not bool(finite & torch.isfinite(norm)))
         if diverged:
-            values = ", ".join(f"{part} {float(value):.4g}" for part, value in parts.items())
+            values = ", ".join(f"{name} {float(value):.4g}" for name, value in means.items())
             raise Diverged(
                 f"loss or gradient of the {self.name} is not finite ({values}; gradient norm {float(norm):.4g});"
                 f" this update of the {self.name} was left out; a lower train.optimizer.lr may help"
             )
         self.optimizer.step()
+        return means
 
     def state_dict(self) -> dict:
         """The optimizer's state."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from datasets import NO_VALIDATION, CropDataset
 from training.context import TrainContext
 from training.optimization import Diverged
 from training.stage import Stage
@@ -15,33 +18,47 @@ from utils.checkpoint import load_latest, save_checkpoint
 from utils.errors import UserError
 
 CONFIG = "config.yaml"  # in the folder of a run
-RESULTS_ONLY = ("seed", "batch", "dtype", "torch", "threads", "device")  # conditions that a run may change
+DATA = ("resize", "flip", "max_pixels", "val_fraction")  # what of the section decides on the images
+TRAIN = ("ema_images", "style_mixing", "noise", "deterministic")
 
 
-def conditions(config: dict, context: TrainContext, stage: Stage) -> dict:
-    """What the state of a run depends on: plain values by name."""
-    fixed = {"train.stage": config.train.stage} | _flat("model", config.model) | stage.conditions
-    return fixed | {
+def fixed_conditions(config: dict, stage: Stage) -> dict:
+    """What the state of a run is of no use without: plain values by name."""
+    return {"train.stage": config.train.stage} | _flat("model", config.model) | stage.conditions
+
+
+def free_conditions(config: dict, context: TrainContext, data: Sequence[CropDataset]) -> dict:
+    """What a run may change, and its results with it: plain values by name; `data`: training and validation images."""
+    found = {
         "seed": config.seed,
-        "batch": f"{context.batch} x {context.world.size}",
+        "batch": " x ".join(map(str, context.shares)),
         "dtype": str(context.dtype),
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
         "device": context.device.type,
     }
+    for name, images in zip(("train", "val"), data, strict=True):
+        found[f"data.{name}"] = os.path.realpath(images.source.folder) if len(images) else NO_VALIDATION
+        found[f"images of data.{name}"] = f"{len(images)} ({images.identity})"
+    for section, names in ("data", DATA), ("train", TRAIN):
+        found |= {f"{section}.{name}": config[section][name] for name in names}
+    return found | _flat("train.optimizer", config.train.optimizer) | _flat("losses", config.losses)
 
 
-def resume(folder: Path, config: dict, context: TrainContext, stage: Stage) -> dict:
-    """Load the newest valid checkpoint of the run, if there is one.
+def resume(
+    folder: Path, config: dict, context: TrainContext, stage: Stage, data: Sequence[CropDataset]
+) -> dict:
+    """Load the newest valid checkpoint of the run, if there is one; `data`: training and validation images.
 
     Returns the run's `step`, seconds `elapsed` and `conditions`. Raises UserError where the folder cannot be written,
     or holds a run that this one cannot go on from.
     """
-    state, now = {"step": 0, "elapsed": 0.0}, conditions(config, context, stage)
+    fixed, free = fixed_conditions(config, stage), free_conditions(config, context, data)
+    state = {"step": 0, "elapsed": 0.0}
     loaded = load_latest(folder / "checkpoints")
     if loaded is not None:
         state, path, skipped = loaded
-        notes = _compare(folder, state.get("conditions", {}), now)
+        notes = _compare(folder, state.get("conditions", {}), fixed, free)
         try:
             saved = state.pop("stage")
             for name, part in stage.state.items():
@@ -51,7 +68,7 @@ def resume(folder: Path, config: dict, context: TrainContext, stage: Stage) -> d
         for line in [*skipped, *notes, f"resuming from {path}"]:
             log.info(line, context.world.main)
     context.world.wait()
-    return state | {"conditions": now}
+    return state | {"conditions": fixed | free}
 
 
 def save(folder: Path, state: dict, stage: Stage, context: TrainContext, keep: int) -> None:
@@ -71,17 +88,18 @@ def take_step(stage: Stage, step: int, batch: dict[str, Tensor]) -> dict[str, Te
         raise Diverged(f"step {step}: {error}; records of the batch: {records}") from error
 
 
-def _compare(folder: Path, before: dict, now: dict) -> list[str]:
+def _compare(folder: Path, before: dict, fixed: dict, free: dict) -> list[str]:
     """Notes on what changes the results; UserError on what makes the state of no use."""
-    changed = {
-        name: f"{name} was {before.get(name)} and is {value}"
-        for name, value in now.items()
-        if before.get(name) != value
-    }
-    for name, text in changed.items():
-        if name not in RESULTS_ONLY:
+
+    def words(name: str, value: object) -> str:
+        return f"{name} was {before.get(name)} and is {value}"
+
+    for name, value in fixed.items():
+        if before.get(name) != value:
+            text = words(name, value)
             raise UserError(f"{folder} holds another run: {text}; choose another train.output, or the value of before")
-    return [f"note: {text}: results differ from those of an uninterrupted run" for text in changed.values()]
+    changed = [words(name, value) for name, value in free.items() if before.get(name, value) != value]
+    return [f"note: {text}: results differ from those of an uninterrupted run" for text in changed]
 
 
 def _flat(name: str, value: object) -> dict:

@@ -19,7 +19,8 @@ class Stage(ABC):
 
     A batch has `window` [B, 3, S, S], S = window.size, and `thumbnail` [B, 3, T, T], both in [-1, 1], `row` [B], the
     vertical position of the patch in [-1, 1], and `id` [B], the number of the image. With several processes each has a
-    batch of its own; the stage averages gradients (`NetworkOptimizer`), train.py the scalars.
+    batch of its own; the stage averages gradients (`NetworkOptimizer`), train.py the scalars. A batch may have several
+    parts (`TrainContext.parts`), of which the device holds one at a time: what is computed of them makes one step.
     """
 
     window: Window

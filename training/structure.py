@@ -11,7 +11,10 @@ Letters: B batch, K channels, S style vector, h/w latent cells.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,7 +39,17 @@ from training.trunk import fit_styles
 from utils.checkpoint import fingerprint
 from utils.errors import UserError
 
-SCORES = "whole", "local", "texture"  # of the critic, as their weights are named
+SCORES = ("whole", "local", "texture")  # of the critic, as their weights are named
+Losses = Iterator[tuple[Tensor, dict[str, Tensor]]]  # see NetworkOptimizer.update
+
+
+class Part(NamedTuple):
+    """Of a batch: encoded latents [B, K, h, w], their styles [B, S] and vertical positions [B]."""
+
+    context: TrainContext
+    real: Tensor
+    style: Tensor
+    row: Tensor
 
 
 class StructureStage(Stage):
@@ -102,16 +115,27 @@ class StructureStage(Stage):
         """One step of both networks on grids of encoded latents."""
         for optimizer in self.optimizers.values():
             optimizer.schedule(step)
-        real, style, row = self.encode(batch)
-        with self.context.autocast():
-            fake = self.draw(self.structure, self.context.seeds(Stream.LATENTS, step), style, row)
-        scalars = self._critic_step(real, fake.detach(), style, row)
+        parts = [Part(context, *self.encode(real)) for context, real in self.context.parts(batch)]
+        made = self._fake(step, parts[0]) if len(parts) == 1 else None  # which serves both networks
+
+        def fake(part: Part) -> Tensor:
+            return self._fake(step, part) if made is None else made
+
+        def fixed(part: Part) -> Tensor:
+            with torch.no_grad():
+                return fake(part).detach()
+
+        scalars = self.optimizers["critic"].update(self._critic_losses(parts, fixed))
         if self.losses.structure.penalty and step % self.losses.r1_every == 0:
-            scalars |= self._penalty_step(real, fake.detach(), style, row)
-        scalars |= self._structure_step(real, fake, style, row)
-        images = len(real) * self.context.world.size
+            scalars |= self.optimizers["critic"].update(self._penalties(parts, fixed))
+        scalars |= self.optimizers["structure"].update(self._structure_losses(parts, fake))
+        images = prod(self.context.shares)
         move_average(self.average, self.structure, images, self.settings.ema_images, step)
         return scalars
+
+    def _fake(self, step: int, part: Part) -> Tensor:
+        with self.context.autocast():
+            return self.draw(self.structure, part.context.seeds(Stream.LATENTS, step), part.style, part.row)
 
     @torch.no_grad()
     def encode(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,39 +158,41 @@ class StructureStage(Stage):
         )
         return structure(local.contiguous(memory_format=torch.channels_last), style, coordinates)
 
-    def judge(self, z: Tensor, style: Tensor, row: Tensor) -> dict[str, Tensor]:
-        """The critic's scores of latents [B, K, h, w], by the names of their weights."""
-        return dict(zip(SCORES, self.critic(z, style, row, self.encoder.trunk), strict=True))
+    def judge(self, part: Part, z: Tensor) -> dict[str, Tensor]:
+        """The critic's scores of latents [B, K, h, w] beside the style and position of a part, by their names."""
+        return dict(zip(SCORES, self.critic(z, part.style, part.row, self.encoder.trunk), strict=True))
 
-    def _critic_step(self, real: Tensor, fake: Tensor, style: Tensor, row: Tensor) -> dict[str, Tensor]:
-        with self.context.autocast():
-            of_real, of_fake = self.judge(real, style, row), self.judge(fake, style, row)
-        total, scalars = self._relativistic("critic", of_real, of_fake)
-        scalars |= {"critic/real": of_real["whole"].mean().detach(), "critic/fake": of_fake["whole"].mean().detach()}
-        self.optimizers["critic"].update(total, scalars)
-        return scalars
+    def _critic_losses(self, parts: list[Part], fake: Callable[[Part], Tensor]) -> Losses:
+        for part in parts:
+            drawn = fake(part)
+            with self.context.autocast():
+                of_real, of_drawn = self.judge(part, part.real), self.judge(part, drawn)
+            total, scalars = self._relativistic("critic", of_real, of_drawn)
+            scalars |= {"critic/real": of_real["whole"].mean().detach()}
+            yield total, scalars | {"critic/fake": of_drawn["whole"].mean().detach()}
 
-    def _penalty_step(self, real: Tensor, fake: Tensor, style: Tensor, row: Tensor) -> dict[str, Tensor]:
-        parts = {}
-        for name, z in ("real", real), ("fake", fake):
-            z = z.float().requires_grad_(True)
-            scores = self.judge(z, style, row)  # float32: the penalty is a small difference of large numbers
-            means = {each: score.view(len(score), -1).mean(1) for each, score in scores.items()}
-            parts[name] = r1_penalty(torch.cat([self.losses.structure[each] * mean for each, mean in means.items()]), z)
-        scalars = {f"critic/penalty_{name}": value.detach() for name, value in parts.items()}
-        weight = self.losses.structure.penalty / 2 * self.losses.r1_every
-        self.optimizers["critic"].update(weight * sum(parts.values()), scalars)
-        return scalars
+    def _penalties(self, parts: list[Part], fake: Callable[[Part], Tensor]) -> Losses:
+        weights, weight = self.losses.structure, self.losses.structure.penalty / 2 * self.losses.r1_every
+        for part in parts:
+            terms = {}
+            for name, z in ("real", part.real), ("fake", fake(part)):
+                z = z.float().requires_grad_(True)
+                scores = self.judge(part, z)  # float32: a small difference of large numbers
+                means = [weights[each] * score.view(len(score), -1).mean(1) for each, score in scores.items()]
+                terms[name] = r1_penalty(torch.cat(means), z)
+            scalars = {f"critic/penalty_{name}": value.detach() for name, value in terms.items()}
+            yield weight * sum(terms.values()), scalars
 
-    def _structure_step(self, real: Tensor, fake: Tensor, style: Tensor, row: Tensor) -> dict[str, Tensor]:
-        self.critic.requires_grad_(False)
-        with self.context.autocast():
-            with torch.no_grad():
-                of_real = self.judge(real, style, row)
-            total, scalars = self._relativistic("structure", self.judge(fake, style, row), of_real)
-        self.critic.requires_grad_(True)
-        self.optimizers["structure"].update(total, scalars)
-        return scalars
+    def _structure_losses(self, parts: list[Part], fake: Callable[[Part], Tensor]) -> Losses:
+        for part in parts:
+            drawn = fake(part)
+            self.critic.requires_grad_(False)
+            with self.context.autocast():
+                with torch.no_grad():
+                    of_real = self.judge(part, part.real)
+                losses = self._relativistic("structure", self.judge(part, drawn), of_real)
+            self.critic.requires_grad_(True)
+            yield losses
 
     def _relativistic(
         self, network: str, high: dict[str, Tensor], low: dict[str, Tensor]
@@ -187,7 +213,8 @@ class StructureStage(Stage):
 
         The averaged weights that are nearest so far are kept.
         """
-        scores = [self.judge(*self.encode(batch))["whole"].mean() for batch in batches]
+        parts = [Part(self.context, *self.encode(batch)) for batch in batches]
+        scores = [self.judge(part, part.real)["whole"].mean() for part in parts]
         real, drawn = (
             np.concatenate([self.features(_eight_bit(draw(batch, number))) for number, batch in enumerate(batches)])
             for draw in (lambda batch, _: self._photographs(batch), self._generated)

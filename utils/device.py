@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from utils.errors import UserError
+from utils.processors import usable_cores
 
 BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}  # x86 instructions without which bfloat16 is slower than float32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -22,12 +23,14 @@ LARGEST_KEPT = 2**24  # bytes
 
 
 def select_device(name: str) -> torch.device:
-    """The device for `auto | cpu | cuda | cuda:N`; auto takes CUDA where there is one. UserError for others."""
+    """The device for `auto | cpu | cuda | cuda:N | mps`; auto takes CUDA where there is one. UserError for others."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
-        raise UserError(f"device {name}: allowed: auto, cpu, cuda, cuda:N")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?|mps", name):
+        raise UserError(f"device {name}: allowed: auto, cpu, cuda, cuda:N, mps")
     device = torch.device(name)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device mps: not present; it is the GPU of Apple's processors, under macOS; allowed: auto, cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UserError(f"device {name}: not present; this machine has {count} CUDA devices; allowed: auto, cpu")
@@ -42,8 +45,8 @@ def select_dtype(name: str, device: torch.device) -> torch.dtype:
         raise UserError(f"dtype {name}: allowed: auto, {', '.join(DTYPES)}")
     if device.type == "cuda":
         gains = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        flags = re.search(r"^flags\s*:(.*)$", _text(CPU_INFO), re.MULTILINE)
+    else:  # of mps nothing is known
+        flags = device.type == "cpu" and re.search(r"^flags\s*:(.*)$", _text(CPU_INFO), re.MULTILINE)
         gains = bool(flags and BFLOAT16_FLAGS & set(flags[1].split()))
     return torch.bfloat16 if gains else torch.float32
 
@@ -78,6 +81,12 @@ def use_exact_float32() -> None:
     """Compute float32 convolutions and products on CUDA in float32, not in the shorter TF32."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def limit_threads() -> None:
+    """Have PyTorch compute in no more threads than this process may use cores, unless OMP_NUM_THREADS says how many."""
+    if "OMP_NUM_THREADS" not in os.environ and (cores := usable_cores()) < torch.get_num_threads():
+        torch.set_num_threads(cores)
 
 
 def tune_allocator() -> None:

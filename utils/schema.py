@@ -57,7 +57,7 @@ Minutes = Annotated[float, Field(gt=0, le=1e12)]
 Noise = Literal["field", "none"]
 Format = Literal["auto", "png", "tiff", "jpeg", "webp", "pyramid", "dzi"]
 Dtype = Literal["auto", "float32", "bfloat16"]
-Device = Literal["auto", "cpu", "cuda"] | Annotated[str, Field(title="cuda:N", pattern=r"^cuda:\d{1,3}$")]
+Device = Literal["auto", "cpu", "cuda", "mps"] | Annotated[str, Field(title="cuda:N", pattern=r"^cuda:\d{1,3}$")]
 LINE = r"^[^\x00-\x1f\x85\u2028\u2029]+$"  # text without control characters
 Path = Annotated[str, Field(title="a path (a line of text)", pattern=LINE), AfterValidator(os.path.expanduser)]
 File = Path | None
@@ -151,14 +151,14 @@ class Model(Section):
 class Data(Section):
     """Photographs to train with."""
 
-    train: File = key(None, "folder of images (searched recursively) or LMDB")
-    val: File = key(None, "the same; null sets val_fraction of train aside")
-    val_fraction: float = key(0.05, "share of train that validates; identical files stay on one side", ge=0, lt=1)
+    train: File = key(None, "folder of images (searched recursively), zip file or LMDB")
+    val: File = key(None, "the same; null sets val_fraction of train aside; none: no validation")
+    val_fraction: float = key(0.05, "share of train that validates, by what an image holds", ge=0, lt=1)
     resize: Count | None = key(None, "pixels of the shorter side after resizing; null keeps native sizes")
     flip: bool = key(True, "mirror half of the crops")
     workers: int = key(2, "decoding processes", ge=0, le=1024)
     max_pixels: Count = key(2**28, "larger images are refused before they are decoded")
-    max_bad_fraction: Share = key(0.01, "damaged files beyond this share stop the training")
+    max_bad_fraction: Share = key(0.01, "damaged files beyond this share, and a few, stop the training")
 
 
 class Optimizer(Section):
@@ -188,7 +188,8 @@ class Train(Section):
     dtype: Dtype = key("auto", "bfloat16 by autocast; auto: bfloat16 where the device gains")
     steps: Count = key(800_000, "optimizer steps of the run")
     minutes: Minutes | None = key(None, "ends the run early, after this much time, all its sessions added up")
-    batch: Count = key(16, "samples per process")
+    batch: Count = key(16, "samples per process, at a time")
+    accumulate: Count = key(1, "batches whose gradients make one step, to the same result as one batch of all samples")
     patch_cells: Count = key(11, "latent cells along the edge of a training patch")
     ema_images: Count = key(5000, "half-life of the averaged weights, in images")
     optimizer: Optimizer = Optimizer()

@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 import datasets
 from datasets import CropDataset, StepSampler, Window, build, loader, loading_failures
-from datasets.sources import FolderSource
+from datasets.sources import FolderSource, open_source
 from images.thumbnail import thumbnail
 from utils.config import load_config
 from utils.errors import UserError
@@ -112,6 +114,50 @@ def test_batches_do_not_depend_on_workers_ranks_or_the_first_step(make_folder):
         assert equal(whole, {key: torch.cat([part[key] for part in parts]) for key in whole})
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_zip_is_read_by_workers_as_a_folder_is(make_folder, tmp_path, monkeypatch, start):
+    """Processes that are forked, and those that begin anew (macOS, Windows)."""
+    folder = make_folder("photos", 9)
+    archive = open_source(shutil.make_archive(str(tmp_path / "photos"), "zip", folder))
+    monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", multiprocessing.get_context(start))
+    dataset = CropDataset(archive, list(range(9)), **SIZES)
+    assert all(map(equal, loader(crops(folder), 0, 4, 4), loader(dataset, 0, 4, 4, workers=2)))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("shared", [2**14, 0, None])
+def test_little_shared_memory(make_folder, monkeypatch, tmp_path, capsys, shared):
+    """Batches then come by pipe: none of a worker's tensors is shared; the note is one, of the first process."""
+    def refuse(*_):
+        raise OSError("shared memory")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", refuse)
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", refuse)
+    if shared is None:
+        monkeypatch.setattr(datasets, "SHARED", tmp_path / "missing")
+    else:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=shared))
+    dataset = crops(make_folder("photos", 9))
+    straight = list(loader(dataset, 0, 5, 4))
+    assert capsys.readouterr().out == ""
+    assert all(map(equal, straight, loader(dataset, 0, 5, 4, workers=2)))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("note: ") and "MiB free" in line and "by pipe" in line
+    list(loader(dataset, 0, 1, 2, rank=1, world=2, workers=1))
+    assert capsys.readouterr().out == ""
+
+
+def test_where_no_worker_can_start_this_process_loads(make_folder, monkeypatch, capsys):
+    def refuse():
+        raise FileNotFoundError
+
+    monkeypatch.setattr(multiprocessing, "Lock", refuse)
+    batches = loader(crops(make_folder("photos", 9)), 0, 2, 4, workers=2)
+    assert batches.num_workers == 0 and len(list(batches)) == 2
+    assert capsys.readouterr().out.startswith("note: /dev/shm cannot be written: data.workers=0 in place of 2")
+
+
 def test_step_sampler():
     assert list(StepSampler(7, 2, batch=2, rank=1, world=3)) == [[(7, 2), (7, 3)], [(8, 2), (8, 3)]]
     assert len(StepSampler(7, 2, 2)) == 2
@@ -168,10 +214,25 @@ def test_a_side_that_is_too_long_for_any_image_is_refused_at_once(make_folder):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_too_much_damage_stops_with_one_line(make_folder, workers):
     folder = make_folder("photos", 20)
-    damage(folder, ["004.png", "005.png", "006.png"])
-    with pytest.raises(UserError, match=r"3 of 20 images are damaged.*max_bad_fraction=0\.1.*\.png") as caught:
+    damage(folder, [f"{number:03d}.png" for number in range(4, 10)])
+    with pytest.raises(UserError, match=r"6 of 20 images are damaged.*max_bad_fraction=0\.1.*\.png") as caught:
         list(loader(crops(folder, max_bad_fraction=0.1), 0, 10, 4, workers=workers))
-    assert "\n" not in str(caught.value) and str(caught.value).startswith("3 of 20")
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("6 of 20")
+
+
+@pytest.mark.parametrize(("images", "allowed"), [(1, 0), (2, 1), (7, 3), (57, 5)])
+def test_a_few_damaged_files_end_no_small_run(make_folder, images, allowed):
+    """By the default share, which is less than one of them; as many as half of them, though, are no data."""
+    folder = make_folder("photos", images)
+    damage(folder, [f"{number:03d}.png" for number in range(allowed)])
+    dataset = crops(folder).with_batch(images)
+    assert {int(dataset[0, index]["id"]) for index in range(images)} == set(range(allowed, images))
+    damage(folder, [f"{allowed:03d}.png"])
+    with pytest.raises(UserError, match=f"{allowed + 1} of {images} images are damaged"):
+        [crops(folder).with_batch(images)[0, index] for index in range(images)]
+    damage(folder, ["000.png"])
+    with pytest.raises(UserError, match=f"1 of {images} images are damaged"):
+        [crops(folder, max_bad_fraction=0.0).with_batch(images)[0, index] for index in range(images)]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -227,7 +288,7 @@ def test_other_errors_of_workers_keep_their_kind(make_folder, monkeypatch):
 def test_build_splits_one_source_without_leaks(make_folder, encoded):
     files = {f"{number}.png": encoded(number % 10) for number in range(30)}  # each image three times
     train, val = build(config(f"data.train={make_folder('photos', files)}"), **SIZES)
-    assert (len(train), len(val)) == (24, 6)
+    assert len(train) + len(val) == 30 and len(val) % 3 == 0 < len(val)
     pictures = [{data.source.label(record)[-5] for record in data.records} for data in (train, val)]
     assert not pictures[0] & pictures[1]
     assert train.flip and not val.flip
@@ -244,5 +305,23 @@ def test_build_with_two_sources(make_folder, encoded):
         build(both, **SIZES)
     with pytest.raises(UserError, match=r"data\.train"):
         build(config(), **SIZES)
-    with pytest.raises(UserError, match="cannot be split"):
+    with pytest.raises(UserError, match=r"1 distinct image\(s\), and all would validate.*data\.val=none"):
         build(config(f"data.train={make_folder('one', 1)}"), **SIZES)
+
+
+@pytest.mark.parametrize("override", ["data.val=none", "data.val_fraction=0"])
+def test_one_photograph_trains_without_validation(make_folder, override):
+    train, val = build(config(f"data.train={make_folder('one', 1)}", override), **SIZES)
+    assert (len(train), len(val)) == (1, 0) and val.centre_crops(8, 8) == []
+    assert train[5, 0]["window"].shape == (3, SIZE, SIZE)
+
+
+def test_other_photographs_have_another_identity(make_folder, encoded):
+    """Whatever their names and their order are."""
+    def identity(files):
+        folder = make_folder(f"photos{len(list(files))}{min(files)}", files)
+        return build(config(f"data.train={folder}", "data.val=none"), **SIZES)[0].identity
+
+    first = {f"{number}.png": encoded(number) for number in range(3)}
+    assert identity(first) == identity({f"x{name}": data for name, data in first.items()})
+    assert len({identity(first), identity(first | {"0.png": encoded(9)}), identity(first | {"3.png": encoded(9)})}) == 3

@@ -6,9 +6,9 @@ import os
 import pickle
 import random
 import struct
+import zipfile
 
 import lmdb
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,7 +75,7 @@ def test_folder(make_folder, encoded):
 def test_places_without_images(tmp_path, encoded):
     (tmp_path / "file.png").write_bytes(encoded(0))
     (tmp_path / "empty").mkdir()
-    for name, reason in (("file.png", "is a file"), ("nowhere", "no such folder"), ("empty", "holds no JPEG")):
+    for name, reason in (("file.png", "is a file"), ("nowhere", "no such folder"), ("empty", "holds no images")):
         with pytest.raises(UserError, match=reason):
             open_source(tmp_path / name)
 
@@ -101,8 +101,8 @@ def test_digests_compare_contents_across_sources(make_folder, make_public_lmdb, 
     records = [encoded(number) for number in range(3)]
     folder = open_source(make_folder("photos", {f"{3 - n}.png": data for n, data in enumerate(records)}))
     public = open_source(make_public_lmdb("public", records))
-    assert folder.digests()[::-1] == public.digests()
-    assert len(set(public.digests())) == 3
+    assert folder.digests[::-1] == public.digests
+    assert len(set(public.digests)) == 3
 
 
 def test_digests_read_both_ends(make_folder):
@@ -112,7 +112,7 @@ def test_digests_read_both_ends(make_folder):
     folder = make_folder("photos", files)
     (folder / "x.png").symlink_to(folder / "nowhere")
     source = open_source(folder)
-    digests = source.digests()
+    digests = source.digests
     assert len(set(digests)) == 5 and digests[0] == digests[4]
     with pytest.raises(ImageError, match=r"x\.png"):
         source.read(5)
@@ -180,6 +180,99 @@ def test_lmdb_of_something_else(make_public_lmdb, tmp_path):
         open_source(make_public_lmdb("empty", []))
 
 
+@pytest.fixture
+def make_keyed_lmdb(tmp_path):
+    """make_keyed_lmdb(name, {key: bytes}) -> path."""
+
+    def make(name, records):
+        path = tmp_path / name
+        with lmdb.open(str(path), map_size=2**24) as environment, environment.begin(write=True) as transaction:
+            for key, data in records.items():
+                transaction.put(key, data)
+        return path
+
+    return make
+
+
+LSUN = [hashlib.sha1(bytes([number])).hexdigest().encode() for number in range(5)]
+BASICSR = [b"0001_s%03d" % number for number in range(5)]
+
+
+@pytest.mark.parametrize(("keys", "kind"), [(LSUN, "WEBP"), (BASICSR, "PNG"), ([b"caf\xe9", b"b"], "JPEG")])
+def test_lmdbs_of_others_hold_an_image_under_each_key(make_keyed_lmdb, encoded, keys, kind):
+    records = {key: encoded(number, kind=kind) for number, key in enumerate(keys)}
+    source = pickle.loads(pickle.dumps(open_source(make_keyed_lmdb("other", records))))
+    assert [os.fsencode(source.label(index)) for index in range(len(source))] == sorted(keys)
+    assert [source.read(index) for index in range(len(source))] == [records[key] for key in sorted(keys)]
+    assert source.open(1, LIMIT).height == 20 and len(set(source.digests)) == len(keys)
+
+
+@pytest.mark.parametrize("records", [{b"a": b"not a picture"}, {b"__keys__": b"\x80\x04]", b"0": bytes(2000)}])
+def test_lmdbs_of_no_images_are_named_with_what_to_do(make_keyed_lmdb, records):
+    with pytest.raises(UserError, match=r"other: .*no images.*into a folder or a zip file$") as error:
+        open_source(make_keyed_lmdb("other", records))
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def make_zip(tmp_path):
+    """make_zip(name, {file: bytes}, **options of ZipFile) -> path."""
+
+    def make(name, files, **options):
+        with zipfile.ZipFile(tmp_path / name, "w", **options) as archive:
+            for file, data in files.items():
+                archive.writestr(file, data)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_is_read_as_a_folder_is(make_zip, make_folder, encoded, compression):
+    """As StyleGAN's tools and others write it; also after a fork, by both processes at once."""
+    images = {f"00000/img{number:08d}.png": encoded(number) for number in range(6)}
+    others = {"dataset.json": b"{}", "__MACOSX/._a.png": b"x", ".hidden.png": b"x", "00000/": b"", "a.txt": b"x"}
+    source = open_source(make_zip("images.zip", images | others, compression=compression))
+    folder = open_source(make_folder("photos", images))
+    assert [source.label(index) for index in range(len(source))] == sorted(images)
+    assert source.digests == folder.digests and source.name(1).endswith("images.zip:00000/img00000001.png")
+    child = os.fork()
+    for index in [*range(6)] * 20:
+        if source.read(index) != folder.read(index):
+            os._exit(1)
+    if child == 0:
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert pickle.loads(pickle.dumps(source)).open(3, LIMIT).width == 24
+
+
+def test_zips_that_are_of_no_use_are_one_line(make_zip, encoded, tmp_path):
+    whole = make_zip("whole.zip", {"a.png": encoded(0), "b.png": encoded(1)})
+    (tmp_path / "cut.zip").write_bytes(whole.read_bytes()[:-30])
+    (tmp_path / "no.zip").write_bytes(b"no archive")
+    locked = bytearray(whole.read_bytes())
+    for start in (locked.find(b"PK\1\2"), locked.rfind(b"PK\1\2")):
+        locked[start + 8] |= 1
+    (tmp_path / "locked.zip").write_bytes(locked)
+    make_zip("text.zip", {"a.txt": b"x"})
+    cases = {"cut": "not a whole zip", "no": "not a whole zip", "text": "without images", "locked": "encrypted"}
+    for name, words in cases.items():
+        with pytest.raises(UserError, match=rf"{name}\.zip: .*{words}") as error:
+            open_source(tmp_path / f"{name}.zip")
+        assert "\n" not in str(error.value)
+
+
+def test_damage_within_a_zip_is_noticed(make_zip, encoded):
+    path = make_zip("images.zip", {"a.png": encoded(0), "b.png": encoded(1)})
+    data = bytearray(path.read_bytes())
+    data[200] ^= 1
+    path.write_bytes(data)
+    source = open_source(path)
+    with pytest.raises(ImageError, match=r"images\.zip:a\.png: .*CRC"):
+        source.read(0)
+    assert source.read(1) == encoded(1) and len(set(source.digests)) == 2
+
+
 def test_missing_records_are_named(make_public_lmdb, encoded):
     path = make_public_lmdb("public", [encoded(number) for number in range(3)])
     with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
@@ -189,22 +282,41 @@ def test_missing_records_are_named(make_public_lmdb, encoded):
         open_source(path).read(1)
 
 
-@given(contents=st.lists(st.integers(0, 30), min_size=1, max_size=60), fraction=st.floats(0, 1))
-def test_splits_do_not_leak(contents, fraction):
-    digests = [hashlib.md5(str(each).encode()).digest() for each in contents]
-    distinct = len(set(contents))
-    if distinct < 2:
-        with pytest.raises(UserError, match="distinct"):
-            split(digests, fraction)
-        return
-    training, validation = split(digests, fraction)
+def digest(content):
+    return hashlib.md5(str(content).encode()).digest()
+
+
+def sides(contents, fraction):
+    """The contents that train and those that validate."""
+    training, validation = split([digest(each) for each in contents], fraction)
     assert sorted(training + validation) == list(range(len(contents)))
-    held = {contents[index] for index in validation}
-    assert not held & {contents[index] for index in training}
-    assert len(held) == np.clip(round(fraction * distinct), 1, distinct - 1)
-    # The order does not matter.
-    again = split(digests[::-1], fraction)
-    assert {contents[::-1][index] for index in again[1]} == held
+    return ({contents[index] for index in side} for side in (training, validation))
+
+
+@given(contents=st.lists(st.integers(0, 10**6), min_size=2, max_size=60, unique=True), fraction=st.floats(0.01, 0.4))
+def test_an_image_that_was_trained_on_never_validates(contents, fraction):
+    """Whatever images come or are moved; and one that validates goes on to, unless it did for want of another."""
+    try:
+        trained, held = sides(contents + contents[:3], fraction)
+    except UserError:
+        return
+    assert trained and held and not trained & held
+    more, held_then = sides([*range(-20, 0), *contents[::-1]], fraction)
+    assert trained <= more
+    assert held <= held_then or len(held) == 1
+    assert sum(held_then & set(contents)) in (sum(held), 0)
+
+
+def test_the_share_is_that_of_many():
+    _, held = sides(range(4000), 0.1)
+    assert 340 < len(held) < 460
+
+
+@pytest.mark.parametrize(("contents", "fraction"), [([1], 0.05), ([1, 1], 0.5), ([], 0.1), (range(3), 1.0)])
+def test_no_image_to_train_on_is_refused(contents, fraction):
+    with pytest.raises(UserError, match="would validate"):
+        sides(contents, fraction)
+    assert [*map(len, split([digest(each) for each in contents], 0.0))] == [len(contents), 0]
 
 
 def test_shared_images_are_refused(make_folder, make_public_lmdb, encoded):
@@ -220,5 +332,5 @@ def test_equal_margins_are_not_equal_images(make_folder):
     margin = bytes(70_000)
     train = open_source(make_folder("train", {"a.bmp": margin + b"1" + margin}))
     other = open_source(make_folder("valid", {"a.bmp": margin + b"2" + margin}))
-    assert train.digests() == other.digests()  # which is cheap, and so only a reason to look closer
+    assert train.digests == other.digests  # which is cheap, and so only a reason to look closer
     refuse_shared(train, other)

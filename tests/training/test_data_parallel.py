@@ -1,4 +1,4 @@
-"""Two processes train what one process trains with the doubled batch, and stop together."""
+"""Processes, and parts of a batch, train what one process trains with the whole batch; processes stop together."""
 
 import os
 import signal
@@ -39,6 +39,13 @@ def launch(tiny):
             process.kill()
 
 
+def assert_close(one, two):
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.allclose(value, two[name], rtol=TOLERANCE, atol=TOLERANCE), name
+
+
 @pytest.mark.parametrize("stage", ["generator", "inverter", "trunk", "structure"])
 def test_two_processes_are_one_with_the_doubled_batch(run, launch, stage_arguments, tmp_path, stage, final_state):
     """Within float error, which a few steps amplify: sums are taken in another order."""
@@ -48,11 +55,16 @@ def test_two_processes_are_one_with_the_doubled_batch(run, launch, stage_argumen
     printed = process.communicate(timeout=120)[0]
     assert process.returncode == 0, printed
     assert printed.count("step 4 ") == 1 and "batch 4 x 2" in printed
-    one, two = final_state(tmp_path / "one"), final_state(tmp_path / "two")
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        if isinstance(value, torch.Tensor):
-            assert torch.allclose(value, two[name], rtol=TOLERANCE, atol=TOLERANCE), name
+    assert_close(final_state(tmp_path / "one"), final_state(tmp_path / "two"))
+
+
+@pytest.mark.parametrize(("stage", "steps"), [("generator", 5), ("inverter", 4), ("trunk", 5), ("structure", 4)])
+def test_parts_one_after_the_other_are_one_batch(run, stage_arguments, tmp_path, stage, steps, final_state):
+    """With what is of the whole batch: the distribution of latents, the mean of path lengths; and lazy penalties."""
+    arguments = [*stage_arguments[stage], f"train.steps={steps}", "train.log_every=2", "train.ema_images=2"]
+    assert run(*arguments, f"train.output={tmp_path / 'parts'}", "train.batch=4", "train.accumulate=3") == 0
+    assert run(*arguments, f"train.output={tmp_path / 'one'}", "train.batch=12") == 0
+    assert_close(final_state(tmp_path / "parts"), final_state(tmp_path / "one"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")

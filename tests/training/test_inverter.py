@@ -54,7 +54,7 @@ def test_encoded_cells_are_those_that_see_generated_pixels_only(stage, kind):
     """
     stage = stage("train.patch_cells=13", f"model.encoder.convolution={kind}")
     rule, pixels, margin = stage.trained["encoder"].rule, stage.pixels, 64
-    latents = stage.latents(0)
+    latents = stage.latents(0, stage.context)
     with torch.no_grad():
         image, z_s = latents.generate(stage.generator)
         canvas = torch.nn.functional.pad(image, [margin] * 4, value=torch.nan)
@@ -66,7 +66,7 @@ def test_encoded_cells_are_those_that_see_generated_pixels_only(stage, kind):
     first, last = (known.min(0).values + origin).tolist(), (known.max(0).values + origin).tolist()
     assert first[0] == first[1] and last[0] == last[1] and len(known) == (last[0] - first[0] + 1) ** 2
     assert Interval(first[0], last[0]) == stage.inner_cells
-    tensors = stage.encode_generated(0)
+    tensors = stage.encode_generated(0, stage.context)
     here, there = (slice(first[0] - start, last[0] - start + 1) for start in (origin, 0))
     assert torch.allclose(tensors["encoded_structure"], encoded[..., here, here], atol=1e-5)
     assert torch.equal(tensors["true_structure"], z_s[..., there, there])
@@ -157,10 +157,10 @@ def test_the_generator_is_frozen(stage, tuned):
 def test_the_tuned_texture_draws_and_is_compared_with_the_generator_as_it_was(stage):
     stage = stage()
     batch = random_batch(stage)
-    before, generated = stage.reconstruct(stage.trained, batch, None), stage.encode_generated(0)
+    before, generated = stage.reconstruct(stage.trained, batch, None), stage.encode_generated(0, stage.context)
     assert torch.allclose(generated["redrawn"], generated["generated"], atol=1e-6)
     brighten(stage.trained["texture"], 0.25)
-    after, redrawn = stage.reconstruct(stage.trained, batch, None), stage.encode_generated(0)["redrawn"]
+    after, redrawn = stage.reconstruct(stage.trained, batch, None), stage.encode_generated(0, stage.context)["redrawn"]
     assert torch.allclose(after["reconstruction"], before["reconstruction"] + 0.25, atol=1e-5)
     assert torch.allclose(redrawn, generated["generated"] + 0.25, atol=1e-5)
 

@@ -55,13 +55,31 @@ class SilentlyInfinite(torch.autograd.Function):
 )
 def test_nothing_changes_where_a_loss_or_gradient_is_not_finite(module, damage):
     optimizer = optimizer_of(module)
-    optimizer.update(error_of(module), {})
+    optimizer.update([(error_of(module), {})])
     before = copy.deepcopy((module.state_dict(), optimizer.state_dict()["state"]))
     loss = damage(error_of(module))
     with pytest.raises(Diverged, match=r"of the net is .*\(part 0.5; gradient norm \S+\)") as error:
-        optimizer.update(loss, {"part": torch.tensor(0.5)})
+        optimizer.update([(loss, {"part": torch.tensor(0.5)})])
     assert error.value.exit_code == 1 and len(str(error.value).splitlines()) == 1
     assert same(before, (module.state_dict(), optimizer.state_dict()["state"]))
+
+
+@KINDS
+def test_a_step_goes_along_the_mean_of_the_losses_of_parts(module, name):
+    """Each is made after the one before has been used up."""
+    other, made = copy.deepcopy(module), []
+
+    def parts():
+        for factor in (1.0, 3.0):
+            assert (module.weight.grad is None) == (not made)
+            made.append(factor)
+            yield factor * error_of(module), {"factor": torch.tensor(factor)}
+
+    scalars = optimizer_of(module, name=name).update(parts())
+    optimizer_of(other, name=name).update([(2 * error_of(other), {})])
+    assert scalars == {"factor": torch.tensor(2.0)}
+    for one, two in zip(module.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
 
 
 @KINDS
@@ -98,7 +116,7 @@ def test_learning_rates(module, changes, shares):
 def trained(module, steps=1, **changes):
     optimizer = optimizer_of(module, **changes)
     for _ in range(steps):
-        optimizer.update(error_of(module), {})
+        optimizer.update([(error_of(module), {})])
     return optimizer.state_dict()
 
 

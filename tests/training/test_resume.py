@@ -1,5 +1,6 @@
 """What a run may not change between two sessions, and what it may, with a note."""
 
+import re
 import shutil
 
 import pytest
@@ -85,7 +86,15 @@ def test_muon_along_a_cosine_resumes_to_the_last_bit(run, stage_arguments, tmp_p
         ("seed=9", "seed was 0 and is 9"),
         ("train.batch=2", "batch was 4 x 1 and is 2 x 1"),
         ("train.dtype=bfloat16", "dtype was torch.float32 and is torch.bfloat16"),
+        ("train.accumulate=2", "batch was 4 x 1 and is 4 x 2 x 1"),
+        ("data.resize=50", "data.resize was None and is 50"),
+        ("data.flip=false", "data.flip was True and is False"),
+        ("train.optimizer.lr=0.001", "train.optimizer.lr was 0.003 and is 0.001"),
+        ("train.ema_images=60", "train.ema_images was 50 and is 60"),
+        ("losses.generator.r1=1", "losses.generator.r1 was 10.0 and is 1.0"),
         ("train.log_every=1", None),
+        ("data.workers=1", None),
+        ("train.keep=1", None),
     ],
 )
 def test_what_merely_changes_results_is_noted(again, override, words):
@@ -93,6 +102,28 @@ def test_what_merely_changes_results_is_noted(again, override, words):
     notes = [line for line in printed.out.splitlines() if line.startswith("note: ")]
     assert notes == ([f"note: {words}: results differ from those of an uninterrupted run"] if words else [])
     assert code == 0 and final_step(folder) == 3
+
+
+def test_other_photographs_are_noted(run, images, tmp_path, capsys):
+    """More of them, one in another's place, and another folder: one note for each."""
+    photographs = tmp_path / "photographs"
+    shutil.copytree(images, photographs)
+    arguments = [f"train.output={tmp_path / 'run'}", "data.val=none"]
+
+    def notes(steps, folder=photographs):
+        assert run(*arguments, f"data.train={folder}", f"train.steps={steps}") == 0
+        found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+        return [re.sub(r"\([0-9a-f]{8}\)", "(X)", line.removeprefix("note: ").partition(":")[0]) for line in found]
+
+    assert notes(1) == [] and notes(2) == []
+    shutil.copy(photographs / "1.png", photographs / "more.png")
+    with open(photographs / "more.png", "ab") as file:
+        file.write(b"another one")
+    assert notes(3) == ["images of data.train was 10 (X) and is 11 (X)"]
+    shutil.copy(photographs / "more.png", photographs / "0.png")
+    assert notes(4) == ["images of data.train was 11 (X) and is 11 (X)"]
+    moved = photographs.rename(tmp_path / "moved")
+    assert notes(5, moved) == [f"data.train was {photographs} and is {moved}"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The command: exact resumption, signals, errors in one line, and what a run writes."""
 
+import multiprocessing
 import os
 import re
 import shutil
@@ -58,17 +59,18 @@ def test_a_complete_run_only_exports_again(run, stage_arguments, straight, tmp_p
 def test_a_signal_saves_and_the_same_command_goes_on(
     run, stage_arguments, straight, tmp_path, capsys, monkeypatch, stage, same_state
 ):
-    """It comes within a step, which is finished first."""
+    """It comes within a step, which is finished first; a terminal that closes sends one, too."""
+    sent = signal.SIGHUP if stage == "trunk" else signal.SIGTERM
     owner = training.STAGES["inverter" if stage == "trunk" else stage]
     arguments, step = [*stage_arguments[stage], f"train.output={tmp_path}", f"train.steps={STEPS}"], owner.step
 
     def interrupted(stage, number, batch):
         if number == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), sent)
         return step(stage, number, batch)
 
     monkeypatch.setattr(owner, "step", interrupted)
-    assert run(*arguments) == 143
+    assert run(*arguments) == 128 + sent
     assert last_step(tmp_path) == 8 and "stopped at step 8; the same command goes on" in capsys.readouterr().out
     assert all(load_weights(path)[1]["step"] == "8" for path in tmp_path.glob("*.safetensors"))
     monkeypatch.undo()
@@ -189,6 +191,31 @@ def test_a_third_stage_is_a_class_and_a_name(run, tmp_path, monkeypatch, capsys)
     for steps in (2, 4):
         assert run(f"train.output={tmp_path}", f"train.steps={steps}") == 0
     assert "colour                6 parameters" in capsys.readouterr().out and last_step(tmp_path) == 4
+
+
+@STAGES
+def test_one_photograph_trains(run, stage_arguments, images, tmp_path, capsys, stage):
+    """Without validation, which the log says; and with it, one line tells how."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    shutil.copy(images / "9.png", folder)
+    arguments = [*stage_arguments[stage], f"data.train={folder}", f"train.output={tmp_path / 'run'}", "train.steps=2"]
+    assert run(*arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1 distinct image(s)" in line and "data.val=none" in line
+    assert run(*arguments, "data.val=none", "train.validate_every=1") == 0
+    printed = capsys.readouterr().out
+    assert "data       1 images, none to validate" in printed and "validation/" not in printed
+    assert last_step(tmp_path / "run") == 2
+
+
+def test_where_processes_cannot_meet_a_training_goes_on(run, tmp_path, monkeypatch, capsys):
+    """As where /dev/shm cannot be written, in which semaphores lie."""
+    for name in ("Lock", "Queue"):
+        monkeypatch.setattr(multiprocessing, name, mock.Mock(side_effect=FileNotFoundError))
+    assert run(f"train.output={tmp_path}", "train.steps=1", "data.workers=2") == 0
+    assert "note: /dev/shm cannot be written: data.workers=0 in place of 2" in capsys.readouterr().out
+    assert any(event.HasField("summary") for event in events(tmp_path))
 
 
 def test_deterministic_kernels_are_asked_of_cuda_too(run, monkeypatch):

@@ -137,7 +137,7 @@ def test_wrong_bases(tmp_path):
         ("train.optimizer.lr=0", ["a number x with 0 < x <= 1000"]),
         ("train.optimizer.betas=[0.5, 1]", ["a list of 2 items", "0 <= x < 1"]),
         ("infer.block=half", ["'half' given; allowed: auto | whole | a whole number from 1 on"]),
-        ("infer.device=tpu", ["auto | cpu | cuda | cuda:N"]),
+        ("infer.device=tpu", ["auto | cpu | cuda | mps | cuda:N"]),
         ("fuse.styles=[true]", ["[True] given", "a list of 1 to 256 items, each a seed", "or own"]),
         ("fuse.centres=[[0, 1.5]]", ["null | a list of 1 to 256 items", "a list of 2 items", "0 <= x <= 1"]),
         ("resample.region=5,5,5,8", ["four whole numbers from 0"]),

@@ -1,5 +1,6 @@
 """Devices, number formats and peaks of memory."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import torch
 
 from utils import device as module
 from utils.device import (
+    limit_threads,
     peak_memory_mib,
     release_freed_memory,
     reset_peak_memory,
@@ -32,6 +34,31 @@ def test_a_device_is_there_or_said_not_to_be(monkeypatch, count):
     for name in {"cuda", "cuda:0", "cuda:1", "cuda:7"} - set(names):
         with pytest.raises(UserError, match=f"device {name}: not present; this machine has {count}"):
             select_device(name)
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_the_gpu_of_a_mac(monkeypatch, present):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: present)
+    assert select_device("auto").type != "mps"  # it is asked for by name
+    if present:
+        assert select_device("mps") == torch.device("mps")
+        assert select_dtype("auto", select_device("mps")) == torch.float32
+    else:
+        with pytest.raises(UserError, match="^device mps: not present; .*macOS"):
+            select_device("mps")
+
+
+@pytest.mark.parametrize(("threads", "cores", "given", "limited"), [
+    (8, 2, None, 2), (2, 8, None, 2), (8, 1, "8", 8),
+])  # fmt: skip
+def test_threads_keep_to_the_quota_unless_they_are_set(monkeypatch, threads, cores, given, limited):
+    monkeypatch.setattr(os, "environ", {} if given is None else {"OMP_NUM_THREADS": given})
+    monkeypatch.setattr(module, "usable_cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    counts = [threads]
+    monkeypatch.setattr(torch, "set_num_threads", counts.append)
+    limit_threads()
+    assert counts[-1] == limited
 
 
 @pytest.mark.parametrize(("line", "gains"), [

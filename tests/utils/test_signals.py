@@ -2,12 +2,17 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from utils import signals
-from utils.signals import StopSignal, ignore_signals
+from utils.signals import StopSignal, exit_on_terminate, ignore_signals
+
+ROOT = Path(signals.__file__).parents[1]
 
 
 def send(number: int) -> None:
@@ -15,7 +20,7 @@ def send(number: int) -> None:
     time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_the_first_signal_only_asks(number, code):
     before = signal.getsignal(number)
     with StopSignal() as stop:
@@ -43,11 +48,60 @@ def test_the_second_exits_at_once(monkeypatch):
     assert error.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_loader_outlives_both_signals():
+def test_a_loader_outlives_all_signals():
     child = os.fork()
     if child == 0:
         ignore_signals(0)
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGHUP)
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_other_commands_end_through_their_clean_up(number, code):
+    exit_on_terminate()
+    with pytest.raises(SystemExit) as error:
+        send(number)
+    assert error.value.code == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_what_the_starter_ignored_stays_ignored(number):
+    """As nohup does with SIGHUP, and a script with SIGINT in what it starts with `&`."""
+    signal.signal(number, signal.SIG_IGN)
+    exit_on_terminate()
+    with StopSignal() as stop:
+        send(number)
+        assert not stop.requested
+    assert signal.getsignal(number) == signal.SIG_IGN
+
+
+def test_a_closed_terminal_is_no_error_of_those_who_still_speak():
+    """A process in a terminal of its own, which closes; it says what it found by its exit code."""
+    code = """
+import os, sys, time
+from utils.log import info
+from utils.signals import StopSignal
+with StopSignal() as stop:
+    info("begun")
+    while not stop.requested:
+        time.sleep(0.01)
+    info("saved")
+    print("ended", file=sys.stderr, flush=True)
+os._exit(stop.exit_code - 128 + 40)
+"""
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    assert b"begun" in os.read(terminal, 100)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 40 + signal.SIGHUP
+
+
+def test_without_the_signals_of_unix():
+    """Windows has no SIGHUP."""
+    code = "import signal; del signal.SIGHUP; from utils.signals import StopSignal as stop; stop().__enter__()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
