@@ -406,6 +406,12 @@ OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer
 InbetweenConfig = command("inbetween", inbetween=Inbetween, complete=Complete, infer=Edited)
 ResampleConfig = command("resample", resample=Resample, generate=Generated, complete=Complete, infer=Edited)
 
+PROGRAMS = {
+    "train.py": TrainConfig, "infer.py": InferConfig, "generate.py": GenerateConfig, "evaluate.py": EvaluateConfig,
+    "edit.py fuse": FuseConfig, "edit.py outpaint": OutpaintConfig, "edit.py inbetween": InbetweenConfig,
+    "edit.py resample": ResampleConfig,
+}  # fmt: skip
+
 # All sections that there are, as configs/default.yaml shows them.
 Config = command(
     "", seed=SEED, model=Model, data=Data, train=Train, losses=Losses, infer=Infer, evaluate=Evaluate,
