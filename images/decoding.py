@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +20,24 @@ from PIL.ExifTags import Base
 
 from utils.errors import UserError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "HEIF")  # as Pillow names them
+HEIF_PLUGIN = "pillow_heif"  # package that Pillow reads HEIC with
+MAGIC = {  # name of a format: how its files begin
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "WEBP": rb"RIFF....WEBP",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # the length of its second header
+    "GIF": rb"GIF8[79]a",
+    "AVIF": rb"....ftyp(avi[fs]|(mif1|msf1|miaf)(.{4})*?avif)",
+    "HEIF": rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)",
+    "JPEG2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "Photoshop": rb"8BPS",
+    "OpenEXR": rb"\x76\x2f\x31\x01",
+    "raw photograph": rb"II[*]\0.{4}CR|....ftypcrx |FUJIFILMCCD-RAW|IIRO|IIU\0",  # Canon, Fuji, Olympus, Panasonic
+}
+MAGIC_BYTES = 64  # that are looked at
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B")
 STRIP = 2**20  # pixels that are turned into RGB at a time
 WHITE_IS_ZERO = 0
@@ -40,6 +58,25 @@ class ImageError(UserError):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
+
+
+def recognise(file: str | Path | bytes) -> str | None:
+    """The format of a file (its path, or its content) by how it begins: a key of MAGIC, or None for no picture.
+
+    OSError where it cannot be read.
+    """
+    if isinstance(file, bytes):
+        start = file[:MAGIC_BYTES]
+    else:
+        with open(file, "rb") as stream:
+            start = stream.read(MAGIC_BYTES)
+    found = [name for name, magic in MAGIC.items() if re.match(magic, start, re.DOTALL)]
+    return found[-1] if "raw photograph" in found else next(iter(found), None)  # some of them are TIFF, too
+
+
+def readable(kind: str | None) -> bool:
+    """Whether files of a format that `recognise` named are read here; HEIF where a package is installed."""
+    return kind in FORMATS and (kind != "HEIF" or find_spec(HEIF_PLUGIN) is not None)
 
 
 @contextmanager
