@@ -21,7 +21,8 @@ import lmdb
 
 from datasets.lmdb_tree import check_tree
 from images.decoding import errors_named
-from images.reading import Image, ImageError, find_images, open_image
+from images.listing import find_images
+from images.reading import Image, ImageError, open_image
 from utils.errors import UserError
 
 RECORD = re.compile(rb"(\d+)-(\d+)")

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from images.reading import find_images, open_image
+from images.listing import find_images
+from images.reading import open_image
 from inversion import PatchInverter
 from utils.errors import UserError, run_command
 from utils.files import atomic_path, refuse_overwriting

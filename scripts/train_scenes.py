@@ -17,7 +17,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from images.reading import ImageError, find_images, open_image
+from images.listing import find_images
+from images.reading import ImageError, open_image
 from models.scenes import EDGE, FORMAT, TURNS, SceneClassifier
 from utils.checkpoint import save_weights
 from utils.errors import UserError, run_command

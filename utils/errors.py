@@ -52,7 +52,7 @@ def failures(path: Path, failed: dict[Path, str]) -> Iterator[None]:
         with naming(path):
             yield
     except UserError as error:
-        failed[path] = str(error)
+        failed[path] = log.printable(str(error))
         log.error(f"failed: {error}")
 
 
