@@ -28,6 +28,7 @@ from inversion import commands
 from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents, latents_suffix
 from utils import log
+from utils.arguments import add_paths, parse_arguments
 from utils.config import files_read, load_config
 from utils.device import release_freed_memory
 from utils.errors import UserError, failures, naming, run_command
@@ -76,10 +77,10 @@ def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
     verb = VERBS[name]
     parser = commands.command_parser(f"{verb.help}; options: `{name}` in configs/default.yaml", "infer.format=tiff")
     parser.prog = f"edit.py {name}"
-    about = "left and right image, or latent file" if verb.images == 2 else "images, latent files, folders of images"
+    about = "left and right image, or latent file" if verb.images == 2 else "images, latent files, folders"
     about += "; without it, generated" if verb.generates else ""
-    commands.add_paths(parser, "--input", about, required=not verb.generates, default=[])
-    arguments = commands.parse(parser, argv[1:])
+    add_paths(parser, "--input", about, required=not verb.generates, default=[])
+    arguments = parse_arguments(parser, argv[1:])
     if verb.images == 2 and len(arguments.input) != 2:
         given = len(arguments.input)
         raise UserError(f"--input: {given} given; two photographs are needed, the left and the right one")

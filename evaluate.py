@@ -25,9 +25,10 @@ from evaluation.report import Pictures, render
 from evaluation.run import evaluate_checkpoint, machine
 from evaluation.sets import real_sets
 from images.listing import find_images
-from inversion.commands import IMAGES, add_paths, find_files, load_model, parse
+from inversion.commands import IMAGES, find_files, load_model
 from losses.perceptual import LPIPS
 from utils import log
+from utils.arguments import add_paths, one_path, parse_arguments
 from utils.config import files_read, load_config
 from utils.device import select_device
 from utils.errors import UserError, run_command
@@ -44,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_paths(parser, "--checkpoint", "inverter.safetensors of train.py", required=True)
     add_paths(parser, "--input", "images, and folders that are searched for images", required=True)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--output", type=one_path, required=True, help="folder of the results")
     parser.add_argument("--config", help="YAML file with `evaluate`, `infer`, `losses.weights` and `seed`")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as details=20")
-    arguments = parse(parser, argv)
+    arguments = parse_arguments(parser, argv)
     config = load_config(EvaluateConfig, arguments.config, arguments.overrides)
     checkpoints, output = names_of(arguments.checkpoint), arguments.output
     files = find_files("--input", arguments.input, find_images, IMAGES)

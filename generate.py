@@ -15,8 +15,9 @@ from itertools import chain
 from pathlib import Path
 
 from images.writing import TILES
-from inversion.commands import command_parser, load_model, parse, save_picture, seeds_of
+from inversion.commands import command_parser, load_model, save_picture, seeds_of
 from inversion.latents import latents_suffix
+from utils.arguments import parse_arguments
 from utils.config import files_read, load_config
 from utils.errors import UserError, run_command
 from utils.files import lock_folder, refuse_overwriting, remove_stale
@@ -26,7 +27,7 @@ from utils.signals import exit_on_terminate
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, and generate one image after the other."""
-    arguments = parse(command_parser(__doc__, "width=2048"), argv)
+    arguments = parse_arguments(command_parser(__doc__, "width=2048"), argv)
     config = load_config(GenerateConfig, arguments.config, arguments.overrides)
     options, output = config.generate, arguments.output
     model = load_model(arguments.checkpoint, config.infer)

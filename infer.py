@@ -40,14 +40,12 @@ from images.writing import (
 from inversion import runs
 from inversion.commands import (
     IMAGES,
-    add_paths,
     command_parser,
     find_files,
     find_latents,
     find_photographs,
     load_latents,
     load_model,
-    parse,
 )
 from inversion.inverter import PatchInverter
 from inversion.latents import FOLDER, ChunkRows, Latents, describe_folder, latents_suffix
@@ -56,6 +54,7 @@ from inversion.runs import InversionRun, Job, JobState, Row, Scratch
 from inversion.styles import ArrayLike
 from models.geometry import Region
 from utils import distributed, log
+from utils.arguments import add_paths, parse_arguments
 from utils.config import files_read, load_config
 from utils.device import peak_memory_mib, release_freed_memory, reset_peak_memory, select_device
 from utils.distributed import ProcessGroup
@@ -73,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = parser.add_mutually_exclusive_group(required=True)
     add_paths(source, "--input", "images, and folders that are searched for images")
     add_paths(source, "--latents", "latents (.safetensors, .zarr) of an earlier run, and folders of them")
-    arguments = parse(parser, argv)
+    arguments = parse_arguments(parser, argv)
     config = load_config(InferConfig, arguments.config, arguments.overrides)
     options, read = config.infer, files_read(InferConfig, config, arguments.config)
     files = find(arguments, options)

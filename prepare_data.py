@@ -1,6 +1,6 @@
 """Build the LMDBs of a data set: OUTPUT/train and OUTPUT/valid.
 
-    python prepare_data.py --input photos --output data/landscapes
+    python prepare_data.py --input photos more/*.jpg --output data/landscapes
     python prepare_data.py --input photos --output data/landscapes --size 256 --val-fraction 0.1
 
 Without --size the files are stored as they are; with it, as 8-bit RGB PNGs whose shorter side has that many pixels.
@@ -22,10 +22,12 @@ from pathlib import Path
 import lmdb
 from tqdm import tqdm
 
-from datasets.sources import Source, content_digest, describe, open_source, record_key
+from datasets.sources import Source, content_digest, describe, open_sources, record_key
 from datasets.splits import split
 from images.reading import ImageError, open_image
 from images.resizing import check_side, encode_png, with_shorter_side
+from utils import log
+from utils.arguments import add_paths, one_path, parse_arguments
 from utils.errors import UserError, run_command
 from utils.files import refusals, remove_stale, scratch_folder
 
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for side in SIDES:
         if (options.output / side).exists():
             raise UserError(f"{options.output / side}: exists already; remove it or choose another --output")
-    source = open_source(options.input)
+    source = open_sources(options.input)
     digests, space = _survey(source, options)
     sound = list(digests)
     members = dict(zip(SIDES, split(list(digests.values()), options.val_fraction), strict=True))
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             records = tqdm([sound[place] for place in places], desc=side, unit="image", file=sys.stderr)
             _write(folder / side, source, records, space, options)
     for side, places in members.items():
-        print(f"{options.output / side}: {len(places)} images")
+        log.info(f"{options.output / side}: {len(places)} images")
     return 1 if len(sound) < len(source) else 0
 
 
@@ -57,12 +59,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--input", required=True, help="folder of images, searched recursively, or an LMDB")
-    parser.add_argument("--output", required=True, type=Path, help="folder that gets train/ and valid/")
+    add_paths(parser, "--input", "images, folders that are searched for images, and LMDBs", required=True)
+    parser.add_argument("--output", required=True, type=one_path, help="folder that gets train/ and valid/")
     parser.add_argument("--size", type=int, help="pixels of the shorter side; not given: files are stored as they are")
     parser.add_argument("--val-fraction", type=float, default=0.05, help="share of the images for valid/")
     parser.add_argument("--max-pixels", type=int, default=2**28, help="larger images are left out")
-    options = parser.parse_args(argv)
+    options = parse_arguments(parser, argv)
     for name, value in (("--size", options.size), ("--max-pixels", options.max_pixels)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: must be at least 1")

@@ -12,7 +12,7 @@ import os
 import re
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +21,7 @@ import lmdb
 
 from datasets.lmdb_tree import check_tree
 from images.decoding import errors_named
-from images.listing import find_images
+from images.listing import find_images, is_image
 from images.reading import Image, ImageError, open_image
 from utils.errors import UserError
 
@@ -80,11 +80,13 @@ class FolderSource(Source):
 
     separator = os.sep
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, files: Iterable[Path] | None = None) -> None:
+        """`files`: only these, wherever they lie."""
         super().__init__(folder)
-        self._paths = [str(path.relative_to(self.folder)) for path in find_images(self.folder)]
+        files = find_images(self.folder) if files is None else files
+        self._paths = [os.path.relpath(path, self.folder) for path in files]
         if not self._paths:
-            raise UserError(f"{folder}: holds no JPEG, PNG, WebP, TIFF or BMP files and is no LMDB")
+            raise UserError(f"{folder}: holds no JPEG, PNG, WebP, AVIF, GIF, TIFF or BMP files and is no LMDB")
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -147,6 +149,48 @@ class LmdbSource(Source):
         if None in values:
             raise ImageError(name, "is missing from the LMDB")
         return values
+
+
+class Joined(Source):
+    """Sources one after the other, whose names and labels stay."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        super().__init__(os.path.commonpath([os.path.abspath(each.folder) for each in sources]))
+        self._places = [(each, index) for each in sources for index in range(len(each))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def label(self, index: int) -> str:
+        source, own = self._places[index]
+        return source.label(own)
+
+    def name(self, index: int) -> str:
+        source, own = self._places[index]
+        return source.name(own)
+
+    def stream(self, index: int) -> BinaryIO:
+        source, own = self._places[index]
+        return source.stream(own)
+
+    def read(self, index: int) -> bytes:
+        source, own = self._places[index]
+        return source.read(own)
+
+    def open(self, index: int, max_pixels: int) -> Image:
+        source, own = self._places[index]
+        return source.open(own, max_pixels)
+
+
+def open_sources(paths: Iterable[str | Path]) -> Source:
+    """The images of sources and image files, each path once; UserError for what is none."""
+    paths = {os.path.realpath(path): Path(path) for path in paths}
+    files = [path for path in paths.values() if path.is_file() and is_image(path)]
+    sources = [open_source(path) for path in paths.values() if path not in files]
+    if files:
+        common = os.path.commonpath([os.path.abspath(path.parent) for path in files])
+        sources.append(FolderSource(common, files))
+    return sources[0] if len(sources) == 1 else Joined(sources)
 
 
 def open_source(path: str | Path) -> Source:

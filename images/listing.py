@@ -45,6 +45,11 @@ def find_images(folder: str | Path, without: Path | None = None) -> list[Path]:
     return sorted(found, key=lambda path: path.parts)
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file is an image that is read here, or is called like one."""
+    return _why_not(path) is None
+
+
 def walk(top: Path, without: Path | None, others: Counter) -> Iterator[Path]:
     """All files, and folders that are one thing (ARRAY), but hidden ones; `others` counts unreadable folders.
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import hashlib
 import os
-import re
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -28,53 +25,23 @@ from inversion.runs import HELD, noise_of
 from models.geometry import Region
 from models.weights import SHIPPED
 from utils import log
+from utils.arguments import one_path
 from utils.errors import UserError
 from utils.files import scratch_folder
 from utils.schema import LARGEST_SEED
 
 IMAGES = "JPEG, PNG, WebP, AVIF, GIF, TIFF or BMP image"
-OPTION = re.compile(r"[A-Za-z_][\w.-]*=")  # how key=value begins
 LONGEST = 200  # bytes of a name, of 255 that file systems take
 
 
 def command_parser(description: str, example: str) -> argparse.ArgumentParser:
     """A parser of --output, --checkpoint, --config and key=value; `example`: one of these."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="weights that train.py exported")
+    parser.add_argument("--output", type=one_path, required=True, help="folder of the results")
+    parser.add_argument("--checkpoint", type=one_path, default=SHIPPED, help="weights that train.py exported")
     parser.add_argument("--config", help="YAML file with options")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"single options, as {example}")
     return parser
-
-
-def add_paths(parser: argparse.ArgumentParser, option: str, about: str, **keywords: object) -> None:
-    """Add an option that takes paths and may be given again; `parse` makes them a list."""
-    parser.add_argument(option, nargs="+", action="extend", metavar="PATH", help=about, **keywords)
-
-
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments. What looks like key=value is an option wherever it stands; ./key=value is a path.
-
-    Patterns that no shell has replaced (*.jpg) are. UserError where an option that takes paths gets none.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    arguments = parser.parse_intermixed_args(argv)
-    options = set(arguments.overrides)
-    for name, words in list(vars(arguments).items()):
-        if name != "overrides" and words and isinstance(words, list):
-            options |= set(filter(OPTION.match, words))
-            paths = [path for word in words if not OPTION.match(word) for path in _expanded(word)]
-            if not paths:
-                raise UserError(f"--{name}: no path is given; a path that looks like key=value is written ./key=value")
-            setattr(arguments, name, paths)
-    arguments.overrides = [word for word in argv if word in options]  # in their order: the last one counts
-    return arguments
-
-
-def _expanded(word: str) -> list[Path]:
-    word = os.path.expanduser(word)
-    found = [] if os.path.lexists(word) else sorted(glob.glob(word))
-    return [Path(path) for path in found or [word]]
 
 
 def load_model(checkpoint: Path, options: dict, device: torch.device | None = None) -> PatchInverter:

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from utils.errors import UserError
 from utils.files import atomic_path
-from utils.schema import MANY, PROGRAMS, Config, File, Section, Styles
+from utils.schema import MANY, PROGRAMS, Config, File, Section
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 DEFAULT = CONFIGS / "default.yaml"
@@ -56,9 +56,8 @@ def files_read(command: type[Section], config: dict, path: str | Path | None) ->
     """
     found = [file for file, _ in _layers(Path(path))] if path is not None else []
     for key, section in keys_of(command).items():
-        *_, name = key.split(".")
-        if section.model_fields[name].annotation == File or section.model_fields[name].annotation == Styles:
-            value = reduce(EasyDict.get, key.split("."), config)
+        value = reduce(EasyDict.get, key.split("."), config)
+        if section.model_fields[key.rpartition(".")[2]].annotation == File or isinstance(value, list):
             named = [Path(each) for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
             found += [each for each in named if each.is_file() or each.suffix == ZARR]
     return found
