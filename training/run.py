@@ -14,7 +14,7 @@ from utils import log
 from utils.checkpoint import load_latest, save_checkpoint
 from utils.errors import UserError
 
-CONFIG = "config.yaml"  # in the folder of a run
+CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"  # in the folder of a run
 RESULTS_ONLY = ("seed", "batch", "dtype", "torch", "threads", "device")  # conditions that a run may change
 
 
@@ -38,7 +38,7 @@ def resume(folder: Path, config: dict, context: TrainContext, stage: Stage) -> d
     or holds a run that this one cannot go on from.
     """
     state, now = {"step": 0, "elapsed": 0.0}, conditions(config, context, stage)
-    loaded = load_latest(folder / "checkpoints")
+    loaded = load_latest(folder / CHECKPOINTS)
     if loaded is not None:
         state, path, skipped = loaded
         notes = _compare(folder, state.get("conditions", {}), now)
@@ -58,7 +58,7 @@ def save(folder: Path, state: dict, stage: Stage, context: TrainContext, keep: i
     """Write a checkpoint, once, while the other processes wait."""
     if context.world.main:
         parts = {name: part.state_dict() for name, part in stage.state.items()}
-        save_checkpoint(folder / "checkpoints", state["step"], state | {"stage": parts}, keep)
+        save_checkpoint(folder / CHECKPOINTS, state["step"], state | {"stage": parts}, keep)
     context.world.wait()
 
 
