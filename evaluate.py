@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         load_model(path, config.infer).require_encoder()
     exit_on_terminate()
     with lock_folder(output):
-        evaluation, pictures = evaluate(config, {name: path for path, name in files.items()}, checkpoints, metrics)
+        photographs = {log.printable(name): path for path, name in files.items()}
+        evaluation, pictures = evaluate(config, photographs, checkpoints, metrics)
         evaluation["settings"]["input"] = [log.printable(str(path)) for path in arguments.input]
         write(output, evaluation, pictures)
     return int(any(checkpoint["failed"] for checkpoint in evaluation["checkpoints"]))

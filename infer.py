@@ -164,7 +164,8 @@ def make(model: PatchInverter, job: Job, options: dict, invert: bool) -> None:
         files = []
         try:
             write_results(job, latents, pixels, image, kinds, options.latents, files)
-            job.enter(JobState(make_row(model, job.title, pixels, image, started), files))
+            row = make_row(model, job.title, pixels, image, started)
+            job.enter(JobState(row, list(map(log.printable, files))))
         except BaseException:
             for path in (job.output / file for file in files):
                 remove_tree(path)

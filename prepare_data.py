@@ -86,7 +86,7 @@ def _survey(source: Source, options: argparse.Namespace) -> tuple[dict[int, byte
             digests[index] = content_digest(io.BytesIO(data))
             space += len(data) + 4 * PAGE
         except ImageError as error:
-            tqdm.write(f"left out: {error}", file=sys.stderr)
+            log.error(f"left out: {error}")
     return digests, space
 
 

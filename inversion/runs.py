@@ -74,7 +74,7 @@ class JobState:
     """What has become of an image: its row of the table and the files of its results, or the reason of a failure."""
 
     row: Row | None
-    files: list[str] = field(default_factory=list)  # below the folder of the results
+    files: list[str] = field(default_factory=list)  # below the folder of the results, see `_path`
     failed: str = ""
 
 
@@ -227,8 +227,9 @@ class Job:
 
     def holds(self, state: JobState) -> bool:
         """Whether the results that a state names are those of this image, and there."""
-        known = state.row and state.row.name == self.title and set(state.files) <= {*map(str, self.places())}
-        return bool(known and state.files) and all((self.output / file).exists() for file in state.files)
+        known = {log.printable(str(path)) for path in self.places()}
+        ours = state.row and state.row.name == self.title and state.files and known.issuperset(state.files)
+        return bool(ours) and all(_path(self.output, file).exists() for file in state.files)
 
     @property
     def title(self) -> str:
@@ -358,7 +359,7 @@ class InversionRun:
         """Note an image that was done with settings of this digest, if it was."""
         if state and state.row:
             self.rows[state.row.name] = state.row
-            sizes = {file: _size(self.output / file) for file in state.files}
+            sizes = {file: _size(_path(self.output, file)) for file in state.files}
             self.finished[state.row.name] = Finished(key, settings, sizes)
 
     def _done(self, job: Job) -> JobState | None:
@@ -367,7 +368,7 @@ class InversionRun:
         if not row or not found or (found.key, found.settings) != (job.folder.name, _digest(self.settings)):
             return None
         state = JobState(row, list(found.files))
-        whole = job.holds(state) and all(_size(self.output / file) == size for file, size in found.files.items())
+        whole = job.holds(state) and all(_size(_path(self.output, file)) == size for file, size in found.files.items())
         return state if whole else None
 
     @contextmanager
@@ -474,6 +475,11 @@ def _read_rows(path: Path) -> dict[str, Row]:
     except (OSError, ValueError, csv.Error):
         return {}
     return rows
+
+
+def _path(output: Path, file: str) -> Path:
+    """A file of results by its name in UTF-8, whatever the locale is."""
+    return output / os.fsdecode(file.encode())
 
 
 def _size(path: Path) -> int | None:

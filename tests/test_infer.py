@@ -83,7 +83,7 @@ def test_names_are_unique_whatever_the_files_are_called():
 
 
 def table(output):
-    with open(output / "metrics.csv", newline="") as file:
+    with open(output / "metrics.csv", newline="", encoding="utf-8") as file:
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
@@ -380,3 +380,25 @@ def test_a_wrong_command_gets_one_line(run, photographs, tmp_path, arguments, sa
     code, err, output = run(*(text.format(tmp=tmp_path, images=photographs) for text in arguments))
     assert code == 2 and len(lines(err)) == 1 and said in lines(err)[0]
     assert not output.exists()
+
+
+def test_names_that_are_no_text_in_any_locale(run, photographs, checkpoint, tmp_path):
+    """Results have the same names, and all that is written is UTF-8."""
+    names = {"a.png": b"caf\xe9.png", "tiny.png": "é → 👍.png".encode(), "more/B.JPG": b"more/\x1b[2J\n.jpg"}
+    for name, new in names.items():
+        os.rename(os.fsencode(photographs / name), os.fsencode(photographs) + b"/" + new)
+    with open(os.fsencode(photographs) + b"/bad\xe9.png", "wb") as file:
+        file.write(b"no image")
+    command = [sys.executable, infer.__file__, "--input", photographs, "--output", tmp_path / "out", "device=cpu"]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}
+    command += ["--checkpoint", checkpoint]
+    done = subprocess.run(command, capture_output=True, env=os.environ | ascii_only)
+    assert done.returncode == 1 and b"bad\\xe9.png" in done.stderr and done.stderr.count(b"\n") == 1
+    assert b"\x1b" not in done.stdout
+    picture = tmp_path / "out" / "reconstruction" / "é → 👍.png"
+    written = picture.stat().st_mtime_ns
+    assert run("--input", photographs, output="out")[0] == 1 and picture.stat().st_mtime_ns == written
+    assert set(table(tmp_path / "out")) == {"caf\\xe9", "é → 👍", "more/\\x1b[2J\\n"}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    json.dumps(summary, ensure_ascii=False).encode()
+    assert list(summary["failed"]) == ["bad\\xe9"] and len(summary["finished"]) == 3
