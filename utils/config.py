@@ -56,8 +56,8 @@ def files_read(command: type[Section], config: dict, path: str | Path | None) ->
     """
     found = [file for file, _ in _layers(Path(path))] if path is not None else []
     for key, section in keys_of(command).items():
-        value = reduce(EasyDict.get, key.split("."), config)
-        if section.model_fields[key.rpartition(".")[2]].annotation == File or isinstance(value, list):
+        value, name = reduce(EasyDict.get, key.split("."), config), key.rpartition(".")[2]
+        if (section.model_fields[name].annotation == File and name != "output") or isinstance(value, list):
             named = [Path(each) for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
             found += [each for each in named if each.is_file() or each.suffix == ZARR]
     return found
@@ -258,7 +258,8 @@ def _checked(command: type[Section], values: Any, where: str, prefix: str = "") 
             names = ", ".join(_names(command, prefix))
             raise UserError(f"{where}: {key!r} is not read here; allowed: {names} ({key} is {_elsewhere(key)})")
         else:
-            raise UserError(f"{where}: unknown key {_near(command, f'{prefix}{name}', isinstance(value, dict))}")
+            section = isinstance(value, dict) and not dot
+            raise UserError(f"{where}: unknown key {_near(command, f'{prefix}{name}', section)}")
         if twice := result.keys() & found.keys():
             raise UserError(f"{where}: key {min(twice)!r} is given twice")
         result |= found
