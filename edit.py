@@ -14,6 +14,7 @@ Exit code: 0 all done; 1 some images of a folder failed, the others are done; 2 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -82,8 +83,9 @@ def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
     add_paths(parser, "--input", about, required=not verb.generates, default=[])
     arguments = parse_arguments(parser, argv[1:])
     if verb.images == 2 and len(arguments.input) != 2:
-        given = len(arguments.input)
-        raise UserError(f"--input: {given} given; two photographs are needed, the left and the right one")
+        given, options = len(arguments.input), [word for word in arguments.overrides if os.path.exists(word)]
+        hint = f" (./{options[0]} is a file, {options[0]} an option)" if options else ""
+        raise UserError(f"--input: {given} given; two photographs are needed, the left and the right one{hint}")
     return verb, arguments
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(EvaluateConfig, arguments.config, arguments.overrides)
     checkpoints, output = names_of(arguments.checkpoint), arguments.output
     files = find_files("--input", arguments.input, find_images, IMAGES)
-    if any(output.resolve().is_relative_to(path.resolve()) for path in arguments.input):
+    if any(Path(os.path.realpath(output)).is_relative_to(os.path.realpath(path)) for path in arguments.input):
         raise UserError(f"--output {output}: lies in --input; results need a folder of their own")
     inputs = [*files, *checkpoints.values(), *files_read(EvaluateConfig, config, arguments.config)]
     refuse_overwriting(inputs, [output / name for name in RESULTS])
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def names_of(checkpoints: Sequence[Path]) -> dict[str, Path]:
     """Checkpoints by the shortest ends of their paths that tell them apart. UserError if any are equal."""
-    paths = [path.resolve().with_suffix("").parts for path in checkpoints]
+    paths = [Path(os.path.realpath(path)).with_suffix("").parts for path in checkpoints]
     for count in range(1, max(map(len, paths), default=0) + 1):
         names = ["-".join(parts[-count:]).strip("/") for parts in paths]
         if len(set(names)) == len(names):

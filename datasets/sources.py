@@ -185,7 +185,7 @@ class Joined(Source):
 def open_sources(paths: Iterable[str | Path]) -> Source:
     """The images of sources and image files, each path once; UserError for what is none."""
     paths = {os.path.realpath(path): Path(path) for path in paths}
-    files = [path for path in paths.values() if path.is_file() and is_image(path)]
+    files = [path for path in paths.values() if os.path.isfile(path) and is_image(path)]
     sources = [open_source(path) for path in paths.values() if path not in files]
     if files:
         common = os.path.commonpath([os.path.abspath(path.parent) for path in files])
@@ -196,9 +196,10 @@ def open_sources(paths: Iterable[str | Path]) -> Source:
 def open_source(path: str | Path) -> Source:
     """The source that a path of the config means; UserError where there is none."""
     path = Path(path)
-    if not path.is_dir():
-        raise UserError(f"{path}: {'is a file' if path.exists() else 'no such folder'}; a folder or LMDB is needed")
-    return LmdbSource(path) if (path / "data.mdb").is_file() else FolderSource(path)
+    if not os.path.isdir(path):
+        found = "is a file" if os.path.lexists(path) else "no such folder"
+        raise UserError(f"{path}: {found}; a folder or LMDB is needed")
+    return LmdbSource(path) if os.path.isfile(path / "data.mdb") else FolderSource(path)
 
 
 def record_key(prefix: str, index: int, digits: int = 8) -> bytes:

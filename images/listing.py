@@ -55,7 +55,7 @@ def walk(top: Path, without: Path | None, others: Counter) -> Iterator[Path]:
 
     No folder is entered twice. Links come after the folders themselves, which so keep their names.
     """
-    seen, tops = {_number(without)} if without and without.is_dir() else set(), [str(top)]
+    seen, tops = {_number(without)} if without and os.path.isdir(without) else set(), [str(top)]
 
     def unreadable(error: OSError) -> None:
         others["folder", error.strerror] += 1

@@ -76,10 +76,13 @@ def find_files(
     found = {}
     for path in paths:
         files, folder = [path], path.parent
-        if path.is_dir() and path.suffix != FOLDER:
+        try:
+            os.lstat(path)
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+            raise UserError(f"{option} {path}: {'no such file or folder' if missing else error.strerror}") from error
+        if os.path.isdir(path) and path.suffix != FOLDER:
             files, folder = search(path), path
-        elif not os.path.lexists(path):
-            raise UserError(f"{option} {path}: no such file or folder")
         if not files:
             raise UserError(f"{option} {path}: no {kind} in this folder")
         for file in files:
@@ -90,7 +93,7 @@ def find_files(
 
 def find_photographs(folder: Path, output: Path) -> list[Path]:
     """The images of a folder, without the results of an earlier run in an output folder inside it."""
-    if output.is_dir() and output.samefile(folder):
+    if os.path.isdir(output) and output.samefile(folder):
         raise UserError(f"--output {output}: is the input folder; results need a folder of their own")
     return find_images(folder, without=output)
 

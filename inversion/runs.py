@@ -341,6 +341,7 @@ class InversionRun:
             remove_tree(folder)
             with atomic_path(folder / "run.json", sync=False) as path:
                 path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+        anew = 0
         for job in self.jobs:
             for path in folder.glob(f"{job.folder.name.partition('-')[0]}-*"):
                 if path != job.folder:  # of the file as it was
@@ -352,8 +353,11 @@ class InversionRun:
                 self.kept += 1
             elif state is None or state.failed:
                 (job.folder / "state.json").unlink(missing_ok=True)
+                anew += job.title in self.finished
             else:
                 job.discard()
+        if anew and not self.settings["infer"]["overwrite"]:
+            log.info(f"note: {anew} of {len(self.jobs)} images are done anew: they are of other files or options")
 
     def _enter(self, key: str, settings: str, state: JobState | None) -> None:
         """Note an image that was done with settings of this digest, if it was."""

@@ -59,7 +59,7 @@ def files_read(command: type[Section], config: dict, path: str | Path | None) ->
         value, name = reduce(EasyDict.get, key.split("."), config), key.rpartition(".")[2]
         if (section.model_fields[name].annotation == File and name != "output") or isinstance(value, list):
             named = [Path(each) for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
-            found += [each for each in named if each.is_file() or each.suffix == ZARR]
+            found += [each for each in named if os.path.isfile(each) or each.suffix == ZARR]
     return found
 
 
@@ -196,10 +196,11 @@ def _parse_yaml(text: str | bytes, where: str) -> Any:
 
 def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, Any]]:
     """The file and the files that it rests on, deepest base first, without the defaults."""
-    if path.resolve() == DEFAULT:
+    true = Path(os.path.realpath(path))
+    if true == DEFAULT:
         return []
-    above = (*above, path.resolve())
-    if path.resolve() in above[:-1]:
+    above = (*above, true)
+    if true in above[:-1]:
         raise UserError(f"config {path}: base files form a cycle: {' -> '.join(map(str, above))}")
     try:
         values = _parse_yaml(path.read_bytes(), str(path)) or {}
@@ -301,7 +302,7 @@ def _elsewhere(key: str) -> str:
     """What reads a key or section of Config."""
     readers = [name for name, each in PROGRAMS.items() if key in keys_of(each) or _names(each, f"{key}.")]
     owner = [name for name in readers if PROGRAMS[name].own == key.partition(".")[0]]
-    return f"for {' and '.join(owner or readers)}"
+    return f"for {' | '.join(owner or readers)}"
 
 
 def _nested(values: dict) -> EasyDict:

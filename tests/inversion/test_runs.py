@@ -105,6 +105,17 @@ def test_what_is_said(run, stop, photographs, monkeypatch):
     assert [text.split()[0] for text in said] == ["a", "more/B", "tiny", "3"]
 
 
+def test_it_is_said_that_results_of_another_file_are_replaced(run, photographs, monkeypatch):
+    said = []
+    monkeypatch.setattr("utils.log.info", lambda text, main=True: said.append(text) if main else None)
+    run("--input", photographs / "a.png")
+    (photographs / "more" / "a.png").write_bytes((photographs / "tiny.png").read_bytes())
+    for given in (["--input", photographs / "more" / "a.png"], ["--input", photographs / "more" / "a.png", "seed=2"]):
+        said.clear()
+        run(*given)
+        assert said[0] == "note: 1 of 1 images are done anew: they are of other files or options"
+
+
 def stamps(output):
     """When results were written."""
     return {str(path.relative_to(output)): path.stat().st_mtime_ns for path in output.rglob("*.*") if path.is_file()
