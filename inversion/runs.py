@@ -43,6 +43,12 @@ HELD = 2**22  # pixels, from which on an image is drawn on the disk
 UNFINISHED = ".unfinished"
 TABLE, SUMMARY_FILE = "metrics.csv", "summary.json"
 ENCODED = "latents.zarr/structure"  # array of a job, in a folder that can become a latent folder
+PLACES = {  # folders of results, and the suffixes of what is in them
+    "reconstruction": (*SUFFIXES.values(), TILES),
+    "comparison": (*SUFFIXES.values(), TILES),
+    "float": (".npy",),
+    "latents": LATENTS,
+}
 PARTIAL = ".partial"  # suffix of the chunks that zarr had not written whole when it was killed
 
 
@@ -227,20 +233,15 @@ class Job:
 
     def holds(self, state: JobState) -> bool:
         """Whether the results that a state names are those of this image, and there."""
-        known = {log.printable(str(path)) for path in self.places()}
-        ours = state.row and state.row.name == self.title and state.files and known.issuperset(state.files)
-        return bool(ours) and all(_path(self.output, file).exists() for file in state.files)
+        title = self.title
+        known = {f"{folder}/{title}{suffix}" for folder, suffixes in PLACES.items() for suffix in suffixes}
+        ours = state.row and state.row.name == title and state.files and known.issuperset(state.files)
+        return bool(ours) and all(os.path.exists(_path(self.output, file)) for file in state.files)
 
     @property
     def title(self) -> str:
         """The name of the image in tables and messages."""
         return log.printable(self.name)
-
-    def places(self) -> Iterator[Path]:
-        """All files and folders, below that of the results, which the image may be written into."""
-        pictures = {*SUFFIXES.values(), TILES}
-        places = {"reconstruction": pictures, "comparison": pictures, "float": [".npy"], "latents": LATENTS}
-        yield from (Path(f"{folder}/{self.name}{suffix}") for folder, each in places.items() for suffix in each)
 
     def discard(self) -> None:
         """Remove the arrays."""
@@ -302,9 +303,10 @@ class InversionRun:
     def results(self) -> list[Path]:
         """What the run may write or clear away; of the pictures and latents, those that are there already."""
         always = [self.output / name for name in (TABLE, SUMMARY_FILE, UNFINISHED)]
-        return always + [
-            self.output / path for job in self.jobs for path in job.places() if os.path.lexists(self.output / path)
-        ]
+        there = [f"{folder}/{{}}{suffix}" for folder, suffixes in PLACES.items() for suffix in suffixes
+                 if (self.output / folder).is_dir()]  # fmt: skip
+        found = (os.path.join(self.output, place.format(job.name)) for job in self.jobs for place in there)
+        return always + [Path(path) for path in found if os.path.lexists(path)]
 
     def begin(self, identity: dict) -> list[Job]:
         """Begin, or go on; `identity`: what must be equal for that. The jobs of this process that are to do."""
@@ -341,11 +343,11 @@ class InversionRun:
             remove_tree(folder)
             with atomic_path(folder / "run.json", sync=False) as path:
                 path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-        anew = 0
+        keys, anew = {job.folder.name.partition("-")[0]: job.folder for job in self.jobs}, 0
+        for path in folder.glob("*-*"):
+            if keys.get(path.name.partition("-")[0], path) != path:  # of the file as it was
+                remove_tree(path)
         for job in self.jobs:
-            for path in folder.glob(f"{job.folder.name.partition('-')[0]}-*"):
-                if path != job.folder:  # of the file as it was
-                    remove_tree(path)
             state = job.state()
             done = None if self.settings["infer"]["overwrite"] else self._done(job)
             if state is None and done:
@@ -448,8 +450,8 @@ class InversionRun:
         self.group.wait()  # all have looked
         self.write_figures()
         if self.group.main:
-            begun = [path for path in (self.output / UNFINISHED).glob("*") if _arrays(path)]
-            if any(job.arrays() for job in self.jobs):
+            begun = {path for path in (self.output / UNFINISHED).glob("*") if _arrays(path)}
+            if begun & {job.folder for job in self.jobs}:
                 log.info("note: the same command goes on with what is unfinished")
             elif begun:
                 log.info(f"note: unfinished work on {len(begun)} other images stays in {self.output / UNFINISHED}")
@@ -503,7 +505,11 @@ def _digest(settings: dict) -> str:
 
 def _arrays(folder: Path) -> list[Path]:
     """Where there are blocks to go on from in the folder of a job."""
-    return [path for path in folder.glob("*") if path.is_dir()]
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry) for entry in entries if entry.is_dir()]
+    except OSError:  # nothing is begun, or it is a file
+        return []
 
 
 def _fits(path: Path, shape: Sequence[int], chunks: Sequence[int], dtype: str) -> bool:
