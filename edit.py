@@ -1,6 +1,6 @@
 """Edit photographs, saved latents and generated images of any size, block by block.
 
-    python edit.py VERB --output FOLDER [--input ...] [--checkpoint FILE] [--config FILE] [key=value ...]
+    python edit.py VERB --output FOLDER [--input PATH ...] [--checkpoint FILE] [--config FILE] [key=value ...]
     python edit.py fuse --output fused/ --input photo.jpg "styles=[own,3,other.jpg]"
     python edit.py outpaint --output outpainted/ --input photos/ count=3
     python edit.py inbetween --output between/ --input left.jpg right.jpg
@@ -34,9 +34,10 @@ from inversion import commands
 from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents, latents_suffix
 from utils import log
-from utils.config import load_config
+from utils.arguments import add_paths, parse_arguments
+from utils.config import files_read, load_config
 from utils.device import release_freed_memory
-from utils.errors import failures, naming, run_command
+from utils.errors import UserError, failures, naming, run_command
 from utils.files import lock_folder, refuse_overwriting, remove_stale
 from utils.signals import exit_on_terminate
 
@@ -56,19 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         jobs = generated_jobs(model, config.generate)
     paths = [path for path, _ in files]
-    options = [value if isinstance(value, list) else [value] for value in config[verb.command.own].values()]
-    named = [Path(item) for item in chain(*options) if isinstance(item, str) and os.path.exists(item)]  # styles, masks
-    inputs = [arguments.checkpoint, *filter(None, [arguments.config]), *paths, *named]
+    inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *paths]
     names = [f"{job.name}-{ending}" for job in jobs for ending in edits]
     refuse_overwriting(inputs, places(names, photographs, output))
     exit_on_terminate()
-    in_folder, failed = paths != arguments.input, {}
+    many, failed = len(arguments.input) > verb.images or paths != arguments.input, {}
     with lock_folder(output):
         remove_stale(output)
         for job in jobs:
-            with failures(job.images[0], failed) if in_folder else naming(*job.images):
+            with failures(job.images[0], failed) if many else naming(*job.images):
                 run(model, job, edits, output, config.infer)
-    if in_folder:
+    if many:
         log.info(f"{len(jobs) - len(failed)} of {len(jobs)} images done; results in {output}")
     return 1 if failed else 0
 
@@ -84,22 +83,26 @@ def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
     verb = VERBS[name]
     parser = commands.command_parser(f"{verb.help}; options: `{name}` in configs/default.yaml", "infer.format=tiff")
     parser.prog = f"edit.py {name}"
-    paths = {"nargs": 2, "metavar": ("LEFT", "RIGHT")} if verb.images == 2 else {"nargs": 1}
-    parser.add_argument(
-        "--input", type=Path, required=not verb.generates, default=[], **paths,
-        help="an image, a latent file, or a folder of images" + ("; without it, generated" if verb.generates else ""),
-    )  # fmt: skip
-    return verb, parser.parse_intermixed_args(argv[1:])
+    about = "left and right image, or latent file" if verb.images == 2 else "images, latent files, folders"
+    about += "; without it, generated" if verb.generates else ""
+    add_paths(parser, "--input", about, required=not verb.generates, default=[])
+    arguments = parse_arguments(parser, argv[1:])
+    if verb.images == 2 and len(arguments.input) != 2:
+        given, options = len(arguments.input), [word for word in arguments.overrides if os.path.exists(word)]
+        hint = f" (./{options[0]} is a file, {options[0]} an option)" if options else ""
+        raise UserError(f"--input: {given} given; two photographs are needed, the left and the right one{hint}")
+    return verb, arguments
 
 
 def find_inputs(verb: Verb, arguments: argparse.Namespace) -> list[tuple[Path, str]]:
     """The images that the command names, each with a name for its results. UserError for what is not there."""
-    search, kind = partial(commands.find_photographs, output=arguments.output), commands.IMAGES
-    if verb.images == 2:
-        search, kind = lambda folder: [], "single image"
-    found = [commands.find_files("--input", path, search, kind).items() for path in arguments.input]
-    files = list(chain(*found))
-    if verb.images == 2 and files[0][1] == files[1][1]:
+    if verb.images == 1:
+        search = partial(commands.find_photographs, output=arguments.output)
+        found = commands.find_files("--input", arguments.input, search, commands.IMAGES) if arguments.input else {}
+        return list(found.items())
+    sides = [commands.find_files("--input", [path], lambda _: [], "single image") for path in arguments.input]
+    files = list(chain(*(side.items() for side in sides)))
+    if files[0][1] == files[1][1]:
         return [(path, f"{name}-{side}") for (path, name), side in zip(files, ("left", "right"), strict=True)]
     return files
 

@@ -1,6 +1,6 @@
 """Evaluate inverters on photographs: fidelity, seams, latents, edits, generated images, time and memory.
 
-    python evaluate.py --checkpoint FILE [FILE ...] --input FOLDER --output FOLDER [--config FILE] [key=value ...]
+    python evaluate.py --checkpoint FILE ... --input FILE_OR_FOLDER ... --output FOLDER [--config FILE] [key=value ...]
 
 Writes evaluation.json, evaluation.csv (a row for each checkpoint and image) and report.html into the output folder.
 What is measured: `evaluate` in configs/default.yaml.
@@ -17,6 +17,7 @@ if __name__ == "__main__":  # before PyTorch is loaded
 import argparse
 import csv
 import json
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -29,11 +30,12 @@ from evaluation.photographs import EvaluatedModel
 from evaluation.report import Pictures, render
 from evaluation.run import evaluate_checkpoint, machine
 from evaluation.sets import real_sets
-from images.reading import find_images
+from images.listing import find_images
 from inversion.commands import IMAGES, find_files, load_model
 from losses.perceptual import LPIPS
 from utils import log
-from utils.config import load_config
+from utils.arguments import add_paths, one_path, parse_arguments
+from utils.config import files_read, load_config
 from utils.device import select_device
 from utils.errors import UserError, run_command
 from utils.files import atomic_path, lock_folder, refuse_overwriting
@@ -47,35 +49,34 @@ COLUMNS = ("checkpoint", "name", "height", "width", *PER_IMAGE)
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check everything, then measure with one checkpoint after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", nargs="+", required=True, help="inverter.safetensors of train.py")
-    parser.add_argument("--input", type=Path, required=True, help="a folder that is searched for images, or an image")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    add_paths(parser, "--checkpoint", "inverter.safetensors of train.py", required=True)
+    add_paths(parser, "--input", "images, and folders that are searched for images", required=True)
+    parser.add_argument("--output", type=one_path, required=True, help="folder of the results")
     parser.add_argument("--config", help="YAML file with `evaluate`, `infer`, `losses.weights` and `seed`")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single options, as details=20")
-    arguments = parser.parse_intermixed_args(argv)
-    # options that stand behind the checkpoints are taken for some more of them
-    behind = [word for word in arguments.checkpoint if "=" in word and not Path(word).exists()]
-    config = load_config(EvaluateConfig, arguments.config, [*behind, *arguments.overrides])
-    checkpoints = names_of([Path(word) for word in arguments.checkpoint if word not in behind])
-    output, files = arguments.output, find_files("--input", arguments.input, find_images, IMAGES)
-    if output.resolve().is_relative_to(arguments.input.resolve()):
+    arguments = parse_arguments(parser, argv)
+    config = load_config(EvaluateConfig, arguments.config, arguments.overrides)
+    checkpoints, output = names_of(arguments.checkpoint), arguments.output
+    files = find_files("--input", arguments.input, find_images, IMAGES)
+    if any(Path(os.path.realpath(output)).is_relative_to(os.path.realpath(path)) for path in arguments.input):
         raise UserError(f"--output {output}: lies in --input; results need a folder of their own")
-    inputs = [*files, *checkpoints.values(), *filter(None, [arguments.config])]
+    inputs = [*files, *checkpoints.values(), *files_read(EvaluateConfig, config, arguments.config)]
     refuse_overwriting(inputs, [output / name for name in RESULTS])
     metrics = load_metrics(config)
     for path in checkpoints.values():
         load_model(path, config.infer).require_encoder()
     exit_on_terminate()
     with lock_folder(output):
-        evaluation, pictures = evaluate(config, {name: path for path, name in files.items()}, checkpoints, metrics)
-        evaluation["settings"]["input"] = str(arguments.input)
+        photographs = {log.printable(name): path for path, name in files.items()}
+        evaluation, pictures = evaluate(config, photographs, checkpoints, metrics)
+        evaluation["settings"]["input"] = [log.printable(str(path)) for path in arguments.input]
         write(output, evaluation, pictures)
     return int(any(checkpoint["failed"] for checkpoint in evaluation["checkpoints"]))
 
 
 def names_of(checkpoints: Sequence[Path]) -> dict[str, Path]:
     """Checkpoints by the shortest ends of their paths that tell them apart. UserError if any are equal."""
-    paths = [path.resolve().with_suffix("").parts for path in checkpoints]
+    paths = [Path(os.path.realpath(path)).with_suffix("").parts for path in checkpoints]
     for count in range(1, max(map(len, paths), default=0) + 1):
         names = ["-".join(parts[-count:]).strip("/") for parts in paths]
         if len(set(names)) == len(names):

@@ -15,29 +15,28 @@ if __name__ == "__main__":  # before PyTorch is loaded
     share_processor()
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
 
 from images.writing import TILES
-from inversion.commands import command_parser, load_model, save_picture
+from inversion.commands import command_parser, load_model, save_picture, seeds_of
 from inversion.latents import latents_suffix
-from utils.config import load_config
+from utils.arguments import parse_arguments
+from utils.config import files_read, load_config
 from utils.errors import UserError, run_command
 from utils.files import lock_folder, refuse_overwriting, remove_stale
 from utils.schema import GenerateConfig
 from utils.signals import exit_on_terminate
 
-LARGEST_SEED = 2**32 - 1  # that a config may name
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, and generate one image after the other."""
-    arguments = command_parser(__doc__, "width=2048").parse_intermixed_args(argv)
+    arguments = parse_arguments(command_parser(__doc__, "width=2048"), argv)
     config = load_config(GenerateConfig, arguments.config, arguments.overrides)
     options, output = config.generate, arguments.output
     model = load_model(arguments.checkpoint, config.infer)
-    seeds = range(options.seed, options.seed + options.count)
-    if seeds[-1] > LARGEST_SEED:
-        raise UserError(f"generate.count: {options.count}; seeds end at {LARGEST_SEED}")
+    seeds = seeds_of("generate", options)
     if options.panorama and options.width % model.cell:
         raise UserError(
             f"generate.width: {options.width}; a panorama takes a multiple of {model.cell} pixels, a latent cell"
@@ -45,10 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.scale > 1:
         model.preview_size((options.height, options.width), options.scale)
     exit_on_terminate()
-    found = [path for place in ("seed-*", "latents/seed-*") for path in output.glob(place)]
-    digits = [path.stem.removeprefix("seed-").removesuffix(TILES) for path in found]
-    results = [path for path, seed in zip(found, digits, strict=True) if seed.isdecimal() and int(seed) in seeds]
-    refuse_overwriting(filter(None, [arguments.checkpoint, arguments.config]), results)
+    read = [arguments.checkpoint, *files_read(GenerateConfig, config, arguments.config)]
+    refuse_overwriting(read, places(output, seeds))
     with lock_folder(output):
         remove_stale(output)
         for seed in seeds:
@@ -59,6 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 latents.save(output / f"latents/seed-{seed}{latents_suffix('auto', latents.structure.shape)}")
             save_picture(model, latents, output / f"seed-{seed}.png", config.infer, options.scale)
     return 0
+
+
+def places(output: Path, seeds: range) -> Iterator[Path]:
+    """What is there already of what images of seeds may be written into; file systems may ignore the case of names."""
+    for path in chain(output.glob("*"), output.glob("latents/*")):
+        digits = path.stem.lower().removeprefix("seed-").removesuffix(TILES)
+        if digits.isdecimal() and int(digits) in seeds:
+            yield path
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Invert photographs of any size, or draw saved latents again.
 
-    python infer.py --input FILE_OR_FOLDER --output FOLDER [--checkpoint FILE] [--config FILE] [key=value ...]
-    python infer.py --latents FILE_OR_FOLDER --output FOLDER seed=7 region=0,0,256,256
+    python infer.py --input FILE_OR_FOLDER ... --output FOLDER [--checkpoint FILE] [--config FILE] [key=value ...]
+    python infer.py --latents FILE_OR_FOLDER ... --output FOLDER seed=7 region=0,0,256,256
     torchrun --nproc-per-node 2 infer.py ...      # several processes: an image each, or all on the blocks of one
 
 Writes reconstruction/, comparison/, latents/, metrics.csv and summary.json into the output folder; see docs/using.md.
+What is there already, of the same file, options and checkpoint, is kept; overwrite=true does it anew.
 A run that was stopped goes on when the same command is given again, and writes the same files as one that was not;
 to the last bit, where PyTorch computes with the same number of threads (torchrun sets OMP_NUM_THREADS to 1; small
 images are computed on one thread each, several at a time).
@@ -60,7 +61,8 @@ from inversion.small import each, is_small
 from inversion.styles import ArrayLike
 from models.geometry import Region
 from utils import distributed, log
-from utils.config import load_config
+from utils.arguments import add_paths, parse_arguments
+from utils.config import files_read, load_config
 from utils.device import peak_memory_mib, release_freed_memory, reset_peak_memory, select_device
 from utils.distributed import ProcessGroup
 from utils.errors import UserError, run_command
@@ -75,17 +77,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, and invert or draw one image after the other."""
     parser = command_parser(__doc__, "block=256")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", type=Path, help="an image, or a folder that is searched for images")
-    source.add_argument("--latents", type=Path, help="latents (.safetensors, .zarr) of an earlier run, or a folder")
-    arguments = parser.parse_intermixed_args(argv)
-    options = load_config(InferConfig, arguments.config, arguments.overrides).infer
+    add_paths(source, "--input", "images, and folders that are searched for images")
+    add_paths(source, "--latents", "latents (.safetensors, .zarr) of an earlier run, and folders of them")
+    arguments = parse_arguments(parser, argv)
+    config = load_config(InferConfig, arguments.config, arguments.overrides)
+    options, read = config.infer, files_read(InferConfig, config, arguments.config)
     files = find(arguments, options)
     try:
         group, device = distributed.start(select_device(options.device), PATIENCE, gloo=True)
         model = load_model(arguments.checkpoint, options, device)
         if arguments.input:
             model.require_encoder()
-        return process(model, files, arguments, options, group)
+        return process(model, files, arguments, read, options, group)
     finally:
         distributed.stop()
 
@@ -105,25 +108,30 @@ def find(arguments: argparse.Namespace, options: dict) -> dict[Path, str]:
         raise UserError("infer.scale: previews are drawn from saved latents; invert once, then give --latents")
     if options.region is not None:
         raise UserError("infer.region: regions are drawn from saved latents; invert once, then give --latents")
-    if arguments.input.suffix in LATENTS:
-        raise UserError(f"--input {arguments.input}: latents are given as --latents")
+    if wrong := [path for path in arguments.input if path.suffix in LATENTS]:
+        raise UserError(f"--input {wrong[0]}: latents are given as --latents")
     return find_files("--input", arguments.input, partial(find_photographs, output=arguments.output), IMAGES)
 
 
 def process(
-    model: PatchInverter, files: dict[Path, str], arguments: argparse.Namespace, options: dict, group: ProcessGroup
+    model: PatchInverter,
+    files: dict[Path, str],  # to do, with the names of their results
+    arguments: argparse.Namespace,
+    read: list[Path],  # other files that the command reads
+    options: dict,
+    group: ProcessGroup,
 ) -> int:
     """Do one file after the other, naming in one line each that fails; the command's exit code."""
     exit_on_terminate()
     settings = {"weights": model.fingerprint, "infer": dict(options)}
     identity = settings | {  # what must be equal for a run to go on with what another one left
-        "source": str((arguments.latents or arguments.input).resolve()),
         "device": model.device.type,
         "dtype": str(model.dtype),
         "torch": torch.__version__,
     }
-    run = InversionRun(files, arguments.output, {"checkpoint": str(arguments.checkpoint)} | settings, group)
-    refuse_overwriting([arguments.checkpoint, *filter(None, [arguments.config]), *files], run.results())
+    settings = {"checkpoint": log.printable(str(arguments.checkpoint))} | settings
+    run = InversionRun(files, arguments.output, settings, group)
+    refuse_overwriting([arguments.checkpoint, *read, *files], run.results())
     refined = options.refine or options.refine_style  # by derivatives whose state is the whole process's
     together = arguments.input and not refined and model.device.type == "cpu" and run.team.size == 1
 
@@ -172,7 +180,8 @@ def make(model: PatchInverter, job: Job, options: dict, invert: bool) -> None:
         files = []
         try:
             write_results(job, latents, pixels, image, kinds, options, files)
-            job.enter(JobState(make_row(model, job.name, pixels, image, started), files))
+            row = make_row(model, job.title, pixels, image, started)
+            job.enter(JobState(row, list(map(log.printable, files))))
         except BaseException:
             for path in (job.output / file for file in files):
                 remove_tree(path)

@@ -1,6 +1,6 @@
 """Build the LMDBs of a data set: OUTPUT/train and OUTPUT/valid.
 
-    python prepare_data.py --input photos --output data/landscapes
+    python prepare_data.py --input photos more/*.jpg --output data/landscapes
     python prepare_data.py --input photos --output data/landscapes --size 256 --val-fraction 0.1
 
 Without --size the files are stored as they are; with it, as 8-bit RGB PNGs whose shorter side has that many pixels.
@@ -31,10 +31,12 @@ from torch.utils.data import Dataset, get_worker_info
 from tqdm import tqdm
 
 from datasets import CropLoader, loader_options
-from datasets.sources import Source, content_digest, describe, open_source, record_key
+from datasets.sources import Source, content_digest, describe, open_sources, record_key
 from datasets.splits import split
 from images.reading import ImageError, open_image
 from images.resizing import check_side, encode_png, with_shorter_side
+from utils import log
+from utils.arguments import add_paths, one_path, parse_arguments
 from utils.errors import UserError, run_command
 from utils.files import atomic_path, lock_folder, refusals, remove_stale, remove_tree
 from utils.signals import exit_on_terminate
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = [side for side in SIDES if (options.output / side).exists()]
     if done and not unfinished.exists():  # or it was stopped between its last two steps
         raise UserError(f"{options.output / done[0]}: exists already; remove it or choose another --output")
-    source = open_source(options.input)
+    source = open_sources(options.input)
     with lock_folder(options.output), refusals(options.output):
         remove_stale(options.output)
         unfinished.mkdir(exist_ok=True)
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 (unfinished / side).rename(options.output / side)
         remove_tree(unfinished)
     for side, places in members.items():
-        print(f"{options.output / side}: {len(places)} images")
+        log.info(f"{options.output / side}: {len(places)} images")
     return 1 if len(sound) < len(source) else 0
 
 
@@ -77,12 +79,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--input", required=True, help="folder of images, searched recursively, a zip file or an LMDB")
-    parser.add_argument("--output", required=True, type=Path, help="folder that gets train/ and valid/")
+    add_paths(parser, "--input", "images, folders that are searched for images, zip files and LMDBs", required=True)
+    parser.add_argument("--output", required=True, type=one_path, help="folder that gets train/ and valid/")
     parser.add_argument("--size", type=int, help="pixels of the shorter side; not given: files are stored as they are")
     parser.add_argument("--val-fraction", type=float, default=0.05, help="share of the images for valid/")
     parser.add_argument("--max-pixels", type=int, default=2**28, help="larger images are left out")
-    options = parser.parse_args(argv)
+    options = parse_arguments(parser, argv)
     for name, value in (("--size", options.size), ("--max-pixels", options.max_pixels)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: must be at least 1")
@@ -152,7 +154,7 @@ def survey(payloads: Payloads) -> tuple[dict[int, bytes], int]:
     loader = CropLoader(payloads, batch_size=None, **loader_options(min(usable_cores(), len(payloads))))
     for index, (digest, size, reason) in enumerate(tqdm(loader, desc="reading", unit="image", file=sys.stderr)):
         if reason:
-            tqdm.write(f"left out: {reason}", file=sys.stderr)
+            log.error(f"left out: {reason}")
         else:
             digests[index] = digest
             space += size + 4 * PAGE

@@ -32,11 +32,11 @@ import datasets
 import training
 from models import count_parameters
 from training.context import TrainContext
-from training.events import PICTURES, Events
-from training.run import CONFIG, resume, save, take_step
+from training.events import EVENTS, PICTURES, Events
+from training.run import CHECKPOINTS, CONFIG, resume, save, take_step
 from training.stage import Stage
 from utils import distributed, log
-from utils.config import dump_config, load_config, save_config
+from utils.config import dump_config, files_read, load_config, save_config
 from utils.device import select_device, select_dtype, tune_allocator
 from utils.errors import UserError, run_command
 from utils.files import lock_folder, refuse_overwriting
@@ -71,9 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.train.output is None:
             raise UserError("train.output is not set: a folder for the run is needed")
         folder = Path(config.train.output)
-        inputs = [config.train.generator, config.train.inverter, config.train.discriminator, config.train.encoders]
-        refuse_overwriting(filter(None, inputs), [folder / name for name in stage.exported])
         own = (folder / CONFIG).exists() and os.path.samefile(arguments.config, folder / CONFIG)
+        written = [*stage.exported, CHECKPOINTS, EVENTS, *([] if own else [CONFIG])]
+        read = files_read(TrainConfig, config, arguments.config)
+        refuse_overwriting(read, [folder / name for name in written])
         stage.load_files()
         with lock_folder(folder) if world.main else nullcontext():
             return train(config, context, stage, folder, keep_config=own)
@@ -108,7 +109,7 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
     with (
         StopSignal() as stop,
         datasets.loading_failures(train_set),
-        Events(folder / "events", world.main, state["step"]) as events,
+        Events(folder / EVENTS, world.main, state["step"]) as events,
         tqdm(total=settings.steps, initial=state["step"], disable=not world.main, unit="step", mininterval=5) as bar,
     ):
         for batch in batches:

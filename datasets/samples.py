@@ -19,7 +19,7 @@ from datasets.sources import open_source
 from images.resizing import encode_png
 from utils import log
 from utils.errors import UserError, run_command
-from utils.files import atomic_path
+from utils.files import atomic_path, refuse_overwriting
 
 # Height x width: 512 x 512, 300 x 451 (a cat), 400 x 600, 872 x 1000 (galaxies), 500 x 741, 1411 x 1411, 427 x 640.
 PHOTOGRAPHS = (
@@ -63,14 +63,17 @@ def write_listed(folder: Path, images: Path, listed: Path) -> Path:
     number = next((number for number in range(len(source)) if source.label(number) == label), None)
     if number is None:
         raise UserError(f"{images}: has no {label}, which {listed} was made of")
-    path = folder / f"{Path(label).stem}.png"
+    path = folder / f"{log.printable(Path(label).stem)}.png"
+    refuse_overwriting([source.name(number)], [path])
     _write(path, encode_png(source.open(number, MAX_PIXELS)))
     return path
 
 
 def _write(path: Path, data: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+    """Write a file, unless it is there: what was made of it stays up to date."""
+    if not path.is_file() or path.read_bytes() != data:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import re
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import islice
@@ -26,7 +26,8 @@ import PIL.Image
 
 from datasets.lmdb_tree import check_tree
 from images.decoding import errors_named
-from images.reading import Image, ImageError, find_images, open_image
+from images.listing import find_images, is_image
+from images.reading import Image, ImageError, open_image
 from utils.errors import UserError
 
 RECORD = re.compile(rb"(\d+)-(\d+)")
@@ -88,9 +89,11 @@ class FolderSource(Source):
 
     separator = os.sep
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, files: Iterable[Path] | None = None) -> None:
+        """`files`: only these, wherever they lie."""
         super().__init__(folder)
-        self._paths = [str(path.relative_to(self.folder)) for path in find_images(self.folder)]
+        files = find_images(self.folder) if files is None else files
+        self._paths = [os.path.relpath(path, self.folder) for path in files]
         if not self._paths:
             raise UserError(f"{folder}: holds no images and is no LMDB")
 
@@ -199,15 +202,57 @@ class LmdbSource(Source):
         return values
 
 
+class Joined(Source):
+    """Sources one after the other, whose names and labels stay."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        super().__init__(os.path.commonpath([os.path.abspath(each.folder) for each in sources]))
+        self._places = [(each, index) for each in sources for index in range(len(each))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def label(self, index: int) -> str:
+        source, own = self._places[index]
+        return source.label(own)
+
+    def name(self, index: int) -> str:
+        source, own = self._places[index]
+        return source.name(own)
+
+    def stream(self, index: int) -> BinaryIO:
+        source, own = self._places[index]
+        return source.stream(own)
+
+    def read(self, index: int) -> bytes:
+        source, own = self._places[index]
+        return source.read(own)
+
+    def open(self, index: int, max_pixels: int) -> Image:
+        source, own = self._places[index]
+        return source.open(own, max_pixels)
+
+
+def open_sources(paths: Iterable[str | Path]) -> Source:
+    """The images of sources and image files, each path once; UserError for what is none."""
+    paths = {os.path.realpath(path): Path(path) for path in paths}
+    files = [path for path in paths.values() if os.path.isfile(path) and is_image(path)]
+    sources = [open_source(path) for path in paths.values() if path not in files]
+    if files:
+        common = os.path.commonpath([os.path.abspath(path.parent) for path in files])
+        sources.append(FolderSource(common, files))
+    return sources[0] if len(sources) == 1 else Joined(sources)
+
+
 def open_source(path: str | Path) -> Source:
     """The source that a path of the config means; UserError where there is none."""
     path = Path(path)
-    if not path.is_dir():
-        if path.is_file() and (path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)):
+    if not os.path.isdir(path):
+        if os.path.isfile(path) and (path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)):
             return ZipSource(path)
-        found = "is a file" if path.exists() else "no such folder"
+        found = "is a file" if os.path.lexists(path) else "no such folder"
         raise UserError(f"{path}: {found}; a folder of images, a .zip file or the folder of an LMDB is needed")
-    return LmdbSource(path) if (path / "data.mdb").is_file() else FolderSource(path)
+    return LmdbSource(path) if os.path.isfile(path / "data.mdb") else FolderSource(path)
 
 
 def record_key(prefix: str, index: int, digits: int = 8) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from images.metadata import Metadata
 from images.reading import open_photograph
 from inversion import runs
-from inversion.commands import load_latents
+from inversion.commands import load_latents, seeds_of
 from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents, latents_suffix
 from utils.distributed import SINGLE
@@ -77,5 +77,5 @@ def generated_jobs(model: PatchInverter, options: dict) -> list[Job]:
         latents = model.generate(options.height, options.width, seed, noise=options.noise == "field")
         return [Source(f"seed-{seed}", latents.size, lambda: latents)]
 
-    seeds = range(options.seed, options.seed + options.count)
+    seeds = seeds_of("generate", options)
     return [Job(f"seed-{seed}", [f"seed-{seed}"], partial(generate, seed)) for seed in seeds]

@@ -19,6 +19,7 @@ from editing.outpaint import outpaint, place
 from editing.resample import check_inside, resample
 from editing.sources import Source
 from images.reading import open_photograph
+from inversion.commands import seeds_of
 from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents
 from inversion.styles import Style, StyleMap
@@ -75,7 +76,7 @@ def prepare_outpaint(model: PatchInverter, config: dict) -> Edits:
         size, at = place(model.cell, source.size, *asked)
         return outpaint(model, source.latents(), size, at, seed, **_fit(config, source.name))
 
-    return _by_seed(options, "seed", make)
+    return _by_seed("outpaint", options, "seed", make)
 
 
 def prepare_inbetween(model: PatchInverter, config: dict) -> Edits:
@@ -87,7 +88,7 @@ def prepare_inbetween(model: PatchInverter, config: dict) -> Edits:
         fit = _fit(config, f"{left.name}-{right.name}")
         return inbetween(model, left.latents(), right.latents(), size, seed, **fit)
 
-    return _by_seed(options, "seed", make)
+    return _by_seed("inbetween", options, "seed", make)
 
 
 def prepare_resample(model: PatchInverter, config: dict) -> Edits:
@@ -103,7 +104,7 @@ def prepare_resample(model: PatchInverter, config: dict) -> Edits:
         structure = options.what == "structure"
         return resample(model, source.latents(), where, seed, structure=structure, **_fit(config, source.name))
 
-    return _by_seed(options, "resampled", make)
+    return _by_seed("resample", options, "resampled", make)
 
 
 def _style(model: PatchInverter, item: int | str, max_pixels: int) -> Style | StyleMap:
@@ -124,10 +125,9 @@ def _fit(config: dict, name: str) -> dict:
     return {"fit": FitOptions(**values), "noise": config.complete.noise == "field", "progress": shown}
 
 
-def _by_seed(options: dict, word: str, make: Callable[..., Latents]) -> Edits:
-    """An edit (seed, source, ...) -> latents, with each seed that options ask for."""
-    seeds = range(options.seed, options.seed + options.count)
-    return {f"{word}-{seed}": partial(make, seed) for seed in seeds}
+def _by_seed(section: str, options: dict, word: str, make: Callable[..., Latents]) -> Edits:
+    """An edit (seed, source, ...) -> latents, with each seed that the options of a section ask for."""
+    return {f"{word}-{seed}": partial(make, seed) for seed in seeds_of(section, options)}
 
 
 VERBS = {

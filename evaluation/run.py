@@ -47,7 +47,7 @@ def evaluate_checkpoint(
     means = means_of(rows, cycles) | {"seam_score": seams, "reciprocal_error_encoded": encoded} | edited | generated
     entry = {
         "name": evaluated.name,
-        "path": str(networks.path),
+        "path": log.printable(str(networks.path)),
         "weights": evaluated.model.fingerprint,
         "parameters": {key: sum(p.numel() for each in part for p in each.parameters()) for key, part in parts.items()},
         "failed": {name: failed[path] for name, path in files.items() if path in failed},

@@ -44,7 +44,6 @@ from images.windows import NotByWindow, decode_tiff, open_windows
 from models.geometry import reflect
 from utils import log
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp")
 PLANES = 2  # of a TIFF's PlanarConfiguration
 GREY_STRIP = 2**20  # pixels that are asked for their colours at a time
 WINDOWED = 2**24  # pixels; files of more are read by window
@@ -210,16 +209,6 @@ def open_photograph(path: Path, max_pixels: int) -> Image:
     if image.transparent:
         log.info(f"note: {path}: what is transparent counts as mid-grey")
     return image
-
-
-def find_images(folder: str | Path) -> list[Path]:
-    """Files below a folder that are named like images, sorted; hidden files and folders are left out."""
-    found = []
-    for where, folders, files in os.walk(folder):
-        folders[:] = [each for each in folders if not each.startswith(".")]
-        found += [Path(where, each) for each in files if each.lower().endswith(SUFFIXES) and not each.startswith(".")]
-    # A broken link stays, to be named as damaged; a pipe does not: to read it would block.
-    return sorted((path for path in found if path.is_file() or not path.exists()), key=lambda path: path.parts)
 
 
 def _whole(pixels: PIL.Image.Image, name: str, notes: list[str], file: BinaryIO | None = None) -> Image:

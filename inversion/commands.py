@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
 import torch
 import zarr
 
+from images.listing import find_images, walk
 from images.metadata import Metadata
-from images.reading import find_images
-from images.writing import SUFFIXES, Rounded, picture_kind, write_picture
+from images.writing import SUFFIXES as PICTURES
+from images.writing import Rounded, picture_kind, write_picture
 from inversion.inverter import PatchInverter
-from inversion.latents import FILE, FOLDER, ChunkRows, Latents, create_zarr
+from inversion.latents import FOLDER, SUFFIXES, ChunkRows, Latents, create_zarr
 from inversion.runs import HELD, noise_of
 from models.geometry import Region
 from models.weights import SHIPPED
 from utils import log
+from utils.arguments import one_path
 from utils.errors import UserError
 from utils.files import scratch_folder
+from utils.schema import LARGEST_SEED
 
-IMAGES = "JPEG, PNG, WebP, TIFF or BMP image"
+IMAGES = "JPEG, PNG, WebP, AVIF, GIF, TIFF or BMP image"
+LONGEST = 200  # bytes of a name, of 255 that file systems take
 
 
 def command_parser(description: str, example: str) -> argparse.ArgumentParser:
     """A parser of --output, --checkpoint, --config and key=value; `example`: one of these."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="weights that train.py exported")
+    parser.add_argument("--output", type=one_path, required=True, help="folder of the results")
+    parser.add_argument("--checkpoint", type=one_path, default=SHIPPED, help="weights that train.py exported")
     parser.add_argument("--config", help="YAML file with options")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"single options, as {example}")
     return parser
@@ -63,45 +70,89 @@ def load_latents(model: PatchInverter, path: Path, options: dict) -> Latents:
     return latents if options.noise is None else replace(latents, noise=noise_of(options))
 
 
-def find_files(option: str, path: Path, search: Callable[[Path], list[Path]], kind: str) -> dict[Path, str]:
-    """The file that an option names, or what `search` finds in the folder, with the names of the results."""
-    if not path.is_dir() or path.suffix == FOLDER:
-        if not path.exists():
-            raise UserError(f"{option} {path}: no such file or folder")
-        return {path: log.printable(path.stem)}
-    files = search(path)
-    if not files:
-        raise UserError(f"{option} {path}: no {kind} in this folder")
-    return unique_names(files, path)
+def find_files(
+    option: str, paths: Iterable[Path], search: Callable[[Path], list[Path]], kind: str
+) -> dict[Path, str]:
+    """The files that an option names, or that `search` finds in its folders, with the names of their results.
+
+    A file that is named twice is there once. UserError for what is not there, or a folder without any.
+    """
+    found = {}
+    for path in paths:
+        files, folder = [path], path.parent
+        try:
+            os.lstat(path)
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+            raise UserError(f"{option} {path}: {'no such file or folder' if missing else error.strerror}") from error
+        if os.path.isdir(path) and path.suffix != FOLDER:
+            files, folder = search(path), path
+        if not files:
+            raise UserError(f"{option} {path}: no {kind} in this folder")
+        for file in files:
+            found.setdefault((os.path.realpath(file.parent), file.name), (file, folder))
+    files, folders = zip(*found.values(), strict=True)
+    return unique_names(files, *folders)
 
 
 def find_photographs(folder: Path, output: Path) -> list[Path]:
     """The images of a folder, without the results of an earlier run in an output folder inside it."""
-    if output.resolve() == folder.resolve():
+    if os.path.isdir(output) and output.samefile(folder):
         raise UserError(f"--output {output}: is the input folder; results need a folder of their own")
-    files = find_images(folder)
-    if output.resolve().is_relative_to(folder.resolve()):
-        files = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
-    return files
+    return find_images(folder, without=output)
 
 
 def find_latents(folder: Path) -> list[Path]:
     """The latent files and latent folders of a folder, without hidden ones."""
-    found = []
-    for where, folders, files in os.walk(folder):
-        found += [Path(where, name) for name in files if name.endswith(FILE)]
-        found += [Path(where, name) for name in folders if name.endswith(FOLDER)]
-        folders[:] = [name for name in folders if not name.startswith(".") and not name.endswith(FOLDER)]
-    return sorted(path for path in found if not path.name.startswith("."))
+    found = walk(folder, None, Counter())
+    return sorted(path for path in found if path.suffix in SUFFIXES and (path.suffix == FOLDER) == path.is_dir())
 
 
-def unique_names(files: Sequence[Path], folder: Path) -> dict[Path, str]:
-    """a/b.jpg -> a/b, but a/b.jpg and a/b.png keep their suffixes; in a hopeless case all files do."""
-    whole = [log.printable(str(file.relative_to(folder))) for file in files]
-    stems = [str(Path(name).with_suffix("")) for name in whole]
-    count = Counter(stems)
-    names = [stem if count[stem] == 1 else name for stem, name in zip(stems, whole, strict=True)]
-    return dict(zip(files, names if len(set(names)) == len(names) else whole, strict=True))
+def unique_names(files: Sequence[Path], *folders: Path) -> dict[Path, str]:
+    """Names of results, which no file system takes for one another; `folders`: each file's, or one for all.
+
+    a/b.jpg -> a/b, below the folder. Where files would share a name, they keep their suffixes (b.jpg, b.png); where
+    that is not enough, the folders below the one that all have in common; in a hopeless case they are numbered.
+    """
+    folders = folders * len(files) if len(folders) == 1 else folders
+    below = [str(file.relative_to(folder)) for file, folder in zip(files, folders, strict=True)]
+    names = [os.path.splitext(name)[0] for name in below]
+    if len({*map(_folded, names)}) < len(names):
+        common = os.path.commonpath(list(map(os.path.abspath, folders)))
+        longer = [os.path.relpath(file, common) for file in files]
+        for others in (below, [os.path.splitext(name)[0] for name in longer], longer):
+            shared = Counter(map(_folded, names))
+            names = [other if shared[_folded(name)] > 1 else name for name, other in zip(names, others, strict=True)]
+    result, taken = {}, set()
+    for file, name in zip(files, names, strict=True):
+        numbered = chain([name], (f"{name}-{number}" for number in count(2)))
+        result[file] = next(each for each in numbered if _folded(each) not in taken)
+        taken.add(_folded(result[file]))
+    return {file: _file_name(name) for file, name in result.items()}
+
+
+def _folded(name: str) -> str:
+    """The same for names that some file system takes for one: whatever the case, or the form of accents."""
+    return unicodedata.normalize("NFC", log.printable(name)).casefold()
+
+
+def _file_name(name: str) -> str:
+    """A name of results as a path of this system: UTF-8, whatever its locale, and not too long to get a suffix."""
+    parts = []
+    for part in log.printable(name).split(os.sep):
+        if len(part.encode()) > LONGEST:
+            start = part.encode()[:LONGEST].decode(errors="ignore")
+            part = f"{start}-{hashlib.sha256(part.encode()).hexdigest()[:8]}"
+        parts.append(part)
+    return os.fsdecode(os.sep.join(parts).encode())
+
+
+def seeds_of(section: str, options: dict) -> range:
+    """`count` seeds from `seed` on. UserError where the last one could not be given again."""
+    seeds = range(options.seed, options.seed + options.count)
+    if seeds[-1] > LARGEST_SEED:
+        raise UserError(f"{section}.count: {options.count} from seed {options.seed} on; seeds end at {LARGEST_SEED}")
+    return seeds
 
 
 def save_picture(
@@ -120,7 +171,7 @@ def save_picture(
     size = latents.size if scale == 1 else model.preview_size(latents.size, scale)
     kind, whole = picture_kind(options.format, size, options.depth), Region.at(0, 0, *size)
     blocks = list(model.pixel_blocks(whole) if scale == 1 else model.preview_blocks(whole, scale))
-    path = path.with_name(f"{path.stem}{SUFFIXES[kind]}")
+    path = path.with_name(f"{path.stem}{PICTURES[kind]}")
     with scratch_folder(path) as folder:
         shape, dtype = (*size, 3), "uint8" if options.depth == 8 else "float32"
         if size[0] * size[1] > HELD:

@@ -25,7 +25,7 @@ from torch import Tensor
 from images.reading import Image, open_image
 from images.thumbnail import thumbnail
 from inversion import blockwise
-from inversion.latents import Latents
+from inversion.latents import Latents, wrong_structure
 from inversion.noise import FieldNoise, NoiseSpec
 from inversion.refinement import Refiner, Step, fit_style, steps_in_memory
 from inversion.styles import ArrayLike, CutStructure, RestyledStructure, Style, StyleMap, locate, measure_style
@@ -350,14 +350,15 @@ class PatchInverter:
             raise UserError(
                 f"{name}: encoded by the weights {latents.model}, but the checkpoint has {self.fingerprint}"
             )
-        length, dim = latents.style.global_latent.shape[-1], self.generator.structure.global_dim
-        if length != dim:
-            raise UserError(f"{name}: a style of {length} values, but the checkpoint has {dim}")
+        values, dim = latents.style.global_latent, self.generator.structure.global_dim
+        if values.dim() != (2 if isinstance(latents.style, StyleMap) else 1) or not values.isfinite().all():
+            raise UserError(f"{name}: a style of {list(values.shape)}; allowed: finite [D], without a batch axis")
+        if values.shape[-1] != dim:
+            raise UserError(f"{name}: a style of {values.shape[-1]} values, but the checkpoint has {dim}")
         if latents.style.measured != self.measured:
             raise UserError(f"{name}: its style is of another kind than the checkpoint's")
-        if len(latents.structure.shape) != 3 or np.dtype(latents.structure.dtype).kind != "f":
-            found = f"{latents.structure.dtype} {list(latents.structure.shape)}"
-            raise UserError(f"{name}: a structure of {found}; allowed: floating-point [C, h, w], without a batch axis")
+        if wrong := wrong_structure(latents.structure):
+            raise UserError(f"{name}: {wrong}")
         (channels, *shape), (least, most) = latents.structure.shape, self._channels
         if tuple(shape) != self.cells(latents.size).shape or not least <= channels <= most:
             raise UserError(f"{name}: the latents do not cover an image of {latents.size[0]} x {latents.size[1]}")

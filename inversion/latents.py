@@ -44,17 +44,29 @@ WRONG = (
 )  # fmt: skip
 
 
+METADATA = ("format", "image_size", "noise", "style", "style_map", "style_modulation", "own_style_map",
+            "weights_fingerprint")  # fmt: skip
+
+
+class Unfit(ValueError):
+    """A latent file that this program did not write, or that was changed; what does not fit."""
+
+
 @dataclass(frozen=True, eq=False)
 class Latents:
     """What an image is drawn from. Editing makes new ones; nothing is computed before it is read."""
 
-    structure: ArrayLike  # z_s [C, h, w], float32
+    structure: ArrayLike  # z_s [C, h, w], of floating-point numbers; a tensor becomes an array
     style: Style | StyleMap
     size: tuple[int, int]  # height, width of the image, pixels
     noise: NoiseSpec | None  # the texture noise that it is drawn with
     model: str  # fingerprint of the weights that they belong to
     own: Style | StyleMap | None = None  # measured styles: that of the structure, where it is drawn in another one
     grey: bool = False  # whether it is drawn without colours, as the photograph has none
+
+    def __post_init__(self) -> None:
+        if isinstance(self.structure, torch.Tensor):
+            object.__setattr__(self, "structure", self.structure.detach().float().cpu().numpy())
 
     def with_style(self, style: Style | StyleMap, strength: float = 1.0) -> Latents:
         """The same structure in another style: strength 0 keeps its own, 1 takes the other one, beyond 1 overdoes it.
@@ -71,9 +83,13 @@ class Latents:
     def save(self, path: str | Path) -> None:
         """Write a `.safetensors` file or a `.zarr` folder, which appears whole or not at all.
 
-        UserError for another suffix, or where the disk refuses.
+        UserError for another suffix, for values that are not finite or of another shape, or where the disk refuses.
         """
         path = Path(path)
+        if wrong := wrong_structure(self.structure):
+            raise UserError(f"{path}: not saved: {wrong}")
+        for values in self.styles().values():
+            _finite(values, path)
         if path.suffix == FOLDER:
             shape = self.structure.shape
             with atomic_folder(path) as folder:
@@ -81,10 +97,10 @@ class Latents:
                 array = create_zarr(folder / "structure", shape, (shape[0], min(_rows(shape), 256), 256))
                 for top in range(0, shape[1], array.chunks[1]):
                     strip = slice(None), slice(top, top + array.chunks[1]), slice(None)
-                    array[strip] = self.structure[strip]
+                    array[strip] = _finite(self.structure[strip], path)
         elif path.suffix == FILE:
             with atomic_path(path) as temporary:
-                _write_file(temporary, self)
+                _write_file(temporary, self, path)
         else:
             raise UserError(f"{path}: latents are saved as {FILE} or {FOLDER}")
 
@@ -104,7 +120,8 @@ class Latents:
         except PermissionError as error:
             raise UserError(f"{path}: {error.strerror}") from error
         except WRONG as error:
-            raise UserError(f"{path}: not a whole latent {kind} of this program") from error
+            reason = f": {error}" if isinstance(error, Unfit) else ""
+            raise UserError(f"{path}: not a whole latent {kind} of this program{reason}") from error
 
     def metadata(self) -> dict[str, str]:
         """What a latent file says besides its tensors."""
@@ -126,6 +143,14 @@ class Latents:
         """The arrays of a latent file besides the structure: `global` and, where it is another one, `own`."""
         styles = {"global": self.style} | ({} if self.own is None else {"own": self.own})
         return {name: style.global_latent.cpu().numpy().astype("<f4") for name, style in styles.items()}
+
+
+def wrong_structure(structure: ArrayLike) -> str:
+    """What does not fit where a structure is none of latents; else "" (its values are not looked at)."""
+    if len(structure.shape) == 3 and np.dtype(structure.dtype).kind == "f":
+        return ""
+    found = f"{structure.dtype} {list(structure.shape)}"
+    return f"a structure of {found}; allowed: floating-point [C, h, w], without a batch axis"
 
 
 def latents_suffix(kind: str, shape: Sequence[int]) -> str:
@@ -189,8 +214,13 @@ class StoredArray:
 
 def _parse(structure: ArrayLike, styles: dict[str, np.ndarray], metadata: dict[str, str]) -> Latents:
     """Latents of the parts of a file. ValueError, KeyError, TypeError or OSError where they do not fit."""
-    if metadata["format"] != FORMAT or len(structure.shape) != 3 or structure.dtype != np.float32:
-        raise ValueError("another format")
+    if missing := [name for name in METADATA if name not in metadata]:
+        lacking = f"its metadata lack {', '.join(missing)}" if metadata else "it has no metadata"
+        raise Unfit(f"{lacking}; keep those of the latents that were changed (docs/api.md)")
+    if metadata["format"] != FORMAT:
+        raise Unfit(f"its format is {str(metadata['format'])[:40]!r}, not {FORMAT!r}; invert the photograph again")
+    if len(structure.shape) != 3:
+        raise Unfit(f"structure has the shape {list(structure.shape)}; allowed: [C, h, w], without a batch axis")
     height, width = map(int, metadata["image_size"].split())
     if min(height, width, *structure.shape) < 1:
         raise ValueError("an empty image")
@@ -205,7 +235,9 @@ def _parse(structure: ArrayLike, styles: dict[str, np.ndarray], metadata: dict[s
 def _parse_style(values: np.ndarray, weights: str, measured: bool, exact: bool) -> Style | StyleMap:
     values, weights = torch.from_numpy(np.array(values, np.float32)), MAP.validate_json(weights)
     if values.dim() != (1 if weights is None else 2):
-        raise ValueError("styles of another shape")
+        raise Unfit(f"a style of the shape {list(values.shape)}; allowed: {'[D]' if weights is None else '[N, D]'}")
+    if not values.isfinite().all():
+        raise Unfit("a style with values that are not finite")
     if weights is None:
         return Style(values, measured)
     return StyleMap([Style(value, measured) for value in values], weights, exact)
@@ -215,12 +247,15 @@ def _open_file(path: Path) -> Latents:
     with open(path, "rb"):  # names what is missing or may not be read, which safetensors does not
         pass
     with safetensors.safe_open(path, framework="np") as file:
-        names = [name for name in STYLES if name in file.keys()]  # noqa: SIM118 (not a dictionary)
-        window = file.get_slice("structure")
-        if any(file.get_slice(name).get_dtype() != "F32" for name in ("structure", *names)):
-            raise ValueError("other types of values")
-        structure = StoredArray(path, "structure", tuple(window.get_shape()))
-        return _parse(structure, {name: file.get_tensor(name) for name in names}, file.metadata() or {})
+        names = [name for name in ("structure", *STYLES) if name in file.keys()]  # noqa: SIM118 (not a dictionary)
+        for name in ("structure", "global"):
+            if name not in names:
+                raise Unfit(f"it has no tensor {name!r}")
+        for name in names:
+            if (kind := file.get_slice(name).get_dtype()) != "F32":
+                raise Unfit(f"{name!r} is {kind}; latents are stored as F32 (Latents.save of the API does)")
+        structure = StoredArray(path, "structure", tuple(file.get_slice("structure").get_shape()))
+        return _parse(structure, {name: file.get_tensor(name) for name in names[1:]}, file.metadata() or {})
 
 
 def _open_folder(path: Path) -> Latents:
@@ -228,7 +263,9 @@ def _open_folder(path: Path) -> Latents:
     array, styles = group["structure"], {name: group[name] for name in STYLES if name in group}
     if any(each.nchunks_initialized != each.nchunks for each in (array, *styles.values())):
         raise ValueError("chunks are missing")
-    structure = StoredArray(path, "structure", array.shape, np.dtype(array.dtype))
+    if array.dtype != np.float32:
+        raise Unfit(f"'structure' is {array.dtype}; latents are stored as float32 (Latents.save of the API does)")
+    structure = StoredArray(path, "structure", array.shape)
     return _parse(structure, {name: each[...] for name, each in styles.items()}, dict(group.attrs))
 
 
@@ -239,8 +276,20 @@ def describe_folder(folder: Path, latents: Latents) -> None:
         create_zarr(folder / name, values.shape, values.shape)[...] = values
 
 
-def _write_file(path: Path, latents: Latents) -> None:
-    """The safetensors format (a header and the values), written by strips: its library wants tensors whole."""
+def _finite(values: np.ndarray, path: Path) -> np.ndarray:
+    """Values that will be stored in `path`, float32. UserError where some are not finite."""
+    with np.errstate(over="ignore"):
+        values = np.asarray(values, np.float32)
+    if not np.isfinite(values).all():
+        raise UserError(f"{path}: not saved: values that are not finite")
+    return values
+
+
+def _write_file(path: Path, latents: Latents, shown: Path) -> None:
+    """The safetensors format (a header and the values), written by strips: its library wants tensors whole.
+
+    `shown`: the path in messages.
+    """
     styles, shape, end = latents.styles(), tuple(map(int, latents.structure.shape)), 0
     header = {"__metadata__": latents.metadata()}
     for name, values in styles.items():
@@ -260,7 +309,7 @@ def _write_file(path: Path, latents: Latents) -> None:
     for top in range(0, shape[1], _rows(shape)):
         strip = slice(None), slice(top, min(top + _rows(shape), shape[1])), slice(None)
         # mapped for each strip, since a lasting map would count as memory
-        np.memmap(path, "<f4", "r+", start, shape)[strip] = latents.structure[strip]
+        np.memmap(path, "<f4", "r+", start, shape)[strip] = _finite(latents.structure[strip], shown)
 
 
 def _rows(shape: Sequence[int]) -> int:

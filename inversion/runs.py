@@ -3,7 +3,8 @@
 What is unfinished lies in OUTPUT/.unfinished: the settings of the run, and a folder for each image with the arrays that
 its blocks are written into (zarr: a chunk that is there is done) and, when it is done, its state. A run of other
 settings starts anew. The processes of a run share the images, or the blocks of each, and tell each other through these
-files what they have done.
+files what they have done. Under `finished` OUTPUT/summary.json says what results of all runs into the folder were made
+of: an image whose results are there, of the same file and settings, is not done again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -39,7 +41,14 @@ from utils.files import atomic_path, refusals, remove_stale, remove_tree
 
 HELD = 2**22  # pixels, from which on an image is drawn on the disk
 UNFINISHED = ".unfinished"
+TABLE, SUMMARY_FILE = "metrics.csv", "summary.json"
 ENCODED = "latents.zarr/structure"  # array of a job, in a folder that can become a latent folder
+PLACES = {  # folders of results, and the suffixes of what is in them
+    "reconstruction": (*SUFFIXES.values(), TILES),
+    "comparison": (*SUFFIXES.values(), TILES),
+    "float": (".npy",),
+    "latents": LATENTS,
+}
 PARTIAL = ".partial"  # suffix of the chunks that zarr had not written whole when it was killed
 
 
@@ -71,11 +80,27 @@ class JobState:
     """What has become of an image: its row of the table and the files of its results, or the reason of a failure."""
 
     row: Row | None
-    files: list[str] = field(default_factory=list)  # below the folder of the results
+    files: list[str] = field(default_factory=list)  # below the folder of the results, see `_path`
     failed: str = ""
 
 
-STATE = TypeAdapter(JobState)
+@dataclass(frozen=True)
+class Finished:
+    """What the results of an image were made of."""
+
+    key: str  # of the input as it was, see `_key`
+    settings: str  # digest of weights and options
+    files: dict[str, int | None]  # of the results, below their folder, and their bytes; None for folders
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is read of summary.json."""
+
+    finished: dict[str, Finished]  # by the names of the results
+
+
+STATE, SUMMARY, ROW = TypeAdapter(JobState), TypeAdapter(Summary), TypeAdapter(Row)
 
 
 class Damaged(UserError):
@@ -166,7 +191,7 @@ class Job:
             blocks = array.missing(blocks, whole)
             self.wait()  # nobody begins while another still looks
         blocks = blocks[self.group.rank :: self.group.size]
-        return log.progress(blocks, f"{self.name}: {task}", main=self.group.main)
+        return log.progress(blocks, f"{self.title}: {task}", main=self.group.main)
 
     def steps(self, shape: Sequence[int], blocks: Sequence[Region], cells: Region, count: int) -> Iterator[Step]:
         """The steps of a refinement of latents [C, h, w] that are not done; a state goes when it is no more needed."""
@@ -203,12 +228,20 @@ class Job:
 
     def state(self) -> JobState | None:
         """What has become of the image; None if it is not done yet, or a file of its results is missing."""
-        try:
-            state = STATE.validate_json((self.folder / "state.json").read_bytes(), strict=True)
-        except (OSError, ValueError):
-            return None
-        done = state.row and state.files and all((self.output / file).exists() for file in state.files)
-        return state if state.failed or done else None
+        state = _read(STATE, self.folder / "state.json")
+        return state if state and (state.failed or self.holds(state)) else None
+
+    def holds(self, state: JobState) -> bool:
+        """Whether the results that a state names are those of this image, and there."""
+        title = self.title
+        known = {f"{folder}/{title}{suffix}" for folder, suffixes in PLACES.items() for suffix in suffixes}
+        ours = state.row and state.row.name == title and state.files and known.issuperset(state.files)
+        return bool(ours) and all(os.path.exists(_path(self.output, file)) for file in state.files)
+
+    @property
+    def title(self) -> str:
+        """The name of the image in tables and messages."""
+        return log.printable(self.name)
 
     def discard(self) -> None:
         """Remove the arrays."""
@@ -217,7 +250,7 @@ class Job:
 
     def arrays(self) -> list[Path]:
         """Where there are blocks to go on from."""
-        return [path for path in self.folder.glob("*") if path.is_dir()]
+        return _arrays(self.folder)
 
 
 def noise_of(options: dict) -> NoiseSpec | None:
@@ -259,6 +292,9 @@ class InversionRun:
     def __init__(self, files: dict[Path, str], output: Path, settings: dict, group: ProcessGroup) -> None:
         """`files`: the names of the results by input; `settings`: for summary.json; `group`: the processes."""
         self.output, self.settings, self.group = output, settings, group
+        self.rows: dict[str, Row] = {}  # of the table, by name; these three are known to the main process
+        self.finished: dict[str, Finished] = {}
+        self.kept = 0  # images that are not done again
         shared = len(files) < group.size  # then the processes share the blocks of each image
         self.team = group if shared else ProcessGroup()
         folders = {path: output / UNFINISHED / _key(path, name) for path, name in files.items()}
@@ -266,14 +302,11 @@ class InversionRun:
 
     def results(self) -> list[Path]:
         """What the run may write or clear away; of the pictures and latents, those that are there already."""
-        pictures = {*SUFFIXES.values(), TILES}
-        places = {"reconstruction": pictures, "comparison": pictures, "float": [".npy"], "latents": LATENTS}
-        found = []
-        for kind, suffixes in places.items():
-            if (self.output / kind).is_dir():
-                found += [self.output / kind / f"{job.name}{suffix}" for job in self.jobs for suffix in suffixes]
-        always = [self.output / name for name in ("metrics.csv", "summary.json", UNFINISHED)]
-        return always + [path for path in found if os.path.lexists(path)]
+        always = [self.output / name for name in (TABLE, SUMMARY_FILE, UNFINISHED)]
+        there = [f"{folder}/{{}}{suffix}" for folder, suffixes in PLACES.items() for suffix in suffixes
+                 if (self.output / folder).is_dir()]  # fmt: skip
+        found = (os.path.join(self.output, place.format(job.name)) for job in self.jobs for place in there)
+        return always + [Path(path) for path in found if os.path.lexists(path)]
 
     def begin(self, identity: dict) -> list[Job]:
         """Begin, or go on; `identity`: what must be equal for that. The jobs of this process that are to do."""
@@ -281,33 +314,68 @@ class InversionRun:
             self._prepare(json.loads(json.dumps(identity)))
         self.group.wait()
         todo = [job for job in self.jobs if job.state() is None]
-        begun = len(todo) < len(self.jobs) or any(job.arrays() for job in todo)
+        begun = len(todo) + self.kept < len(self.jobs) or any(job.arrays() for job in todo)
         self.group.wait()  # from now on others may add to what is done
+        if self.kept:
+            log.info(f"note: {self.kept} of {len(self.jobs)} images are there already (overwrite=true does them anew)")
         if self.group.main and begun:
             done = len(self.jobs) - len(todo)
             log.info(f"note: going on with an unfinished run: {done} of {len(self.jobs)} images done")
         return todo if self.team.size > 1 else todo[self.group.rank :: self.group.size]
 
     def _prepare(self, identity: dict) -> None:
-        """Keep what an earlier run of this identity left, and clear away what is no use."""
+        """Keep what earlier runs left that is of use, and clear away what is not."""
         folder = self.output / UNFINISHED
         remove_stale(self.output)
+        self.rows = _read_rows(self.output / TABLE)
+        self.finished = getattr(_read(SUMMARY, self.output / SUMMARY_FILE), "finished", {})
         try:
             found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             found = None
-        if found != identity or not _is_ours(folder):
+        ours = _is_ours(folder)
+        if ours and isinstance(found, dict):
+            for path in folder.glob("*/state.json"):
+                self._enter(path.parent.name, _digest(found), _read(STATE, path))
+        if found != identity or not ours:
             if found is not None:
                 log.info(f"note: {self.output}: the unfinished run there has other settings; everything starts anew")
             remove_tree(folder)
             with atomic_path(folder / "run.json", sync=False) as path:
                 path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+        keys, anew = {job.folder.name.partition("-")[0]: job.folder for job in self.jobs}, 0
+        for path in folder.glob("*-*"):
+            if keys.get(path.name.partition("-")[0], path) != path:  # of the file as it was
+                remove_tree(path)
         for job in self.jobs:
             state = job.state()
-            if state is None or state.failed:
+            done = None if self.settings["infer"]["overwrite"] else self._done(job)
+            if state is None and done:
+                job.enter(done)
+                self.kept += 1
+            elif state is None or state.failed:
                 (job.folder / "state.json").unlink(missing_ok=True)
+                anew += job.title in self.finished
             else:
                 job.discard()
+        if anew and not self.settings["infer"]["overwrite"]:
+            log.info(f"note: {anew} of {len(self.jobs)} images are done anew: they are of other files or options")
+
+    def _enter(self, key: str, settings: str, state: JobState | None) -> None:
+        """Note an image that was done with settings of this digest, if it was."""
+        if state and state.row:
+            self.rows[state.row.name] = state.row
+            sizes = {file: _size(_path(self.output, file)) for file in state.files}
+            self.finished[state.row.name] = Finished(key, settings, sizes)
+
+    def _done(self, job: Job) -> JobState | None:
+        """The state of an image whose results are there, of its file as it is now and of these settings."""
+        row, found = self.rows.get(job.title), self.finished.get(job.title)
+        if not row or not found or (found.key, found.settings) != (job.folder.name, _digest(self.settings)):
+            return None
+        state = JobState(row, list(found.files))
+        whole = job.holds(state) and all(_size(_path(self.output, file)) == size for file, size in found.files.items())
+        return state if whole else None
 
     @contextmanager
     def attempt(self, job: Job) -> Iterator[None]:
@@ -339,12 +407,20 @@ class InversionRun:
             log.error(f"failed: {state.failed if state else reason}")
 
     def write_figures(self) -> None:
-        """Write metrics.csv (a row per image) and summary.json (means, settings, and the images that failed)."""
+        """Write metrics.csv (a row for each image of all runs into the folder) and summary.json: the means of these,
+        and of this run the settings and the images that failed.
+        """
         if not self.group.main:
             return
-        states, names = self._states(), [each.name for each in fields(Row)]
-        rows = [asdict(state.row) for state in states.values() if state.row]
-        with atomic_path(self.output / "metrics.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
+        names, failed = [each.name for each in fields(Row)], {}
+        for job in self.jobs:
+            if state := job.state():
+                self._enter(job.folder.name, _digest(self.settings), state)
+                if state.failed:
+                    failed[job.title] = state.failed
+                    self.rows.pop(job.title, None)  # results that are there are not of this file
+        rows = [asdict(self.rows[name]) for name in sorted(self.rows)]
+        with atomic_path(self.output / TABLE) as path, open(path, "w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, names)
             table.writeheader()
             table.writerows(rows)
@@ -354,34 +430,86 @@ class InversionRun:
         }
         summary = {
             "images": len(rows),
-            "failed": {name: state.failed for name, state in states.items() if state.failed},
+            "failed": failed,
             "mean": {name: sum(values) / len(values) if values else None for name, values in finite.items()},
             "settings": self.settings,
+            "finished": {name: asdict(each) for name, each in self.finished.items()},
         }
-        with atomic_path(self.output / "summary.json") as path:
+        with atomic_path(self.output / SUMMARY_FILE) as path:
             path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
     def close(self) -> int:
         """The end of a run whose images are all done or failed; the exit code.
 
-        What is unfinished is removed, unless an image failed that can be gone on with (a full disk).
+        What is unfinished is removed, unless an image failed that can be gone on with (a full disk), or it is of images
+        that this run was not given.
         """
         self.group.wait()
-        states = self._states()
-        done = sum(state.row is not None for state in states.values())
+        states = [job.state() for job in self.jobs]
+        done = sum(bool(state and state.row) for state in states)
         self.group.wait()  # all have looked
         self.write_figures()
         if self.group.main:
-            if any(job.arrays() for job in self.jobs):
+            begun = {path for path in (self.output / UNFINISHED).glob("*") if _arrays(path)}
+            if begun & {job.folder for job in self.jobs}:
                 log.info("note: the same command goes on with what is unfinished")
+            elif begun:
+                log.info(f"note: unfinished work on {len(begun)} other images stays in {self.output / UNFINISHED}")
             else:
                 remove_tree(self.output / UNFINISHED)
             log.info(f"{done} of {len(self.jobs)} images done; results in {self.output}")
         self.group.wait()  # torchrun ends the others when one leaves with an error
         return int(done < len(self.jobs))
 
-    def _states(self) -> dict[str, JobState]:
-        return {job.name: state for job in self.jobs if (state := job.state())}
+
+def _read(kind: TypeAdapter, path: Path) -> Any:
+    """What a file holds; None where there is none, or of another kind."""
+    try:
+        return kind.validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValueError):
+        return None
+
+
+def _read_rows(path: Path) -> dict[str, Row]:
+    """The rows of a table of ours, by name; none where there is none."""
+    names, rows = [each.name for each in fields(Row)], {}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                row = ROW.validate_python({name: line.get(name) or None for name in names})
+                rows[row.name] = row
+    except (OSError, ValueError, csv.Error):
+        return {}
+    return rows
+
+
+def _path(output: Path, file: str) -> Path:
+    """A file of results by its name in UTF-8, whatever the locale is."""
+    return output / os.fsdecode(file.encode())
+
+
+def _size(path: Path) -> int | None:
+    """The bytes of a file; None for a folder, or nothing."""
+    return path.stat().st_size if path.is_file() else None
+
+
+def _digest(settings: dict) -> str:
+    """A short name for what results depend on besides the input."""
+    try:
+        options = {name: value for name, value in settings["infer"].items() if name != "overwrite"}
+        text = json.dumps([settings["weights"], options], sort_keys=True)
+    except (KeyError, TypeError, AttributeError, ValueError):  # a foreign file
+        return ""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _arrays(folder: Path) -> list[Path]:
+    """Where there are blocks to go on from in the folder of a job."""
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry) for entry in entries if entry.is_dir()]
+    except OSError:  # nothing is begun, or it is a file
+        return []
 
 
 def _fits(path: Path, shape: Sequence[int], chunks: Sequence[int], dtype: str) -> bool:
@@ -407,11 +535,11 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _key(path: Path, name: str) -> str:
-    """A short name for an image as it is now: another file, or a changed one, has another."""
+    """A short name for an image, and one for its file as it is now."""
     file = path / "zarr.json" if path.suffix == FOLDER else path
     try:
         status = os.stat(file)
         version = f"{status.st_size} {status.st_mtime_ns}"
     except OSError:
         version = "missing"
-    return hashlib.sha256(f"{name}\n{version}".encode()).hexdigest()[:16]
+    return "-".join(hashlib.sha256(os.fsencode(text)).hexdigest()[:16] for text in (name, version))

@@ -39,10 +39,13 @@ class ArrayLike(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Style:
-    """One style of a whole image."""
+    """One style of a whole image; an array, or other floating-point numbers, become a tensor of float32."""
 
     global_latent: Tensor  # z_g [D], float32, on the CPU; measured: the vector of `models.statistics`
     measured: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "global_latent", torch.as_tensor(self.global_latent, dtype=torch.float32))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the scripts. Sets ROOT, the repository; `environment FILE` sets PYTHON to one that has the packages of the
 # requirements file: the active Python (or PYTHON=...), else that of .venv, which is made or completed where need be.
+unset CDPATH # with it, cd says where it went
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$ROOT/.venv
 INSTALLING=$ROOT/.venv.installing # the process that installs; one that is left over tells of an interruption

@@ -1,6 +1,6 @@
 """One picture of what a checkpoint does: photographs, their inversions, these in another style, and generated images.
 
-    python -m scripts.overview --checkpoint FILE --input FOLDER --output overview.png
+    python -m scripts.overview --checkpoint FILE --input FILE_OR_FOLDER ... --output overview.png
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from images.reading import find_images, open_image
+from images.listing import find_images
+from images.reading import open_image
 from inversion import PatchInverter
-from utils.errors import UserError, run_command
+from inversion.commands import IMAGES, find_files
+from utils.arguments import add_paths, parse_arguments
+from utils.errors import run_command
 from utils.files import atomic_path, refuse_overwriting
 from utils.log import info
 
+SHOWN = 3  # photographs
 HEIGHT, GAP = 256, 4  # pixels of a row, and between pictures
 MOST_PIXELS = 2**28
 WHITE = 255
@@ -28,12 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draw the rows, and write them below each other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="weights that train.py exported")
-    parser.add_argument("--input", type=Path, required=True, help="an image, or a folder; the first three are shown")
+    add_paths(parser, "--input", "images, and folders of images; the first three are shown", required=True)
     parser.add_argument("--output", type=Path, required=True, help="file of the picture")
-    arguments = parser.parse_args(argv)
-    files = find_images(arguments.input)[:3] if arguments.input.is_dir() else [arguments.input]
-    if not files:
-        raise UserError(f"--input {arguments.input}: no image in this folder")
+    arguments = parse_arguments(parser, argv)
+    files = list(find_files("--input", arguments.input, find_images, IMAGES))[:SHOWN]
     refuse_overwriting([arguments.checkpoint, *files], [arguments.output])
     model = PatchInverter.from_pretrained(arguments.checkpoint)
     rows = [inversions(model, pixels_of(file), seed) for seed, file in enumerate(files)]

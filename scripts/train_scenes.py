@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -17,10 +18,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from images.reading import ImageError, find_images, open_image
+from images.listing import find_images
+from images.reading import ImageError, open_image
 from models.scenes import EDGE, FORMAT, TURNS, SceneClassifier
 from utils.checkpoint import save_weights
 from utils.errors import UserError, run_command
+from utils.files import refuse_overwriting
 from utils.log import info, progress
 
 STEPS, SIZE, RATE = 3000, 64, 0.002
@@ -35,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="file of the classifier")
     parser.add_argument("--steps", type=int, default=STEPS, help="of training")
     arguments = parser.parse_args(argv)
-    images, labels = read(arguments.input)
+    files = find(arguments.input)
+    refuse_overwriting(chain(*files.values()), [arguments.output])
+    images, labels = read(files)
     torch.manual_seed(0)
     network = SceneClassifier(int(labels.max()) + 1)
     info(f"{len(images)} images of {int(labels.max()) + 1} labels")
@@ -47,12 +52,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read(folder: Path) -> tuple[np.ndarray, torch.Tensor]:
-    """All images uint8 [N, CACHE, CACHE, 3] and the numbers of their labels [N]. UserError where there are none."""
-    images, labels = [], []
+def find(folder: Path) -> dict[str, list[Path]]:
+    """The images of each label. UserError where there are none."""
     folders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    for label, each in enumerate(folders):
-        for path in progress(find_images(each), each.name, "image"):
+    files = {each.name: find_images(each) for each in folders}
+    if not any(files.values()):
+        raise UserError(f"--input {folder}: no folders of images")
+    return files
+
+
+def read(files: dict[str, list[Path]]) -> tuple[np.ndarray, torch.Tensor]:
+    """All images uint8 [N, CACHE, CACHE, 3] and the numbers of their labels [N], of files by label."""
+    images, labels = [], []
+    for label, name in enumerate(files):
+        for path in progress(files[name], name, "image"):
             try:
                 image = open_image(path, MOST_PIXELS)
             except ImageError:
@@ -61,7 +74,7 @@ def read(folder: Path) -> tuple[np.ndarray, torch.Tensor]:
             images.append(cv2.resize(whole, (CACHE, CACHE), interpolation=cv2.INTER_AREA))
             labels.append(label)
     if not images:
-        raise UserError(f"--input {folder}: no folders of images")
+        raise UserError("--input: no image can be read")
     return np.stack(images), torch.tensor(labels)
 
 

@@ -141,6 +141,16 @@ def test_generated_images(run, command, tmp_path):
             assert pictures(output) == names_of(verb, "seed-4", "seed-5")
 
 
+def test_several_inputs(run, photographs):
+    """As each by itself; what is damaged is named."""
+    folder = photographs[0].parent / "more"
+    folder.mkdir()
+    shutil.copy(photographs[0], folder / "c.jfif")
+    (folder / "d.png").write_text("no image")
+    output, err = run("fuse", "--input", photographs[0], folder, "blur=5", "--input", photographs[1], code=1)
+    assert pictures(output) == names_of("fuse", "a", "b", "c") and len(err) == 1 and "d.png" in err[0]
+
+
 def test_styles_and_masks_of_files(run, photographs, tmp_path):
     """An image, its latent file, and the input itself give the same style."""
     PIL.Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "mask.png")
@@ -237,6 +247,11 @@ WRONG = [
     ("outpaint", "--input {folder} --checkpoint {tmp}/generator.safetensors", "holds no encoder"),
     ("inbetween", "inbetween.width=170", "b.jpg: inbetween.width: 170"),
     ("inbetween", "--input {a} {folder}", "no single image in this folder"),
+    ("inbetween", "--input {a} complete.steps=1", "--input: 1 given; two photographs are needed"),
+    ("inbetween", "--input {a} {a} --input {a}", "--input: 3 given; two photographs are needed"),
+    ("outpaint", "outpaint.seed=4294967295", "outpaint.count: 2 from seed 4294967295 on; seeds end at 4294967295"),
+    ("fuse", "generate.seed=4294967295 generate.count=2", "generate.count: 2 from seed 4294967295 on"),
+    ("outpaint", "--input {a} {a}x", "a.pngx: no such file"),
     ("resample", "mask={mask}", "one of them"),
     ("resample", "region=0,0,65,20", "a.png: resample.region: [0, 0, 65, 20], but the image has 64 x 83 pixels"),
 ]

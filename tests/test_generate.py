@@ -84,13 +84,14 @@ def test_a_panorama_closes(checkpoint, run, noise):
 def test_a_checkpoint_or_config_is_not_written_onto(run, checkpoint, tmp_path):
     output = tmp_path / "output"
     (output / "latents").mkdir(parents=True)
-    own, config = output / "latents" / "seed-4.safetensors", output / "seed-3.png"
+    own, config, base = output / "latents" / "seed-4.safetensors", output / "SEED-3.PNG", tmp_path / "base.yaml"
     own.write_bytes(checkpoint.read_bytes())
     tile = output / "seed-3_files" / "a.yaml"
     tile.parent.mkdir()
     for path in (config, tile):
         path.write_text("generate: {save_latents: true}")
-    for option, path in (("--checkpoint", own), ("--config", config), ("--config", tile)):
+    base.write_text(f"base: {tile}")
+    for option, path in (("--checkpoint", own), ("--config", config), ("--config", tile), ("--config", base)):
         before = path.read_bytes()
         code, err, _ = run(*SIZE, "count=2", option, path)
         assert code == 2 and len(lines(err)) == 1 and "would overwrite the input" in err

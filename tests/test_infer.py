@@ -85,6 +85,53 @@ def test_names_are_unique_whatever_the_files_are_called():
     assert names[files[-1]].startswith("z/x")
 
 
+def table(output):
+    with open(output / "metrics.csv", newline="", encoding="utf-8") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def test_several_inputs(run, photographs, tmp_path, monkeypatch):
+    """Files and folders, given again, among options, and called like an option."""
+    (tmp_path / "other").mkdir()
+    shutil.copy(photographs / "tiny.png", tmp_path / "other" / "a.png")
+    shutil.copy(photographs / "tiny.png", tmp_path / "block=9.png")
+    monkeypatch.chdir(tmp_path)
+    inputs = ["photographs/a.png", "other", "comparison=false", "--input", "photographs/more", "./block=9.png"]
+    code, err, output = run("--input", *inputs, "latents=none")
+    assert code == 0 and not err and not (output / "comparison").exists() and not (output / "latents").exists()
+    assert set(table(output)) == {"photographs/a", "other/a", "B", "block=9"}
+    assert png(output / "reconstruction" / "other" / "a.png").shape == (1, 1, 3)
+    code, err, _ = run("--input", "block=9.png", output="none")
+    assert code == 2 and lines(err) == [err.strip()] and "./key=value" in err
+    code, err, _ = run("--input", "photographs", "block=9.png", output="none")
+    assert code == 2 and lines(err) == [err.strip()] and "(a file is given as ./block=9.png): infer.block" in err
+    assert not (tmp_path / "none").exists()
+
+
+def test_several_latents(run, photographs):
+    _, _, output = run("--input", photographs)
+    files = [output / "latents" / "a.safetensors", output / "latents" / "more"]
+    code, err, again = run("--latents", *files, output="again")
+    assert code == 0 and not err and set(table(again)) == {"a", "B"}
+
+
+def test_a_folder_from_a_phone(run, photographs, tmp_path):
+    """Whatever holds an image that is read here is done, through links too; one line counts the others."""
+    image = PIL.Image.fromarray(photograph(20, 30))
+    (tmp_path / "album").mkdir()
+    for name, kind in {"x.jfif": "JPEG", "y.avif": "AVIF", "v.jpg_large": "JPEG", "w": "PNG"}.items():
+        image.save(tmp_path / "album" / name, kind)
+    (photographs / "album").symlink_to("../album")
+    (photographs / "album" / "back").symlink_to("..")
+    (photographs / "b.xyz").write_text("no image")
+    (photographs / "c.mov").write_bytes(b"\0\0\0\x14ftypqt  " + bytes(99))
+    os.rename(photographs / "tiny.png", os.fsencode(photographs) + b"/caf\xe9.png")
+    code, err, output = run("--input", photographs)
+    assert code == 0 and not err, err
+    assert set(table(output)) == {"a", "more/B", "caf\\xe9", *(f"album/{name}" for name in "xyvw")}
+    assert set(json.loads((output / "summary.json").read_text())["finished"]) == set(table(output))
+
+
 @pytest.mark.parametrize("place", ["photographs/results", "."])
 def test_results_inside_the_input_folder_or_around_it(run, photographs, place):
     for _ in range(2):  # results are not inverted again
@@ -193,6 +240,8 @@ OVERWRITING = {
     "output in a latent folder": ["--latents", "{tmp}/a.zarr", "--output", "{tmp}/a.zarr/results"],
     "checkpoint": ["--input", "{images}/a.png", "--checkpoint", "{r}/float/a.npy"],
     "config": ["--input", "{images}/a.png", "--config", "{r}/metrics.csv"],
+    "base of a config": ["--input", "{images}/a.png", "--config", "{tmp}/on_it.yaml"],
+    "one of several": ["--input", "{images}/more", "{r}/reconstruction/a.png"],
 }
 
 
@@ -203,6 +252,7 @@ def test_no_input_is_written_onto(run, photographs, checkpoint, tmp_path, case):
     _, _, r = run("--input", photographs / "a.png", "infer.save_float=true")
     shutil.copy(checkpoint, r / "float" / "a.npy")
     (r / "metrics.csv").write_text("infer: {seed: 1}")
+    (tmp_path / "on_it.yaml").write_text(f"base: {r}/metrics.csv")
     for place in ("a_files", "../.unfinished/job", "../../links", "../../hard", "../../linked"):
         (r / "reconstruction" / place).mkdir(parents=True)
     shutil.copy(photographs / "a.png", r / "reconstruction" / "a_files")
@@ -410,3 +460,25 @@ def test_colours_and_odd_files_are_read_as_they_are_meant(run, tmp_path):
     assert "colour profile" in notes[0] and "its end is missing" in notes[1] and "the first of its 2" in notes[2]
     inputs = png(output / "comparison/wide.png")[:, :40]
     np.testing.assert_array_equal(inputs, open_image(folder / "wide.jpg", 10**6).window(0, 0, 70, 40))
+
+
+def test_names_that_are_no_text_in_any_locale(run, photographs, checkpoint, tmp_path):
+    """Results have the same names, and all that is written is UTF-8."""
+    names = {"a.png": b"caf\xe9.png", "tiny.png": "é → 👍.png".encode(), "more/B.JPG": b"more/\x1b[2J\n.jpg"}
+    for name, new in names.items():
+        os.rename(os.fsencode(photographs / name), os.fsencode(photographs) + b"/" + new)
+    with open(os.fsencode(photographs) + b"/bad\xe9.png", "wb") as file:
+        file.write(b"no image")
+    command = [sys.executable, infer.__file__, "--input", photographs, "--output", tmp_path / "out", "device=cpu"]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}
+    command += ["--checkpoint", checkpoint]
+    done = subprocess.run(command, capture_output=True, env=os.environ | ascii_only)
+    assert done.returncode == 1 and b"bad\\xe9.png" in done.stderr and done.stderr.count(b"\n") == 1
+    assert b"\x1b" not in done.stdout
+    picture = tmp_path / "out" / "reconstruction" / "é → 👍.png"
+    written = picture.stat().st_mtime_ns
+    assert run("--input", photographs, output="out")[0] == 1 and picture.stat().st_mtime_ns == written
+    assert set(table(tmp_path / "out")) == {"caf\\xe9", "é → 👍", "more/\\x1b[2J\\n"}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    json.dumps(summary, ensure_ascii=False).encode()
+    assert list(summary["failed"]) == ["bad\\xe9"] and len(summary["finished"]) == 3

@@ -50,6 +50,20 @@ def test_the_command_runs(photos, tmp_path):
     assert done.stdout.splitlines() == [f"{tmp_path}/set/train: 10 images", f"{tmp_path}/set/valid: 1 images"]
 
 
+def test_several_inputs(photos, tmp_path):
+    """Folders, files and LMDBs, each image once; a folder may be nothing but links."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "link").symlink_to(photos / "more")
+    PIL.Image.new("RGB", (9, 9), "blue").save(tmp_path / "name=1.jfif", "JPEG")
+    inputs = [tmp_path / "other", photos / "1.png", tmp_path / "name=1.jfif", photos / "1.png"]
+    assert command("--input", *inputs, "--input", photos / "2.png", "--output", tmp_path / "set") == 0
+    found = [open_source(tmp_path / "set" / side) for side in ("train", "valid")]
+    assert sorted(sum(map(labels, found), [])) == ["link/portrait.jpg", "name=1.jfif", "photos/1.png", "photos/2.png"]
+    assert command("--input", tmp_path / "set" / "train", tmp_path / "set" / "valid", "--output", tmp_path / "two") == 0
+    again = [open_source(tmp_path / "two" / side) for side in ("train", "valid")]
+    assert sorted(sum(map(labels, again), [])) == sorted(sum(map(labels, found), []))
+
+
 def test_files_are_stored_as_they_are(photos, tmp_path):
     out = tmp_path / "set"
     assert command("--input", photos, "--output", out, "--val-fraction", 0.3) == 0

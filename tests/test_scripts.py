@@ -16,7 +16,9 @@ import pytest
 import prepare_data
 from datasets import samples
 from datasets.sources import LmdbSource
-from models.weights import load_inverter
+from models.weights import SHIPPED, load_inverter
+from scripts import overview
+from utils.errors import run_command
 
 ROOT = Path(__file__).parents[1]
 # Stands for a Python of .venv: it lets checks of the environment pass or fail and notes what else it was asked to do.
@@ -109,9 +111,12 @@ def test_two_installations_do_not_mix(repository: Path) -> None:
     assert done.returncode == 2 and f"process {os.getpid()} is installing" in done.stderr and calls(repository) == []
 
 
+@pytest.mark.parametrize("shell", ["bash", "sh"])
 @pytest.mark.parametrize("arguments", [["no-such-folder"], ["a", "b"], ["--help"]])
-def test_wrong_arguments_of_training(arguments: list[str]) -> None:
-    done = run("bash", ROOT / "train-sample.sh", *arguments)
+def test_wrong_arguments_of_training(tmp_path: Path, shell: str, arguments: list[str]) -> None:
+    (tmp_path / "link").symlink_to(ROOT / "train-sample.sh")
+    (tmp_path / "a link to it").symlink_to("link")
+    done = run(shell, tmp_path / "a link to it", *arguments)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
 
@@ -129,6 +134,21 @@ def test_unseen_photograph_has_its_own_size(tmp_path: Path) -> None:
     assert unseen.tobytes() == PIL.Image.open(tmp_path / "photographs" / name).tobytes()
 
 
+def test_no_photograph_is_written_onto(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Not even by the one that was set aside of its folder."""
+    for number in range(3):
+        PIL.Image.new("RGB", (30, 40), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    prepare_data.main(["--input", str(tmp_path), "--output", f"{tmp_path}/data", "--size", "20"])
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.png")}
+    listed = ["--of", str(tmp_path), "--listed", f"{tmp_path}/data/valid"]
+    assert run_command(samples.main, [str(tmp_path), *listed]) == 2
+    assert "would overwrite the input" in capsys.readouterr().err
+    label = LmdbSource(tmp_path / "data/valid").label(0)
+    arguments = ["--checkpoint", str(SHIPPED), "--input", str(tmp_path / label), "--output", str(tmp_path / label)]
+    assert run_command(overview.main, arguments) == 2
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.png")} == before
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository, whose runs/ and results/ may be written."""
@@ -137,9 +157,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_sample_of_inference_runs_by_sh_and_through_a_link(tree: Path, tmp_path: Path) -> None:
+    """From another folder, into one that is named from there, though cd be talkative."""
     (tmp_path / "sample").symlink_to(tree / "infer-sample.sh")
-    done = run("sh", tmp_path / "sample", tmp_path / "inverted", "device=cpu", PYTHON=sys.executable)
+    places = {"PYTHON": sys.executable, "CDPATH": f"{tmp_path}:{tree}"}
+    done = run("sh", "-c", f"cd '{tmp_path}'; sh sample inverted device=cpu", **places)
     assert done.returncode == 0, done.stderr
+    done = run("sh", "-c", f"cd '{tmp_path}'; sh sample inverted device=cpu", **places)
+    assert done.returncode == 0 and "7 of 7 images are there already" in done.stdout
     summary = json.loads((tmp_path / "inverted/summary.json").read_text())
     assert summary["images"] == len(samples.PHOTOGRAPHS) and summary["failed"] == {}
     assert len(list((tmp_path / "inverted/reconstruction").glob("*.png"))) == len(samples.PHOTOGRAPHS)

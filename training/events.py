@@ -14,6 +14,7 @@ from utils import log
 from utils.errors import UserError
 from utils.files import free_space, refusals
 
+EVENTS = "events"  # their folder, in that of a run
 PICTURES = 8  # images in a row
 SPACE = 2**24  # bytes that must be free: the writer's thread dies on a full disk, and the run would wait for it
 

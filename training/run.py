@@ -17,7 +17,7 @@ from utils import log
 from utils.checkpoint import load_latest, save_checkpoint
 from utils.errors import UserError
 
-CONFIG = "config.yaml"  # in the folder of a run
+CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"  # in the folder of a run
 DATA = ("resize", "flip", "max_pixels", "val_fraction")  # what of the section decides on the images
 TRAIN = ("ema_images", "style_mixing", "noise", "deterministic")
 
@@ -55,7 +55,7 @@ def resume(
     """
     fixed, free = fixed_conditions(config, stage), free_conditions(config, context, data)
     state = {"step": 0, "elapsed": 0.0}
-    loaded = load_latest(folder / "checkpoints")
+    loaded = load_latest(folder / CHECKPOINTS)
     if loaded is not None:
         state, path, skipped = loaded
         notes = _compare(folder, state.get("conditions", {}), fixed, free)
@@ -75,7 +75,7 @@ def save(folder: Path, state: dict, stage: Stage, context: TrainContext, keep: i
     """Write a checkpoint, once, while the other processes wait."""
     if context.world.main:
         parts = {name: part.state_dict() for name, part in stage.state.items()}
-        save_checkpoint(folder / "checkpoints", state["step"], state | {"stage": parts}, keep)
+        save_checkpoint(folder / CHECKPOINTS, state["step"], state | {"stage": parts}, keep)
     context.world.wait()
 
 

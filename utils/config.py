@@ -8,6 +8,7 @@ Relative paths stay as given: they are relative to the working directory. `base`
 
 import difflib
 import json
+import os
 import re
 import reprlib
 import textwrap
@@ -22,11 +23,12 @@ from pydantic import ValidationError
 
 from utils.errors import UserError
 from utils.files import atomic_path
-from utils.schema import MANY, Config, File, Section
+from utils.schema import MANY, PROGRAMS, Config, File, Section
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 DEFAULT = CONFIGS / "default.yaml"
 COMMAND_LINE = "command line"
+ZARR = ".zarr"  # suffix of a folder that is one thing
 WIDTH, COLUMN = 120, 31  # of lines, and where the comments of configs/default.yaml begin
 BASE = {"type": "string", "description": "another config to start from, relative to this file"}
 
@@ -42,8 +44,23 @@ def load_config(command: type[Section], path: str | Path | None = None, override
     for file, layer in _layers(Path(path)) if path is not None else []:
         values |= _checked(command, layer, str(file))
     for text in overrides:
-        values |= _checked(command, _parse_override(command, text), COMMAND_LINE)
+        where = f"{COMMAND_LINE} (a file is given as ./{text})" if os.path.exists(text) else COMMAND_LINE
+        values |= _checked(command, _parse_override(command, text), where)
     return _nested(values)
+
+
+def files_read(command: type[Section], config: dict, path: str | Path | None) -> list[Path]:
+    """The files that a command reads by its config: the YAML file, those that it rests on, and those that keys name.
+
+    Folders of images, and what is to be written, do not count.
+    """
+    found = [file for file, _ in _layers(Path(path))] if path is not None else []
+    for key, section in keys_of(command).items():
+        value, name = reduce(EasyDict.get, key.split("."), config), key.rpartition(".")[2]
+        if (section.model_fields[name].annotation == File and name != "output") or isinstance(value, list):
+            named = [Path(each) for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
+            found += [each for each in named if os.path.isfile(each) or each.suffix == ZARR]
+    return found
 
 
 def validate_section(name: str, values: dict, where: str) -> EasyDict:
@@ -179,10 +196,11 @@ def _parse_yaml(text: str | bytes, where: str) -> Any:
 
 def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, Any]]:
     """The file and the files that it rests on, deepest base first, without the defaults."""
-    if path.resolve() == DEFAULT:
+    true = Path(os.path.realpath(path))
+    if true == DEFAULT:
         return []
-    above = (*above, path.resolve())
-    if path.resolve() in above[:-1]:
+    above = (*above, true)
+    if true in above[:-1]:
         raise UserError(f"config {path}: base files form a cycle: {' -> '.join(map(str, above))}")
     try:
         values = _parse_yaml(path.read_bytes(), str(path)) or {}
@@ -199,7 +217,7 @@ def _parse_override(command: type[Section], text: str) -> dict:
     key, equals, raw = text.partition("=")
     key = _in_full(command, key.strip())
     if not equals or not key:
-        raise UserError(f"{COMMAND_LINE}: {text!r} given; allowed: key=value, such as infer.block=256")
+        raise UserError(f"{COMMAND_LINE}: {text!r} given; allowed: key=value, such as infer.block=256 (files: --input)")
     section = keys_of(command).get(key)
     if section and section.model_fields[key.rpartition(".")[2]].annotation == File:
         return {key: None if raw == "null" else raw}
@@ -238,9 +256,11 @@ def _checked(command: type[Section], values: Any, where: str, prefix: str = "") 
         elif _names(command, f"{key}."):
             found = _checked(command, value, where, f"{key}.")
         elif key in keys_of(Config) or _names(Config, f"{key}."):
-            raise UserError(f"{where}: {key!r} is not read here; allowed: {', '.join(_names(command, prefix))}")
+            names = ", ".join(_names(command, prefix))
+            raise UserError(f"{where}: {key!r} is not read here; allowed: {names} ({key} is {_elsewhere(key)})")
         else:
-            raise UserError(f"{where}: unknown key {_near(command, f'{prefix}{name}')}")
+            section = isinstance(value, dict) and not dot
+            raise UserError(f"{where}: unknown key {_near(command, f'{prefix}{name}', section)}")
         if twice := result.keys() & found.keys():
             raise UserError(f"{where}: key {min(twice)!r} is given twice")
         result |= found
@@ -264,15 +284,25 @@ def _words(schema: dict) -> list[str]:
     return [str(word) for kind in kinds for word in kind.get("enum", [kind["const"]] if "const" in kind else [])]
 
 
-def _near(command: type[Section], key: str) -> str:
-    """A key that the command does not know, and the valid key or section that was most likely meant."""
+def _near(command: type[Section], key: str, section: bool) -> str:
+    """A key that the command does not know, and the valid one, or section, that was most likely meant."""
+    given = key[-80:].lower()
 
     def likeness(valid: str) -> float:
-        pairs = (key[-80:], valid), (key[-80:].rpartition(".")[2], valid.rpartition(".")[2])
+        pairs = (given, valid), (given.rpartition(".")[2], valid.rpartition(".")[2])
         return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
-    valid = [*keys_of(command), *dict.fromkeys(each.rpartition(".")[0] for each in keys_of(command) if "." in each)]
-    return f"{_short(key)}; the nearest valid key is {max(valid, key=likeness)!r}"
+    sections = dict.fromkeys(each.rpartition(".")[0] for each in keys_of(command) if section and "." in each)
+    others = [each for each in keys_of(Config) if each.endswith(f".{key}") and each not in keys_of(command)]
+    hint = f" ({', '.join(f'{each} is {_elsewhere(each)}' for each in others[:3])})" if others else ""
+    return f"{_short(key)}; the nearest valid key is {max([*keys_of(command), *sections], key=likeness)!r}{hint}"
+
+
+def _elsewhere(key: str) -> str:
+    """What reads a key or section of Config."""
+    readers = [name for name, each in PROGRAMS.items() if key in keys_of(each) or _names(each, f"{key}.")]
+    owner = [name for name in readers if PROGRAMS[name].own == key.partition(".")[0]]
+    return f"for {' | '.join(owner or readers)}"
 
 
 def _nested(values: dict) -> EasyDict:

@@ -84,6 +84,11 @@ class ProcessGroup:
 SINGLE = ProcessGroup()
 
 
+def first_process() -> bool:
+    """Whether this process speaks for those that torchrun started, before they have met."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def start(device: torch.device, timeout_minutes: float, gloo: bool = False) -> tuple[ProcessGroup, torch.device]:
     """Join the processes of torchrun, if it started this one; the world and the device of this process.
 

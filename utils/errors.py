@@ -18,8 +18,18 @@ class UserError(Exception):
 def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
     """Run a command's `main` and return its exit code: its own (None: 0), 2 on a UserError, 130 on Ctrl-C.
 
-    1 where memory does not suffice; PyTorch reports that as a RuntimeError.
+    1 where memory does not suffice (PyTorch reports that as a RuntimeError), or where all is done but stdout lies on a
+    full disk. A reader of stdout who has gone is no error.
     """
+    with log.steady_streams() as stdout:
+        code = _run(main, argv)
+        if code == 0 and stdout.failed and not isinstance(stdout.failed, BrokenPipeError):
+            log.error(f"error: all is done, but stdout cannot be written: {stdout.failed.strerror}")
+            return 1
+        return code
+
+
+def _run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None) -> int:
     try:
         return main(argv) or 0
     except UserError as error:
@@ -42,7 +52,7 @@ def failures(path: Path, failed: dict[Path, str]) -> Iterator[None]:
         with naming(path):
             yield
     except UserError as error:
-        failed[path] = str(error)
+        failed[path] = log.printable(str(error))
         log.error(f"failed: {error}")
 
 

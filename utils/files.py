@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -99,11 +100,16 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
     """Make a folder and keep other runs out of it; UserError where one is writing there, or where it cannot be made.
 
     The system lets go of the lock when a process ends, however it does. File systems without locks keep nobody out.
+    A file of the lock's name that is not empty, or a link, is somebody's own, and refused.
     """
     folder = Path(folder)
     lock = FileLock(folder / LOCK)
     with refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            status = os.lstat(folder / LOCK)
+            if not stat.S_ISREG(status.st_mode) or status.st_size or status.st_nlink > 1:
+                raise UserError(f"{folder / LOCK}: is in the place of the lock of this folder; choose another")
         try:
             lock.acquire(timeout=0)
         except Timeout as error:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator, create_model
 
 MANY = 10**12  # the largest number that stands for a count
+LARGEST_SEED = 2**32 - 1
 
 
 def read_rectangle(value: Any, check: Callable[[Any], list[int]]) -> list[int]:
@@ -45,7 +46,7 @@ EncoderWidths = Annotated[list[Channels], Field(max_length=8)]
 Layers = Annotated[list[Channels], Field(max_length=64)]
 Dilations = Annotated[list[Small], Field(max_length=64)]
 Edge = Annotated[int, Field(ge=1, le=1_000_000)]  # pixels that a PNG has along an edge
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Point = Annotated[list[Share], Field(min_length=2, max_length=2)]
 Points = Annotated[list[Point], Field(min_length=1, max_length=256)]
@@ -62,7 +63,7 @@ LINE = r"^[^\x00-\x1f\x85\u2028\u2029]+$"  # text without control characters
 Path = Annotated[str, Field(title="a path (a line of text)", pattern=LINE), AfterValidator(os.path.expanduser)]
 File = Path | None
 Scale = Annotated[int, Field(title="1, 1/2, 1/4, 1/8 ... (a power of two)"), BeforeValidator(read_scale)]
-SOURCES = f"a seed (a whole number from 0 to {2**32 - 1}), the path of an image or latent file, or own"
+SOURCES = f"a seed (a whole number from 0 to {LARGEST_SEED}), the path of an image or latent file, or own"
 Styles = Annotated[list[Annotated[Seed | Path, Field(title=SOURCES)]], Field(min_length=1, max_length=256)]
 EDGES = "top, left, bottom, right (bottom and right excluded): four whole numbers from 0 on"
 Rectangle = Annotated[list[Whole], Field(title=EDGES, min_length=4, max_length=4), WrapValidator(read_rectangle)]
@@ -305,6 +306,7 @@ class Infer(Edited):
     scale: Scale = key(1, "with --latents: a small picture, from the first channels alone (trunk)")
     comparison: Literal["auto"] | bool = key("auto", "picture of input, result, error; auto: up to 89 megapixels")
     latents: Literal["auto", "safetensors", "zarr", "none"] = key("auto", "auto: a file up to 1 GiB, zarr beyond")
+    overwrite: bool = key(False, "do anew what is there already, of the same file, options and checkpoint")
     save_float: bool = key(False, "also write float/NAME.npy: H x W x 3 float32 in [-1, 1] before rounding")
 
 
@@ -412,6 +414,12 @@ FuseConfig = command("fuse", fuse=Fuse, generate=Generated, infer=Edited)
 OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer=Edited)
 InbetweenConfig = command("inbetween", inbetween=Inbetween, complete=Complete, infer=Edited)
 ResampleConfig = command("resample", resample=Resample, generate=Generated, complete=Complete, infer=Edited)
+
+PROGRAMS = {
+    "train.py": TrainConfig, "infer.py": InferConfig, "generate.py": GenerateConfig, "evaluate.py": EvaluateConfig,
+    "edit.py fuse": FuseConfig, "edit.py outpaint": OutpaintConfig, "edit.py inbetween": InbetweenConfig,
+    "edit.py resample": ResampleConfig,
+}  # fmt: skip
 
 # All sections that there are, as configs/default.yaml shows them.
 Config = command(

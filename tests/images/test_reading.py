@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from images import decoding
 from images.decoding import readable, recognise
-from images.reading import Image, ImageError, find_images, open_image
+from images.reading import Image, ImageError, open_image
 from images.resizing import check_side, encode_png, with_shorter_side
 from images.thumbnail import area_matrix, thumbnail
 from tests.images.conftest import ORIENTED, everything, png, saved, tiff
@@ -219,15 +219,6 @@ def test_mutated_files_give_an_image_or_an_image_error(windows, by_window):
             refused += 1
             assert "\n" not in str(error)
     assert 80 < refused < 580
-
-
-def test_find_images(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / ".cache").mkdir()
-    for name in ("b.JPG", "a/z.png", "a/y.WebP", "c.tif", "d.bmp", "e.txt", ".hidden.png", ".cache/f.png", "a.jpeg"):
-        (tmp_path / name).write_bytes(b"x")
-    names = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
-    assert names == ["a/y.WebP", "a/z.png", "a.jpeg", "b.JPG", "c.tif", "d.bmp"]
 
 
 @given(size_in=st.integers(1, 300), size_out=st.integers(1, 300))

@@ -301,6 +301,54 @@ def test_tensors_of_other_shapes_and_types(changed, name, shape, dtype):
     refused(changed({name: np.zeros(shape, dtype)}))
 
 
+WRONG_FILES = {  # what others make of a latent file, and what is said of it
+    "half": (lambda arrays, meta: ({key: arrays[key].astype("f2") for key in arrays}, meta), "'structure' is F16"),
+    "batch": (lambda arrays, meta: (arrays | {"structure": arrays["structure"][None]}, meta), "without a batch axis"),
+    "style batch": (lambda arrays, meta: (arrays | {"global": arrays["global"][None]}, meta), "allowed: [N, D]"),
+    "style nan": (lambda arrays, meta: (arrays | {"global": arrays["global"] * np.nan}, meta), "not finite"),
+    "no metadata": (lambda arrays, meta: (arrays, None), "it has no metadata; keep those"),
+    "less metadata": (lambda arrays, meta: (arrays, {"format": "x", "noise": "null"}), "its metadata lack image_size"),
+    "older": (lambda arrays, meta: (arrays, meta | {"format": "patch-inverter-latents-1"}), "invert the"),
+    "renamed": (lambda arrays, meta: ({"z": arrays["structure"]}, meta), "it has no tensor 'structure'"),
+    "no style": (lambda arrays, meta: ({"structure": arrays["structure"]}, meta), "it has no tensor 'global'"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_FILES)
+def test_what_does_not_fit_is_named(copy, wrong):
+    path, (make, said) = copy(".safetensors"), WRONG_FILES[wrong]
+    with safe_open(path, "np") as file:
+        arrays, metadata = make(load_file(path), file.metadata())
+    save_file(arrays, path, metadata)
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: not a whole latent file .*{re.escape(said)}"):
+        Latents.load(path)
+
+
+@suffixes
+@pytest.mark.parametrize("wrong", ["nan", "overflow", "batch", "integers", "style"])
+def test_what_could_not_be_drawn_is_not_saved(model, tmp_path, suffix, wrong):
+    good = plain(model)
+    values = good.structure.astype(np.float64)
+    values[1, 2, 3] = {"nan": np.nan, "overflow": 1e300}.get(wrong, 1)
+    values = {"batch": values[None], "integers": good.structure.astype(int)}.get(wrong, values)
+    style = Style(good.style.global_latent * (np.inf if wrong == "style" else 1))
+    with pytest.raises(UserError, match=rf"a{suffix}: not saved: "):
+        replace(good, structure=values, style=style).save(tmp_path / f"a{suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_tensors_of_any_floating_point_type(model, tmp_path, kind):
+    """They are drawn and saved as arrays are, and so are styles."""
+    values = torch.from_numpy(plain(model).structure).to(kind).requires_grad_()
+    edited = replace(plain(model), structure=values, style=Style(STYLES["one"].global_latent.to(kind)))
+    edited.save(tmp_path / "a.safetensors")
+    loaded = Latents.load(tmp_path / "a.safetensors")
+    assert np.array_equal(loaded.structure[:, :, :], values.detach().float().numpy())
+    assert (model.draw(edited) == model.draw(loaded)).all()
+    assert Style(STYLES["one"].global_latent.numpy()).global_latent.equal(STYLES["one"].global_latent)
+
+
 @suffixes
 def test_what_is_no_latent_file(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"

@@ -13,9 +13,9 @@ import torch
 import infer
 from images.reading import Image, ImageError
 from inversion import runs
-from tests.conftest import lines
+from tests.conftest import lines, write_inverter
 from tests.infer_runs import SMALL, programs, results
-from tests.inversion.conftest import photograph
+from tests.inversion.conftest import photograph, tiny_inverter
 from utils.files import lock_folder
 
 OPTIONS = ["infer.dtype=float32", "infer.block=16", "infer.noise=field", "infer.latents=zarr", "infer.save_float=true"]
@@ -99,7 +99,116 @@ def test_what_is_said(run, stop, photographs, monkeypatch):
     assert [text.split()[0] for text in said[1:]] == ["more/B", "tiny", "3"]
     said.clear()
     run("--input", photographs)
+    assert said[0] == "note: 3 of 3 images are there already (overwrite=true does them anew)" and len(said) == 2
+    said.clear()
+    run("--input", photographs, "overwrite=true")
     assert [text.split()[0] for text in said] == ["a", "more/B", "tiny", "3"]
+
+
+def test_it_is_said_that_results_of_another_file_are_replaced(run, photographs, monkeypatch):
+    said = []
+    monkeypatch.setattr("utils.log.info", lambda text, main=True: said.append(text) if main else None)
+    run("--input", photographs / "a.png")
+    (photographs / "more" / "a.png").write_bytes((photographs / "tiny.png").read_bytes())
+    for given in (["--input", photographs / "more" / "a.png"], ["--input", photographs / "more" / "a.png", "seed=2"]):
+        said.clear()
+        run(*given)
+        assert said[0] == "note: 1 of 1 images are done anew: they are of other files or options"
+
+
+def stamps(output):
+    """When results were written."""
+    return {str(path.relative_to(output)): path.stat().st_mtime_ns for path in output.rglob("*.*") if path.is_file()
+            and path.name not in ("metrics.csv", "summary.json")}
+
+
+def names(output):
+    return [line.split(",")[0] for line in (output / "metrics.csv").read_text().splitlines()[1:]]
+
+
+def test_one_photograph_more_is_the_only_one_that_is_done(run, photographs):
+    output = run("--input", photographs)[2]
+    before = stamps(output)
+    PIL.Image.fromarray(photograph(9, 12)).save(photographs / "new.png")
+    assert run("--input", photographs)[0] == 0 and images(output) == 4
+    after = stamps(output)
+    assert before.items() < after.items() and all("new" in name for name in after.keys() - before.keys())
+    assert names(output) == ["a", "more/B", "new", "tiny"]
+    whole = run("--input", photographs, output="whole")[2]
+    assert results(output) == results(whole) and not (output / ".unfinished").exists()
+
+
+def test_one_call_for_each_photograph(run, photographs):
+    """All rows stay, and are those of one call."""
+    for name in ("a.png", "more/B.JPG", "tiny.png", "a.png"):
+        code, err, output = run("--input", photographs / name)
+        assert code == 0 and not err
+    assert names(output) == ["B", "a", "tiny"] and images(output) == 3
+    (photographs / "a.png").write_text("no image any more")
+    assert run("--input", photographs / "a.png")[0] == 1 and names(output) == ["B", "tiny"]
+
+
+ANEW = {  # what is changed after a run, and whether the image is done again
+    "nothing": (lambda photo, output: [], False),
+    "moved": (lambda photo, output: photo.rename(photo.with_suffix(".PNG")) and [], False),
+    "another image": (lambda photo, output: PIL.Image.new("RGB", (61, 37), "red").save(photo) or [], True),
+    "touched": (lambda photo, output: os.utime(photo, ns=(1, 1)) or [], True),
+    "options": (lambda photo, output: ["infer.seed=5"], True),
+    "no option of results": (lambda photo, output: ["overwrite=false"], False),
+    "overwrite": (lambda photo, output: ["overwrite=true"], True),
+    "a result is gone": (lambda photo, output: (output / "float/a.npy").unlink() or [], True),
+    "a result is cut": (lambda photo, output: os.truncate(output / "comparison/a.png", 50) or [], True),
+    "latents are gone": (lambda photo, output: shutil.rmtree(output / "latents/a.zarr") or [], True),
+    "no row": (lambda photo, output: (output / "metrics.csv").write_text("name\n") and [], True),
+    "a foreign table": (lambda photo, output: (output / "metrics.csv").write_bytes(b"\xff\0,") and [], True),
+    "no summary": (lambda photo, output: (output / "summary.json").unlink() or [], True),
+    "a foreign summary": (lambda photo, output: (output / "summary.json").write_text("[" * 10**5) and [], True),
+}
+
+
+@pytest.mark.parametrize("change", ANEW)
+def test_what_is_done_again(run, photographs, change):
+    photo = photographs / "a.png"
+    output = run("--input", photo)[2]
+    before, (action, anew) = stamps(output), ANEW[change]
+    options = action(photo, output)
+    (photo,) = photographs.glob("a.*")
+    assert run("--input", photo, *options)[0] == 0 and names(output) == ["a"] and images(output) == 1
+    assert (stamps(output) != before) == anew
+    after = stamps(output)
+    assert run("--input", photo, *options)[0] == 0 and (stamps(output) != after) == (change == "overwrite")
+
+
+def test_another_checkpoint_does_all_anew(run, photographs, tmp_path):
+    inverter = tiny_inverter()
+    next(inverter.encoder.parameters()).data += 0.1
+    write_inverter(tmp_path / "other.safetensors", inverter)
+    output = run("--input", photographs / "a.png")[2]
+    before = results(output)
+    assert run("--input", photographs / "a.png", given=tmp_path / "other.safetensors")[0] == 0
+    assert results(output) != before
+
+
+def test_a_record_that_names_other_files_is_not_believed(run, photographs, tmp_path):
+    output = run("--input", photographs / "a.png")[2]
+    (tmp_path / "precious").write_text("x")
+    summary = json.loads((output / "summary.json").read_text())
+    for name in ("../precious", str(tmp_path / "precious"), "summary.json"):
+        summary["finished"]["a"]["files"] = {name: 1}
+        (output / "summary.json").write_text(json.dumps(summary))
+        before = stamps(output)
+        assert run("--input", photographs / "a.png")[0] == 0 and stamps(output) != before
+    assert (tmp_path / "precious").read_text() == "x"
+
+
+def test_a_stopped_run_and_another_photograph(run, stop, photographs):
+    """What is done, and begun, of one input stays when others are done; both end as undisturbed runs do."""
+    whole = run("--input", photographs, output="whole")[2]
+    assert stop(55, "--input", photographs)[0] == 130
+    code, err, output = run("--input", photographs / "tiny.png")
+    assert code == 0 and not err and (output / ".unfinished").exists() and names(output) == ["a", "tiny"]
+    assert run("--input", photographs)[0] == 0 and results(output) == results(whole)
+    assert names(output) == ["a", "more/B", "tiny"]
 
 
 CHANGES = {

@@ -46,6 +46,15 @@ def test_training_writes_a_classifier(tmp_path, capsys):
     assert SceneFeatures(CPU, tmp_path / "own.safetensors")(pictures(2, 0, 0)).shape == (2, 128)
 
 
+def test_no_photograph_is_written_onto(tmp_path, capsys):
+    (tmp_path / "images" / "sky").mkdir(parents=True)
+    path = tmp_path / "images" / "sky" / "a.png"
+    PIL.Image.fromarray(photograph(50, 60)).save(path)
+    before = path.read_bytes()
+    assert run_command(train_scenes.main, ["--input", str(tmp_path / "images"), "--output", str(path)]) == 2
+    assert "would overwrite the input" in capsys.readouterr().err and path.read_bytes() == before
+
+
 def test_what_is_no_classifier(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     arguments = ["--input", f"{tmp_path}/empty", "--output", f"{tmp_path}/x.safetensors"]

@@ -1,6 +1,7 @@
 """Configs: defaults, layers, overrides, and what is said about a wrong one."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from utils.config import (
     DEFAULT,
     allowed,
     dump_config,
+    files_read,
     generated_files,
     keys_of,
     load_config,
@@ -92,6 +94,69 @@ def test_keys_need_no_prefix_where_it_is_clear_what_they_mean(tmp_path):
     assert "the nearest valid key is 'generate.width'" in message("widht=3", command=GenerateConfig)
     path = write(tmp_path, "bare.yaml", "width: 3\n")  # a file means the same to every command
     assert f"{path}: unknown key 'width'" in message(path=path, command=GenerateConfig)
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "said"),
+    [
+        (GenerateConfig, "wdith=3", "the nearest valid key is 'generate.width'"),
+        (GenerateConfig, "BLOCK=3", "the nearest valid key is 'infer.block'"),
+        (GenerateConfig, "refine=3", "(infer.refine is for infer.py)"),
+        (GenerateConfig, "infer.refine=3", "allowed: device, dtype, block, memory_mib, format"),
+        (InferConfig, "width=3", "(generate.width is for generate.py, outpaint.width is for edit.py outpaint, "),
+        (InferConfig, "batch=3", "(train.batch is for train.py)"),
+        (OutpaintConfig, "fuse.blur=3", "'fuse' is not read here; allowed: outpaint, complete, infer (fuse is "),
+        (TrainConfig, "infer.block=3", "(infer is for infer.py)"),
+        (InferConfig, "photo.jpg", "'photo.jpg' given; allowed: key=value, such as infer.block=256 (files: --input)"),
+    ],
+)
+def test_a_key_of_another_command_is_said_to_be_one(command, given, said):
+    assert said in message(given, command=command)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+@given(data=st.data())
+@settings(max_examples=30)
+def test_a_suggestion_is_a_key_that_the_command_reads(command, data):
+    """Whatever key of any command is misspelt or not."""
+    key = data.draw(st.sampled_from(sorted(keys_of(Config))))
+    key = key.rpartition(".")[2] if data.draw(st.booleans()) else key
+    key = key.replace(data.draw(st.sampled_from(sorted(set(key) - {"."}))), data.draw(st.sampled_from(["", "x"])))
+    try:
+        load_config(command, None, [f"{key}=3"])
+    except UserError as error:
+        if nearest := re.search(r"nearest valid key is '([^']*)'", str(error)):
+            assert nearest[1] in keys_of(command)
+
+
+def test_a_config_of_another_command(tmp_path):
+    for text in ("model: {stages: 3}\ntrain: {batch: 3}\n", "train.batch: 3\n"):
+        path = write(tmp_path, "a.yaml", text)
+        assert re.search(r"a\.yaml: '(model|train)' is not read here; allowed: infer \(.* is for train\.py\)",
+                         message(path=path, command=InferConfig))  # fmt: skip
+
+
+def test_an_option_that_is_a_file_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "name=1.jpg", "")
+    write(tmp_path, "refine=2", "")
+    assert "(a file is given as ./name=1.jpg): unknown key 'name'" in message("name=1.jpg", command=InferConfig)
+    assert load_config(InferConfig, None, ["refine=2"]).infer.refine == 2
+
+
+def test_files_that_a_command_reads(tmp_path):
+    """Its config, what that rests on, and what keys name; no folders, nothing that is written."""
+    for name in ("w.pth", "style.png", "run.pt"):
+        write(tmp_path, name, "x")
+    (tmp_path / "a.zarr").mkdir()
+    write(tmp_path, "base.yaml", f"train.output: {tmp_path}/run.pt\n")
+    text = f"base: base.yaml\ndata.train: {tmp_path}\nlosses.weights.alexnet: {tmp_path}/w.pth\n"
+    top = write(tmp_path, "top.yaml", text)
+    config = load_config(TrainConfig, top)
+    assert sorted(path.name for path in files_read(TrainConfig, config, top)) == ["base.yaml", "top.yaml", "w.pth"]
+    styles = f"styles=[3,own,{tmp_path}/style.png,{tmp_path}/a.zarr,{tmp_path}/none.png]"
+    config = load_config(FuseConfig, None, [styles, f"mask={tmp_path}/w.pth"])
+    assert sorted(path.name for path in files_read(FuseConfig, config, None)) == ["a.zarr", "style.png", "w.pth"]
 
 
 def test_layers_go_from_base_to_file_to_command_line(tmp_path):

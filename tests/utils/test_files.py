@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import unicodedata
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -144,6 +145,58 @@ def test_a_folder_that_cannot_be_locked(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match=f"^cannot write {tmp_path}/file"), lock_folder(tmp_path / "file"):
         pass
+
+
+OCCUPY = {
+    "link": lambda place, target: place.symlink_to(target),
+    "hard link": lambda place, target: os.link(target, place),
+    "folder": lambda place, target: place.mkdir(),
+    "file": lambda place, target: place.write_bytes(target.read_bytes()),
+}
+
+
+@pytest.mark.parametrize("occupy", OCCUPY)
+def test_what_is_in_the_place_of_the_lock_stays(tmp_path, occupy):
+    (tmp_path / "photo.jpg").write_text("precious")
+    OCCUPY[occupy](tmp_path / ".lock", tmp_path / "photo.jpg")
+    with pytest.raises(UserError, match=r"\.lock: is in the place of the lock of this folder"), lock_folder(tmp_path):
+        pass
+    assert os.path.lexists(tmp_path / ".lock") and (tmp_path / "photo.jpg").read_text() == "precious"
+
+
+def test_a_lock_that_a_killed_run_left_is_no_obstacle(tmp_path):
+    (tmp_path / ".lock").touch()
+    with lock_folder(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def folding(monkeypatch):
+    """A file system that takes names for one another that differ in case, or in the form of accents."""
+    stat = os.stat
+
+    def fold(name):
+        return unicodedata.normalize("NFC", name).casefold()
+
+    def found(path, *arguments, **options):
+        true = Path("/")
+        for part in Path(os.path.abspath(os.fspath(path))).parts[1:]:
+            entries = {fold(each): each for each in os.listdir(true)} if true.is_dir() else {}
+            true /= entries.get(fold(part), part)
+        return stat(true, *arguments, **options)
+
+    monkeypatch.setattr(files.os, "stat", found)
+
+
+@pytest.mark.parametrize(("name", "other"), [("IMG.PNG", "img.png"), ("caf\u00e9.png", "cafe\u0301.png")])
+def test_file_systems_that_ignore_case_or_forms_of_accents(tmp_path, folding, name, other):
+    (tmp_path / "Out").mkdir()
+    (tmp_path / "Out" / name).write_text("precious")
+    for folder in ("Out", "OUT"):
+        with pytest.raises(UserError, match="would overwrite the input"):
+            refuse_overwriting([tmp_path / "Out" / name], [tmp_path / folder / other])
+    refuse_overwriting([tmp_path / "Out" / name], [tmp_path / "out" / "another.png"])
 
 
 def spellings(path, links):

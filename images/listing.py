@@ -1,0 +1,100 @@
+"""Which files of a folder are images: told by their content, whatever they are called; what is left out is counted."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from images.decoding import readable, recognise
+from utils import log
+from utils.distributed import first_process
+
+# Files that are called so are taken without a look: one that holds something else is named when it is read.
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
+# What a sensor saw: most are TIFF files by content, of which a small picture would be read instead of the photograph.
+RAW = (
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef",
+    ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw",
+)  # fmt: skip
+NEEDED = {"HEIF": "needs pillow-heif"}  # what to install for a format
+ARRAY = ".zarr"  # suffix of folders that are no folders of files
+MOST_KINDS = 8  # that a line names
+
+
+def find_images(folder: str | Path, without: Path | None = None) -> list[Path]:
+    """The images of a folder and of those below it, sorted; a line of the log counts the other files by suffix.
+
+    Links to folders are followed, and no folder is entered twice, nor the folder `without`. Hidden files and folders
+    do not count. A broken link that is called like an image stays, to be named as damaged.
+    """
+    found, others = [], Counter()
+    for path in walk(Path(folder), without, others):
+        reason = _why_not(path)
+        if reason is None:
+            found.append(path)
+        else:
+            others[_kind(path), reason] += 1
+    if others:
+        shown = others.most_common(MOST_KINDS)
+        texts = [f"{count} {kind}{f' ({reason})' if reason else ''}" for (kind, reason), count in shown]
+        more = sum(others.values()) - sum(count for _, count in shown)
+        log.info(f"left out: {', '.join(texts)}{f', {more} others' if more else ''}", first_process())
+    return sorted(found, key=lambda path: path.parts)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image that is read here, or is called like one."""
+    return _why_not(path) is None
+
+
+def walk(top: Path, without: Path | None, others: Counter) -> Iterator[Path]:
+    """All files, and folders that are one thing (ARRAY), but hidden ones; `others` counts unreadable folders.
+
+    No folder is entered twice. Links come after the folders themselves, which so keep their names.
+    """
+    seen, tops = {_number(without)} if without and os.path.isdir(without) else set(), [str(top)]
+
+    def unreadable(error: OSError) -> None:
+        others["folder", error.strerror] += 1
+
+    for start in tops:
+        for where, folders, files in os.walk(start, onerror=unreadable):
+            shown = [each for each in folders if not each.startswith(".")]
+            folders.clear()
+            if _number(where) in seen:
+                continue
+            seen.add(_number(where))
+            arrays = [each for each in shown if each.endswith(ARRAY)]
+            for each in sorted(set(shown) - set(arrays)):
+                path = os.path.join(where, each)
+                (tops if os.path.islink(path) else folders).append(path if os.path.islink(path) else each)
+            yield from (Path(where, each) for each in (*arrays, *files) if not each.startswith("."))
+
+
+def _number(folder: str | Path) -> tuple[int, int]:
+    """The same for all names of a folder."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _why_not(path: Path) -> str | None:
+    """None for an image, and for what is called like one; else why it is left out, "" where that is plain."""
+    named = path.name.lower().endswith(SUFFIXES)
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe: to read it would block
+            return "" if path.suffix == ARRAY else "not a file"
+        kind = None if named else "raw photograph" if path.name.lower().endswith(RAW) else recognise(path)
+    except OSError as error:
+        return None if named else error.strerror
+    if named or readable(kind):
+        return None
+    return NEEDED.get(kind, f"{kind} is not read") if kind else ""
+
+
+def _kind(path: Path) -> str:
+    """How a line calls a file that is left out."""
+    suffix = path.suffix.lower()
+    return log.printable(suffix) if 1 < len(suffix) <= 12 else "without a suffix"
