@@ -3,12 +3,10 @@
 What the starter of a process had ignored stays ignored (nohup: SIGHUP; `&` in a script: SIGINT).
 """
 
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one is unknown to Windows
@@ -57,21 +55,5 @@ def exit_on_terminate() -> None:
 
 def _handle(action: Callable[[int, FrameType | None], None], *numbers: int) -> dict:
     """Set the handlers of signals (none: all) that are not ignored; those of before."""
-    terminals = [stream for stream in (1, 2) if os.isatty(stream)]
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        if number not in SIGNALS[:2]:  # SIGHUP: what is still said must not fail
-            _discard(terminals)
-        action(number, frame)
-
     taken = [number for number in numbers or SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    return {number: signal.signal(number, handler) for number in taken}
-
-
-def _discard(streams: list[int]) -> None:
-    """Let what is written to streams vanish: their terminal is gone."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in streams:
-        with suppress(OSError):
-            os.dup2(nowhere, stream)
-    os.close(nowhere)
+    return {number: signal.signal(number, action) for number in taken}

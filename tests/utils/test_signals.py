@@ -82,9 +82,9 @@ def test_a_closed_terminal_is_no_error_of_those_who_still_speak():
     """A process in a terminal of its own, which closes; it says what it found by its exit code."""
     code = """
 import os, sys, time
-from utils.log import info
+from utils.log import info, steady_streams
 from utils.signals import StopSignal
-with StopSignal() as stop:
+with steady_streams(), StopSignal() as stop:
     info("begun")
     while not stop.requested:
         time.sleep(0.01)
