@@ -93,3 +93,10 @@ def test_the_python_of_a_page_runs(page, sandbox, monkeypatch):
     for each, code in fences("python"):
         if each == page:
             exec(compile(code, page, "exec"), names)
+
+
+def test_the_tests_that_hold_a_situation_are_there():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs/files-and-machines.md").read_text())
+    assert len(named) > 100
+    missing = [each for each in named if f"def {each[1]}(" not in (ROOT / each[0]).read_text()]
+    assert not missing
