@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 (unfinished / side).rename(options.output / side)
         remove_tree(unfinished)
     for side, places in members.items():
-        log.info(f"{options.output / side}: {len(places)} images")
+        if places:
+            log.info(f"{options.output / side}: {len(places)} images")
     return 1 if len(sound) < len(source) else 0
 
 

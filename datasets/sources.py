@@ -14,6 +14,7 @@ import re
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -25,8 +26,8 @@ import lmdb
 import PIL.Image
 
 from datasets.lmdb_tree import check_tree
-from images.decoding import errors_named
-from images.listing import find_images, is_image
+from images.decoding import MAGIC_BYTES, errors_named
+from images.listing import find_images, is_image, kind_of, tell_left_out, why_not
 from images.reading import Image, ImageError, open_image
 from utils.errors import UserError
 
@@ -125,7 +126,16 @@ class ZipSource(Source):
             entries = self._archive().infolist()
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise UserError(f"{path}: not a whole zip file: {error}") from error
-        images = [entry for entry in entries if _is_image(PurePosixPath(entry.filename))]
+        images, others = [], Counter()
+        for entry in entries:
+            name = PurePosixPath(entry.filename)
+            if entry.is_dir() or any(part.startswith((".", "__MACOSX")) for part in name.parts):
+                continue
+            if (reason := self._why_not(entry)) is None:
+                images.append(entry)
+            else:
+                others[kind_of(name), reason] += 1
+        tell_left_out(others)
         if not images:
             raise UserError(f"{path}: a zip file without images")
         if any(entry.flag_bits & ENCRYPTED for entry in images):
@@ -143,6 +153,18 @@ class ZipSource(Source):
 
     def stream(self, index: int) -> BinaryIO:
         return self._archive().open(self._names[index])
+
+    def _why_not(self, entry: zipfile.ZipInfo) -> str | None:
+        """As `images.listing.why_not`."""
+
+        def content() -> bytes:
+            with self._archive().open(entry) as file:
+                return file.read(MAGIC_BYTES)
+
+        try:
+            return why_not(entry.filename, content)
+        except (zipfile.BadZipFile, OSError, RuntimeError, zlib.error) as error:  # RuntimeError: it is encrypted
+            return str(error)
 
     def _archive(self) -> zipfile.ZipFile:
         process = os.getpid()
@@ -342,12 +364,6 @@ def _begins_image(data: bytes) -> bool:
     except (OSError, ValueError, SyntaxError):  # the decoders' words for no image
         return False
     return True
-
-
-def _is_image(name: PurePosixPath) -> bool:
-    """Whether a file of an archive is named like an image, and is not hidden."""
-    hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
-    return not hidden and name.suffix.lower() in PIL.Image.registered_extensions()
 
 
 def _name_in(meta: bytes) -> bytes:

@@ -21,8 +21,8 @@ def split(digests: Sequence[bytes], fraction: float) -> tuple[list[int], list[in
         held = set(sorted(distinct)[:1])
     if held == distinct:
         raise UserError(
-            f"{len(distinct)} distinct image(s), and all would validate (data.val_fraction={fraction:g}); more images,"
-            " a smaller share or data.val=none leave some to train on"
+            f"{len(distinct)} distinct image(s), and all would validate at a share of {fraction:g}; more images, a"
+            " smaller share or none (data.val=none; of prepare_data.py --val-fraction 0) leave some to train on"
         )
     sides = [], []
     for index, digest in enumerate(digests):

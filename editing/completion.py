@@ -34,6 +34,7 @@ from utils.errors import UserError
 
 BETAS = (0.9, 0.99)
 DIVERGED = 2.0  # times the error at the start
+EXACT = 1e-6  # error of a draw that gives what is known already: Adam, whose steps have one size, would leave it
 
 
 Progress = Callable[[Iterable[int]], Iterable[int]]  # wraps the steps of a fit, to show how far it is
@@ -107,6 +108,8 @@ class Completion:
                 error = ((self._structure(region) - known).square() * weight).sum() / scale
                 (self.options.fidelity * error).backward()
                 errors[-1] += float(error.detach())
+            if errors[-1] < EXACT:
+                break
             for values, start in [(z_g, first), *((self.fitted[tile], start) for tile, start in starts.items())]:
                 values.grad += 2 * (values.detach() - start)
             optimizer.step()

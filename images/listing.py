@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePath
 
 from images.decoding import readable, recognise
 from utils import log
@@ -36,13 +36,18 @@ def find_images(folder: str | Path, without: Path | None = None) -> list[Path]:
         if reason is None:
             found.append(path)
         else:
-            others[_kind(path), reason] += 1
+            others[kind_of(path), reason] += 1
+    tell_left_out(others)
+    return sorted(found, key=lambda path: path.parts)
+
+
+def tell_left_out(others: Counter) -> None:
+    """Print one line that counts files, by (suffix, why they are left out)."""
     if others:
         shown = others.most_common(MOST_KINDS)
         texts = [f"{count} {kind}{f' ({reason})' if reason else ''}" for (kind, reason), count in shown]
         more = sum(others.values()) - sum(count for _, count in shown)
         log.info(f"left out: {', '.join(texts)}{f', {more} others' if more else ''}", first_process())
-    return sorted(found, key=lambda path: path.parts)
 
 
 def is_image(path: Path) -> bool:
@@ -86,15 +91,21 @@ def _why_not(path: Path) -> str | None:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe: to read it would block
             return "" if path.suffix == ARRAY else "not a file"
-        kind = None if named else "raw photograph" if path.name.lower().endswith(RAW) else recognise(path)
+        return why_not(path.name, lambda: path)
     except OSError as error:
         return None if named else error.strerror
-    if named or readable(kind):
+
+
+def why_not(name: str, content: Callable[[], Path | bytes]) -> str | None:
+    """As above, of a file of this name, whose content (or where it lies) is only asked for where the name says nothing.
+    """
+    if name.lower().endswith(SUFFIXES):
         return None
-    return NEEDED.get(kind, f"{kind} is not read") if kind else ""
+    kind = "raw photograph" if name.lower().endswith(RAW) else recognise(content())
+    return None if readable(kind) else NEEDED.get(kind, f"{kind} is not read") if kind else ""
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: PurePath) -> str:
     """How a line calls a file that is left out."""
     suffix = path.suffix.lower()
     return log.printable(suffix) if 1 < len(suffix) <= 12 else "without a suffix"

@@ -246,6 +246,16 @@ def test_a_zip_is_read_as_a_folder_is(make_zip, make_folder, encoded, compressio
     assert pickle.loads(pickle.dumps(source)).open(3, LIMIT).width == 24
 
 
+def test_what_a_file_of_a_zip_holds_decides(make_zip, encoded, capsys):
+    """As in a folder: neither is a document an image because Pillow writes such, nor does a suffix make one."""
+    picture = encoded(0)
+    files = {"a.png": picture, "b.jpg_large": picture, "c": picture, "d.pdf": b"%PDF", "e.mpg": b"x", "f.ico": b"x"}
+    source = open_source(make_zip("images.zip", files | {"g.HEIC": b"\0\0\0\x18ftypheic" + bytes(99)}))
+    assert [source.label(index) for index in range(len(source))] == ["a.png", "b.jpg_large", "c"]
+    left_out = capsys.readouterr().out
+    assert left_out.startswith("left out: ") and all(f"1 {each}" in left_out for each in (".pdf", ".mpg", ".ico"))
+
+
 def test_zips_that_are_of_no_use_are_one_line(make_zip, encoded, tmp_path):
     whole = make_zip("whole.zip", {"a.png": encoded(0), "b.png": encoded(1)})
     (tmp_path / "cut.zip").write_bytes(whole.read_bytes()[:-30])

@@ -103,6 +103,12 @@ def test_a_fit_that_diverges_is_one_line(model):
         complete(model, steps=3, lr=1e3)
 
 
+def test_a_draw_that_gives_what_is_known_stays(model):
+    completion = Completion(model, Known(model), CELLS, STYLE, 8, replace(OPTIONS, steps=5))
+    completion.fit(iter)
+    assert all(torch.equal(values, completion.local.read(tile)) for tile, values in completion.fitted.items())
+
+
 def test_latents_beyond_the_reach_of_the_known_stay_as_drawn(model):
     completion = complete(model, steps=5)
     for tile, values in completion.fitted.items():
