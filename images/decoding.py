@@ -53,6 +53,7 @@ STRIP = 2**20  # pixels that are turned into sRGB at a time
 LONGEST_TEXT = 2**24  # bytes that a compressed chunk of PNG may become
 WHITE_IS_ZERO = 0
 REDUCED, MASK = 1, 4  # of a TIFF's NewSubfileType: a smaller copy of another picture, or a mask for one
+SRGB_GAMMA, SAME_GAMMA, SAME_PRIMARIES = 0.45455, 0.001, 0.001  # by which many programs mean sRGB
 MOST_PICTURES = 1000  # that are counted
 COLOURS_16 = re.compile("(RGB[AX]?|LA|CMYK);16[LBN]")  # Pillow's names of how they are stored, with the byte order
 GREY_ALPHA = "LA;16B"
@@ -278,11 +279,14 @@ def _profile(header: PIL.Image.Image) -> bytes | None:
         return from_curve(PRIMARIES[cicp[0]], CURVES[cicp[1]])
     if profile := info.get("icc_profile"):
         return profile
-    if "gamma" in info and "srgb" not in info:
+    if info.get("gamma") and "srgb" not in info:  # 0 means nothing
         white, primaries = D65, PRIMARIES[1]
         if "chromaticity" in info:
             white, primaries = info["chromaticity"][:2], info["chromaticity"][2:]
-        return from_curve(primaries, (1 / info["gamma"],) if info["gamma"] else (1.0,), white)
+        of_srgb = np.abs(np.subtract([*white, *primaries], [*D65, *PRIMARIES[1]])).max() < SAME_PRIMARIES
+        if of_srgb and abs(info["gamma"] - SRGB_GAMMA) < SAME_GAMMA:
+            return None
+        return from_curve(primaries, (1 / info["gamma"],), white)
     if exif_of(header).get_ifd(IFD.Interop).get(Interop.InteropIndex) == "R03":  # cameras name Adobe RGB so
         return from_curve(*ADOBE_RGB)
     return None

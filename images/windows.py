@@ -30,7 +30,7 @@ OVERSHOOT = 0.5  # beyond 0 to 1, that floating-point samples may have and that 
 STRIP = 2**20  # pixels of a TIFF file that are decoded at a time
 BY_WINDOW = ("JPEG", "MPO", "PNG", "WEBP", "TIFF")
 # Tags of TIFF.
-BITS, COMPRESSION, STRIP_HEIGHT, PLANAR = 258, 259, 278, 284
+BITS, COMPRESSION, ORIENTATION, STRIP_HEIGHT, PLANAR, PROFILE = 258, 259, 274, 278, 284, 34675
 TILE_WIDTH, TILE_HEIGHT, TILE_PLACES, TILE_SIZES = 322, 323, 324, 325
 COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946, 50001)  # none, of fax, LZW, JPEG, deflate, PackBits, deflate, WebP
 
@@ -75,10 +75,10 @@ def decode_tiff(source: str | Path | bytes, max_pixels: int, notes: list[str]) -
         else:
             image = vips.Image.tiffload(str(source), **options)
     except vips.Error as error:
-        values = _by_tifffile(source, max_pixels, notes)
-        if values is None:
+        found = _by_tifffile(source, max_pixels, notes)
+        if found is None:
             raise ValueError(" ".join(error.detail.split())) from error
-        return Colours(values.shape[2])(values), 1, False
+        return found
     if image.width * image.height > max_pixels:
         raise ValueError(f"{image.width} x {image.height} is more than max_pixels ({max_pixels}) allows")
     if image.interpretation in LAB:
@@ -88,35 +88,53 @@ def decode_tiff(source: str | Path | bytes, max_pixels: int, notes: list[str]) -
         count = 4 if image.interpretation == "cmyk" else 3 if image.bands > 2 else 1
         if image.bands > 2 and image.interpretation in ("b-w", "grey16", "multiband"):
             raise ValueError(f"its {image.bands} channels are no colours")
-        values = _as_whole_numbers(_fetch_all(image), notes)
+        values = _fetch_all(image)
+        if values.dtype.kind == "f" and count == 1 and _counts_from_white(source):
+            values[..., :1] = 1 - values[..., :1]
+        values = _as_whole_numbers(values, notes)
         profile = image.get("icc-profile-data") if "icc-profile-data" in image.get_fields() else None
         colours, wanted = Colours(count, profile, values.dtype == np.uint16), count + image.hasalpha()
     orientation = image.get("orientation") if "orientation" in image.get_fields() else 1
     return colours(values[..., :wanted]), orientation, wanted > colours.count
 
 
-def _by_tifffile(source: str | Path | bytes, max_pixels: int, notes: list[str]) -> np.ndarray | None:
-    """Samples [H, W, 1 or 3] uint8 or uint16 of a TIFF file that libvips does not read, as of 64 bits or half floats.
+def _counts_from_white(source: str | Path | bytes) -> bool:
+    """Whether a TIFF file of grey has white as 0, which libvips applies to whole numbers only."""
+    import tifffile
 
-    None where tifffile does not, either.
-    """
+    with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        return file.pages[0].photometric == tifffile.PHOTOMETRIC.MINISWHITE
+
+
+def _by_tifffile(
+    source: str | Path | bytes, max_pixels: int, notes: list[str]
+) -> tuple[np.ndarray, int, bool] | None:
+    """As `decode_tiff`, of floats that libvips does not read, as of 64 bits; None where tifffile does not, either."""
     import tifffile  # which takes a while, and is hardly ever needed
 
     try:
         with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             page = file.pages[0]
-            kinds = {tifffile.PHOTOMETRIC.MINISBLACK: 1, tifffile.PHOTOMETRIC.RGB: 3}
-            count = kinds.get(page.photometric)
+            kinds = tifffile.PHOTOMETRIC
+            count = {kinds.MINISWHITE: 1, kinds.MINISBLACK: 1, kinds.RGB: 3}.get(page.photometric)
             if count is None or page.imagewidth * page.imagelength > max_pixels:
                 return None
             values = page.asarray()
             planes = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and values.ndim == 3
+            profile, orientation = page.tags.valueof(PROFILE), page.tags.valueof(ORIENTATION, 1)
+            premultiplied = page.extrasamples[:1] == (tifffile.EXTRASAMPLE.ASSOCALPHA,)
     except Exception:  # whatever a damaged file, or a codec that is not there, raises
         return None
     values = np.moveaxis(values, 0, 2) if planes else np.atleast_3d(values)
     if values.dtype.kind != "f" or values.shape[2] < count:
         return None
-    return _as_whole_numbers(values[..., :count].astype(np.float64), notes)
+    values = values[..., : count + 1].astype(np.float64)
+    if page.photometric == kinds.MINISWHITE:
+        values[..., :1] = 1 - values[..., :1]
+    if premultiplied:
+        alpha = values[..., count:]
+        values[..., :count] /= np.where(alpha > 0, alpha, 1)
+    return Colours(count, profile, deep=True)(_as_whole_numbers(values, notes)), orientation, values.shape[2] > count
 
 
 def _fetch_all(image: Any) -> np.ndarray:

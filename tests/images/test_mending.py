@@ -236,6 +236,39 @@ def test_samples_of_tiff(kind, compression, by_window):
     assert image.by_window == (kind in ("16 bits, planes", "1 bit"))
 
 
+TOLD = {  # of TIFF beside its samples: options, the number of channels
+    "orientation": ({"extratags": [(274, "H", 1, 6, True)]}, 3),
+    "profile": ({"iccprofile": PROFILE}, 3),
+    "alpha": ({"extrasamples": ["unassalpha"]}, 4),
+    "premultiplied": ({"extrasamples": ["assocalpha"]}, 4),
+    "all": ({"extratags": [(274, "H", 1, 8, True)], "iccprofile": PROFILE, "extrasamples": ["unassalpha"]}, 4),
+}
+
+
+@pytest.mark.parametrize("kind", TOLD)
+def test_doubles_mean_what_floats_mean(kind):
+    options, count = TOLD[kind]
+    values = np.dstack([WIDE / 65535, np.linspace(0, 1, 63).reshape(9, 7, 1)])[..., :count]
+    if kind == "premultiplied":
+        values[..., :3] *= values[..., 3:]
+    floats, doubles = (
+        open_image(tiff(values.astype(kind), photometric="rgb", **options), LIMIT) for kind in ("f4", "f8")
+    )
+    assert floats.transparent == doubles.transparent == (count == 4) and not doubles.notes
+    np.testing.assert_allclose(everything(doubles), everything(floats), atol=2e-4)
+    plain = everything(open_image(tiff(np.ascontiguousarray(values[..., :3]), photometric="rgb"), LIMIT))
+    assert everything(doubles).shape != plain.shape or abs(everything(doubles) - plain).max() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "u4", "f2", "f4", "f8"])
+def test_grey_that_counts_from_white(kind, by_window):
+    light = np.linspace(0, 1, 20).reshape(4, 5)
+    values = ((1 - light) * (np.iinfo(kind).max if kind[0] == "u" else 1)).astype(kind)
+    data = tiff(values, photometric="miniswhite")
+    for image in (open_image(data, LIMIT), by_window(data)):
+        assert abs((everything(image)[..., 0] + 1) / 2 - light).max() < 4e-3
+
+
 def test_samples_that_overshoot_are_clipped_with_a_note():
     image = open_image(tiff(np.array([[-0.1, 0.5, 1.2]], np.float32)), LIMIT)
     assert pixels(image)[0, :, 0].tolist() == [0, 128, 255]
