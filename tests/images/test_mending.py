@@ -207,6 +207,36 @@ def test_smaller_copies_are_no_further_pictures():
     assert not open_image(buffer.getvalue(), LIMIT).notes
 
 
+SMALL_FIRST = {  # of TIFF: how the picture is stored that follows a smaller copy
+    "strips": (np.uint8, {}), "tiles": (np.uint8, {"tile": (32, 32)}), "16 bits": (np.uint16, {}),
+    "16 bits, tiles": (np.uint16, {"tile": (32, 32)}), "floats": (np.float32, {}), "doubles": (np.float64, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SMALL_FIRST)
+@pytest.mark.parametrize("first", ["copy", "copy of 8 bits", "mask"])
+def test_a_smaller_copy_or_mask_before_the_picture(kind, first, by_window):
+    dtype, options = SMALL_FIRST[kind]
+    values, buffer = np.asarray(PICTURE).astype(dtype), io.BytesIO()
+    values = values * 257 if dtype == np.uint16 else values / dtype(255) if dtype != np.uint8 else values
+    with tifffile.TiffWriter(buffer) as file:
+        if first == "mask":
+            file.write(values[..., 0] > 0, photometric="minisblack", subfiletype=4, iccprofile=PROFILE)
+        else:
+            copy = values if first == "copy" else np.asarray(PICTURE)
+            file.write(copy[::3, ::3], photometric="rgb", subfiletype=1, iccprofile=PROFILE)
+        file.write(values, photometric="rgb", **options)
+    for image in (open_image(buffer.getvalue(), LIMIT), by_window(buffer.getvalue())):
+        np.testing.assert_array_equal(pixels(image), np.asarray(PICTURE))
+        assert not image.notes
+
+
+def test_a_broken_profile_of_floats_costs_a_note():
+    for kind in ("f4", "f8"):
+        image = open_image(tiff((WIDE / 65535).astype(kind), photometric="rgb", iccprofile=b"no profile" * 30), LIMIT)
+        assert len(image.notes) == 1 and "count as sRGB" in image.notes[0]
+
+
 WIDE = np.random.default_rng(1).integers(0, 2**16, (9, 7, 3)).astype(np.uint16)
 SAMPLES = {  # of TIFF: values, options, what they mean in [0, 1]
     "float": ((WIDE / 65535).astype(np.float32), {}, WIDE / 65535),
