@@ -26,7 +26,7 @@ from PIL.ExifTags import IFD, Base, Interop
 
 from images.colours import ADOBE_RGB, CURVES, D65, PRIMARIES, Colours, from_curve, from_lab, noted_colours
 from images.mending import is_filled, mend, mend_webp, png_chunk, png_pieces, told_colours, without_exif
-from images.windows import REDUCED, tiff_pictures
+from images.windows import FIRST_OF, REDUCED, tiff_pictures
 from utils.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "HEIF")  # as Pillow names them
@@ -140,7 +140,7 @@ def open_header(file: BinaryIO, kind: str, notes: list[str]) -> PIL.Image.Image:
         raise ValueError("it is a raw photograph; develop it first")
     pictures = _pictures(header, file)
     if len(pictures) > 1:
-        notes.append(f"the first of its {len(pictures)} pictures is used")
+        notes.append(FIRST_OF.format(len(pictures)))
     return _open_page(file, kind, pictures[0]) if pictures[0] else header
 
 

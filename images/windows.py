@@ -35,6 +35,7 @@ BITS, COMPRESSION, ORIENTATION, STRIP_HEIGHT, PLANAR, PROFILE = 258, 259, 274, 2
 TILE_WIDTH, TILE_HEIGHT, TILE_PLACES, TILE_SIZES = 322, 323, 324, 325
 REDUCED, MASK = 1, 4  # of NewSubfileType: a smaller copy of another picture, or a mask for one
 MOST_PICTURES = 1000  # that are counted
+FIRST_OF = "the first of its {} pictures is used"
 COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946, 50001)  # none, of fax, LZW, JPEG, deflate, PackBits, deflate, WebP
 
 
@@ -85,7 +86,10 @@ def decode_tiff(source: str | Path | bytes, max_pixels: int, notes: list[str]) -
 
     Floating-point samples are from 0 to 1. ValueError for what cannot be colours, or for more than `max_pixels`.
     """
-    vips, page = load_vips(), tiff_pictures(source)[0]
+    vips, pictures = load_vips(), tiff_pictures(source)
+    page = pictures[0]
+    if len(pictures) > 1:
+        notes.append(FIRST_OF.format(len(pictures)))
     options = {"access": "sequential", "fail_on": "warning", "page": page}
     try:
         if isinstance(source, bytes):

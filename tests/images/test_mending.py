@@ -231,6 +231,13 @@ def test_a_smaller_copy_or_mask_before_the_picture(kind, first, by_window):
         assert not image.notes
 
 
+def test_the_first_of_several_pictures_of_floats_is_named():
+    for kind in ("u4", "f2", "f4", "f8"):
+        values = np.full((2, 5, 4, 3), 2**31) if kind == "u4" else np.full((2, 5, 4, 3), 0.5)
+        image = open_image(tiff(values.astype(kind), photometric="rgb"), LIMIT)
+        assert image.notes == ["the first of its 2 pictures is used"]
+
+
 def test_a_broken_profile_of_floats_costs_a_note():
     for kind in ("f4", "f8"):
         image = open_image(tiff((WIDE / 65535).astype(kind), photometric="rgb", iccprofile=b"no profile" * 30), LIMIT)
