@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import product
 
@@ -112,6 +112,15 @@ class Colours:
     def _in_space(self, values: np.ndarray) -> np.ndarray:
         """Grey as colours where its profile is one of colours."""
         return np.repeat(values, 3, axis=2) if self.count == 1 and self._space == "RGB" else values
+
+
+def noted_colours(count: int, profile: Callable[[], bytes | None], deep: bool, notes: list[str]) -> Colours:
+    """As `Colours`, but a profile that cannot be used, or made, costs a note."""
+    try:
+        return Colours(count, profile(), deep)
+    except ValueError as error:
+        notes.append(f"its colour profile cannot be used ({error}); the colours count as sRGB")
+        return Colours(count)
 
 
 def from_lab() -> Colours:

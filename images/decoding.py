@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,8 +24,9 @@ import PIL.Image
 from PIL import PngImagePlugin
 from PIL.ExifTags import IFD, Base, Interop
 
-from images.colours import ADOBE_RGB, CURVES, D65, PRIMARIES, Colours, from_curve, from_lab
+from images.colours import ADOBE_RGB, CURVES, D65, PRIMARIES, Colours, from_curve, from_lab, noted_colours
 from images.mending import is_filled, mend, mend_webp, png_chunk, png_pieces, told_colours, without_exif
+from images.windows import FIRST_OF, REDUCED, tiff_pictures
 from utils.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "HEIF")  # as Pillow names them
@@ -52,8 +54,7 @@ MENDED = ("JPEG", "BMP", "TIFF", "GIF")
 STRIP = 2**20  # pixels that are turned into sRGB at a time
 LONGEST_TEXT = 2**24  # bytes that a compressed chunk of PNG may become
 WHITE_IS_ZERO = 0
-REDUCED, MASK = 1, 4  # of a TIFF's NewSubfileType: a smaller copy of another picture, or a mask for one
-MOST_PICTURES = 1000  # that are counted
+SRGB_GAMMA, SAME_GAMMA, SAME_PRIMARIES = 0.45455, 0.001, 0.001  # by which many programs mean sRGB
 COLOURS_16 = re.compile("(RGB[AX]?|LA|CMYK);16[LBN]")  # Pillow's names of how they are stored, with the byte order
 GREY_ALPHA = "LA;16B"
 OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if np.little_endian else "L"}
@@ -137,9 +138,10 @@ def open_header(file: BinaryIO, kind: str, notes: list[str]) -> PIL.Image.Image:
     tags = getattr(header, "tag_v2", {})
     if Base.DNGVersion in tags or (tags.get(Base.NewSubfileType, 0) & REDUCED and Base.SubIFDs in tags):
         raise ValueError("it is a raw photograph; develop it first")
-    if (count := _count_pictures(header, file)) > 1:
-        notes.append(f"the first of its {count} pictures is used")
-    return header
+    pictures = _pictures(header, file)
+    if len(pictures) > 1:
+        notes.append(FIRST_OF.format(len(pictures)))
+    return _open_page(file, kind, pictures[0]) if pictures[0] else header
 
 
 def exif_of(header: PIL.Image.Image) -> PIL.Image.Exif:
@@ -162,11 +164,7 @@ def colours_of(header: PIL.Image.Image, deep: bool, notes: list[str]) -> Colours
         return from_lab()
     grey = header.mode in GREY_MODES or GREY_ALPHA in stored_modes(header)
     count = 4 if header.mode == "CMYK" else 1 if grey else 3
-    try:
-        return Colours(count, _profile(header), deep)
-    except ValueError as error:
-        notes.append(f"its colour profile cannot be used ({error}); the colours count as sRGB")
-        return Colours(count)
+    return noted_colours(count, lambda: _profile(header), deep, notes)
 
 
 def stored_modes(pixels: PIL.Image.Image) -> list[str | None]:
@@ -197,14 +195,14 @@ def decode(pixels: PIL.Image.Image, colours: Colours, notes: list[str], file: Bi
         file = io.BytesIO(b"".join(png_pieces(file, notes, metadata=False)))
         pixels = PIL.Image.open(file, formats=["PNG"])
     if file and is_deep(pixels) and not pixels.mode.startswith("I;16"):
-        low = _low_bytes(file, pixels.format)
+        low = _low_bytes(file, pixels.format, pixels.tell())
     kind = "JPEG" if is_jpeg(pixels) else pixels.format
     try:
         cut = file and kind == "JPEG" and is_filled(file)
         if not cut:
             pixels.load()
     except OSError:
-        if not file or kind not in MENDED:
+        if not file or kind not in MENDED or pixels.tell():
             raise
         cut = True
     if cut:
@@ -251,19 +249,25 @@ def _open(file: BinaryIO, kind: str, notes: list[str], metadata: bool) -> PIL.Im
     return header
 
 
-def _count_pictures(header: PIL.Image.Image, file: BinaryIO) -> int:
-    """Pictures of a file, without smaller copies; 1 where others than the first cannot be read."""
+def _pictures(header: PIL.Image.Image, file: BinaryIO) -> Sequence[int]:
+    """The pages of a file that are pictures, no smaller copies or masks; the first one where there are none."""
     if header.format != "TIFF" or not header.is_animated:
-        return getattr(header, "n_frames", 1)
-    try:
-        file.seek(0)
-        pages, count = PIL.Image.open(file, formats=["TIFF"]), 1
-        for page in range(1, MOST_PICTURES):
-            pages.seek(page)
-            count += not pages.tag_v2.get(Base.NewSubfileType, 0) & (REDUCED | MASK)
-    except Exception:  # the last one, or a damaged one
-        pass
-    return count
+        return range(getattr(header, "n_frames", 1))
+    file.seek(0)
+    return tiff_pictures(file)
+
+
+def _open_page(file: BinaryIO, kind: str, page: int) -> PIL.Image.Image:
+    """A page of a file, not decoded, without what others tell. UnidentifiedImageError for samples unknown to Pillow."""
+    file.seek(0)
+    pixels = PIL.Image.open(file, formats=[kind])
+    if page:
+        pixels.info.clear()
+        try:
+            pixels.seek(page)
+        except (SyntaxError, LookupError, TypeError, struct.error) as error:
+            raise PIL.UnidentifiedImageError(str(error)) from error
+    return pixels
 
 
 def _profile(header: PIL.Image.Image) -> bytes | None:
@@ -278,11 +282,14 @@ def _profile(header: PIL.Image.Image) -> bytes | None:
         return from_curve(PRIMARIES[cicp[0]], CURVES[cicp[1]])
     if profile := info.get("icc_profile"):
         return profile
-    if "gamma" in info and "srgb" not in info:
+    if info.get("gamma") and "srgb" not in info:  # 0 means nothing
         white, primaries = D65, PRIMARIES[1]
         if "chromaticity" in info:
             white, primaries = info["chromaticity"][:2], info["chromaticity"][2:]
-        return from_curve(primaries, (1 / info["gamma"],) if info["gamma"] else (1.0,), white)
+        of_srgb = np.abs(np.subtract([*white, *primaries], [*D65, *PRIMARIES[1]])).max() < SAME_PRIMARIES
+        if of_srgb and abs(info["gamma"] - SRGB_GAMMA) < SAME_GAMMA:
+            return None
+        return from_curve(primaries, (1 / info["gamma"],), white)
     if exif_of(header).get_ifd(IFD.Interop).get(Interop.InteropIndex) == "R03":  # cameras name Adobe RGB so
         return from_curve(*ADOBE_RGB)
     return None
@@ -312,10 +319,9 @@ def _shown(pixels: PIL.Image.Image, low: PIL.Image.Image | None, tags: dict, col
     return shown if clear is None else np.where((values == clear).all(axis=2, keepdims=True), np.uint16(32768), shown)
 
 
-def _low_bytes(file: BinaryIO, kind: str) -> PIL.Image.Image:
+def _low_bytes(file: BinaryIO, kind: str, page: int) -> PIL.Image.Image:
     """The low bytes of the 16-bit colours of a file: Pillow keeps the high ones, so it is told the other byte order."""
-    file.seek(0)
-    pixels = PIL.Image.open(file, formats=[kind])
+    pixels = _open_page(file, kind, page)
     modes = stored_modes(pixels)
     # Grey with alpha is read as it is: grey high, low, alpha high, low.
     others = ["RGBA" if mode == GREY_ALPHA else mode[:-1] + OTHER_ORDER[mode[-1]] for mode in modes]

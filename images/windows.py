@@ -11,6 +11,7 @@ import os
 import tempfile
 import threading
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 from weakref import finalize
@@ -18,7 +19,7 @@ from weakref import finalize
 import numpy as np
 import PIL.Image
 
-from images.colours import Colours
+from images.colours import Colours, noted_colours
 from images.mending import png_pieces
 from images.vips import Stream, load_vips
 from utils.files import free_space
@@ -30,8 +31,11 @@ OVERSHOOT = 0.5  # beyond 0 to 1, that floating-point samples may have and that 
 STRIP = 2**20  # pixels of a TIFF file that are decoded at a time
 BY_WINDOW = ("JPEG", "MPO", "PNG", "WEBP", "TIFF")
 # Tags of TIFF.
-BITS, COMPRESSION, STRIP_HEIGHT, PLANAR = 258, 259, 278, 284
+BITS, COMPRESSION, ORIENTATION, STRIP_HEIGHT, PLANAR, PROFILE = 258, 259, 274, 278, 284, 34675
 TILE_WIDTH, TILE_HEIGHT, TILE_PLACES, TILE_SIZES = 322, 323, 324, 325
+REDUCED, MASK = 1, 4  # of NewSubfileType: a smaller copy of another picture, or a mask for one
+MOST_PICTURES = 1000  # that are counted
+FIRST_OF = "the first of its {} pictures is used"
 COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946, 50001)  # none, of fax, LZW, JPEG, deflate, PackBits, deflate, WebP
 
 
@@ -52,14 +56,29 @@ def open_windows(
     bands = colours.count + header.has_transparency_data
     if TILE_PLACES not in tags:
         try:
-            return Scratch(path, colours, bands, header.format, notes)
+            return Scratch(path, colours, bands, header, notes)
         except load_vips().Error as error:
             raise NotByWindow(" ".join(str(error).split())) from error  # what is damaged shows when it is whole
     places, sizes = (np.asarray(tags[tag], np.int64) for tag in (TILE_PLACES, TILE_SIZES))
     bad = (sizes < 1) | (places < 8) | (places + sizes > os.path.getsize(path))  # as after an incomplete copy
     if bad.any():
         raise ValueError(f"tile {int(bad.argmax())} lies outside of the file")
-    return Tiles(path, colours, bands)
+    return Tiles(path, colours, bands, header.tell())
+
+
+def tiff_pictures(source: str | Path | bytes | BinaryIO) -> list[int]:
+    """The pages of a TIFF file, up to a damaged one, that are no smaller copies or masks; the first one without any."""
+    import tifffile  # which takes a while, and is hardly ever needed
+
+    found = []
+    try:
+        with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            for number, page in enumerate(islice(file.pages, MOST_PICTURES)):
+                if not page.subfiletype & (REDUCED | MASK):
+                    found.append(number)
+    except Exception:  # whatever damage raises
+        pass
+    return found or [0]
 
 
 def decode_tiff(source: str | Path | bytes, max_pixels: int, notes: list[str]) -> tuple[np.ndarray, int, bool]:
@@ -67,18 +86,21 @@ def decode_tiff(source: str | Path | bytes, max_pixels: int, notes: list[str]) -
 
     Floating-point samples are from 0 to 1. ValueError for what cannot be colours, or for more than `max_pixels`.
     """
-    vips = load_vips()
-    options = {"access": "sequential", "fail_on": "warning"}
+    vips, pictures = load_vips(), tiff_pictures(source)
+    page = pictures[0]
+    if len(pictures) > 1:
+        notes.append(FIRST_OF.format(len(pictures)))
+    options = {"access": "sequential", "fail_on": "warning", "page": page}
     try:
         if isinstance(source, bytes):
             image = vips.Image.tiffload_buffer(source, **options)
         else:
             image = vips.Image.tiffload(str(source), **options)
     except vips.Error as error:
-        values = _by_tifffile(source, max_pixels, notes)
-        if values is None:
+        found = _by_tifffile(source, page, max_pixels, notes)
+        if found is None:
             raise ValueError(" ".join(error.detail.split())) from error
-        return Colours(values.shape[2])(values), 1, False
+        return found
     if image.width * image.height > max_pixels:
         raise ValueError(f"{image.width} x {image.height} is more than max_pixels ({max_pixels}) allows")
     if image.interpretation in LAB:
@@ -88,35 +110,55 @@ def decode_tiff(source: str | Path | bytes, max_pixels: int, notes: list[str]) -
         count = 4 if image.interpretation == "cmyk" else 3 if image.bands > 2 else 1
         if image.bands > 2 and image.interpretation in ("b-w", "grey16", "multiband"):
             raise ValueError(f"its {image.bands} channels are no colours")
-        values = _as_whole_numbers(_fetch_all(image), notes)
+        values = _fetch_all(image)
+        if values.dtype.kind == "f" and count == 1 and _counts_from_white(source, page):
+            values[..., :1] = 1 - values[..., :1]
+        values = _as_whole_numbers(values, notes)
         profile = image.get("icc-profile-data") if "icc-profile-data" in image.get_fields() else None
-        colours, wanted = Colours(count, profile, values.dtype == np.uint16), count + image.hasalpha()
+        colours = noted_colours(count, lambda: profile, values.dtype == np.uint16, notes)
+        wanted = count + image.hasalpha()
     orientation = image.get("orientation") if "orientation" in image.get_fields() else 1
     return colours(values[..., :wanted]), orientation, wanted > colours.count
 
 
-def _by_tifffile(source: str | Path | bytes, max_pixels: int, notes: list[str]) -> np.ndarray | None:
-    """Samples [H, W, 1 or 3] uint8 or uint16 of a TIFF file that libvips does not read, as of 64 bits or half floats.
+def _counts_from_white(source: str | Path | bytes, page: int) -> bool:
+    """Whether a page of grey of a TIFF file has white as 0, which libvips applies to whole numbers only."""
+    import tifffile
 
-    None where tifffile does not, either.
-    """
-    import tifffile  # which takes a while, and is hardly ever needed
+    with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        return file.pages[page].photometric == tifffile.PHOTOMETRIC.MINISWHITE
+
+
+def _by_tifffile(
+    source: str | Path | bytes, number: int, max_pixels: int, notes: list[str]
+) -> tuple[np.ndarray, int, bool] | None:
+    """As `decode_tiff`, of floats that libvips does not read, as of 64 bits; None where tifffile does not, either."""
+    import tifffile
 
     try:
         with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            page = file.pages[0]
-            kinds = {tifffile.PHOTOMETRIC.MINISBLACK: 1, tifffile.PHOTOMETRIC.RGB: 3}
-            count = kinds.get(page.photometric)
+            page = file.pages[number]
+            kinds = tifffile.PHOTOMETRIC
+            count = {kinds.MINISWHITE: 1, kinds.MINISBLACK: 1, kinds.RGB: 3}.get(page.photometric)
             if count is None or page.imagewidth * page.imagelength > max_pixels:
                 return None
             values = page.asarray()
             planes = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and values.ndim == 3
+            profile, orientation = page.tags.valueof(PROFILE), page.tags.valueof(ORIENTATION, 1)
+            premultiplied = page.extrasamples[:1] == (tifffile.EXTRASAMPLE.ASSOCALPHA,)
     except Exception:  # whatever a damaged file, or a codec that is not there, raises
         return None
     values = np.moveaxis(values, 0, 2) if planes else np.atleast_3d(values)
     if values.dtype.kind != "f" or values.shape[2] < count:
         return None
-    return _as_whole_numbers(values[..., :count].astype(np.float64), notes)
+    values = values[..., : count + 1].astype(np.float64)
+    if page.photometric == kinds.MINISWHITE:
+        values[..., :1] = 1 - values[..., :1]
+    if premultiplied:
+        alpha = values[..., count:]
+        values[..., :count] /= np.where(alpha > 0, alpha, 1)
+    colours = noted_colours(count, lambda: profile, True, notes)
+    return colours(_as_whole_numbers(values, notes)), orientation, values.shape[2] > count
 
 
 def _fetch_all(image: Any) -> np.ndarray:
@@ -170,10 +212,10 @@ class Stored:
 class Tiles(Stored):
     """Tiles of a TIFF file, decoded where they lie; libvips keeps two rows of them. Threads may share it."""
 
-    def __init__(self, path: str | Path, colours: Colours, wanted: int):
+    def __init__(self, path: str | Path, colours: Colours, wanted: int, page: int):
         self._vips = load_vips()
         # Tiles that it cannot decode are black unless warnings are failures.
-        self._image = self._vips.Image.tiffload(str(path), access="random", fail_on="warning")
+        self._image = self._vips.Image.tiffload(str(path), access="random", fail_on="warning", page=page)
         super().__init__(self._image, colours, wanted)
         self._lock, self._of_thread, self._failure = threading.Lock(), threading.local(), None
         width, height = self._image.get("tile-width"), self._image.get("tile-height")
@@ -199,8 +241,8 @@ class Tiles(Stored):
 class Scratch(Stored):
     """Decoded pixels in a file without a name, which ends with the process. Threads may share it."""
 
-    def __init__(self, path: str | Path, colours: Colours, wanted: int, kind: str, notes: list[str]):
-        vips = load_vips()
+    def __init__(self, path: str | Path, colours: Colours, wanted: int, header: PIL.Image.Image, notes: list[str]):
+        vips, kind = load_vips(), header.format
         with open(path, "rb", buffering=0) as file:
             source = vips.SourceCustom()  # by itself, libvips maps files, and their pages count as our memory
             stream = Stream(png_pieces(file, notes, metadata=False)) if kind == "PNG" else None
@@ -209,8 +251,8 @@ class Scratch(Stored):
                 source.on_seek(partial(_seek, file))
             # Strips that it cannot decode are black unless warnings are failures. Photographs with harmless warnings
             # of libjpeg are common.
-            fail_on = "warning" if kind == "TIFF" else "error"
-            image = vips.Image.new_from_source(source, "", access="sequential", fail_on=fail_on)
+            options = {"fail_on": "warning", "page": header.tell()} if kind == "TIFF" else {"fail_on": "error"}
+            image = vips.Image.new_from_source(source, "", access="sequential", **options)
             super().__init__(image, colours, wanted)
             # /tmp is often in memory
             folder = os.environ.get("TMPDIR") or ("/var/tmp" if os.path.isdir("/var/tmp") else tempfile.gettempdir())

@@ -132,6 +132,7 @@ def chunks(data, *added):
 
 
 CHROMATICITIES = (b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000))
+SRGB_CHROMATICITIES = (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000))
 TOLD = {  # chunks of a PNG, and the profile that they mean
     "cICP": ([(b"cICP", bytes([12, 13, 0, 1]))], from_curve(PRIMARIES[12])),
     "cICP before iCCP": (
@@ -140,6 +141,13 @@ TOLD = {  # chunks of a PNG, and the profile that they mean
     ),
     "gAMA, cHRM": ([(b"gAMA", struct.pack(">I", 55556)), CHROMATICITIES], from_curve(PRIMARIES[12], (1.8,))),
     "linear gAMA": ([(b"gAMA", struct.pack(">I", 100000))], from_curve(curve=(1.0,))),
+    "no gAMA": ([(b"gAMA", bytes(4))], from_curve()),
+    "gAMA of sRGB": ([(b"gAMA", struct.pack(">I", 45455))], from_curve()),
+    "gAMA and cHRM of sRGB": ([(b"gAMA", struct.pack(">I", 45454)), SRGB_CHROMATICITIES], from_curve()),
+    "gAMA of sRGB, other cHRM": (
+        [(b"gAMA", struct.pack(">I", 45455)), CHROMATICITIES],
+        from_curve(PRIMARIES[12], (2.2,)),
+    ),
     "sRGB before gAMA": ([(b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 100000))], from_curve()),
 }
 
@@ -151,6 +159,7 @@ def test_what_a_png_tells_without_a_profile(kind, by_window):
     plain = PIL.Image.fromarray(pixels(open_image(saved(smooth_of(data), "PNG"), LIMIT)))
     image = open_image(data, LIMIT)
     assert not image.notes and abs(pixels(image) - shown(plain, profile)).max() <= 2
+    assert profile != from_curve() or (pixels(image) == np.asarray(plain)).all()
     np.testing.assert_array_equal(pixels(by_window(data)), pixels(image))
 
 

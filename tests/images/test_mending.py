@@ -207,6 +207,43 @@ def test_smaller_copies_are_no_further_pictures():
     assert not open_image(buffer.getvalue(), LIMIT).notes
 
 
+SMALL_FIRST = {  # of TIFF: how the picture is stored that follows a smaller copy
+    "strips": (np.uint8, {}), "tiles": (np.uint8, {"tile": (32, 32)}), "16 bits": (np.uint16, {}),
+    "16 bits, tiles": (np.uint16, {"tile": (32, 32)}), "floats": (np.float32, {}), "doubles": (np.float64, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SMALL_FIRST)
+@pytest.mark.parametrize("first", ["copy", "copy of 8 bits", "mask"])
+def test_a_smaller_copy_or_mask_before_the_picture(kind, first, by_window):
+    dtype, options = SMALL_FIRST[kind]
+    values, buffer = np.asarray(PICTURE).astype(dtype), io.BytesIO()
+    values = values * 257 if dtype == np.uint16 else values / dtype(255) if dtype != np.uint8 else values
+    with tifffile.TiffWriter(buffer) as file:
+        if first == "mask":
+            file.write(values[..., 0] > 0, photometric="minisblack", subfiletype=4, iccprofile=PROFILE)
+        else:
+            copy = values if first == "copy" else np.asarray(PICTURE)
+            file.write(copy[::3, ::3], photometric="rgb", subfiletype=1, iccprofile=PROFILE)
+        file.write(values, photometric="rgb", **options)
+    for image in (open_image(buffer.getvalue(), LIMIT), by_window(buffer.getvalue())):
+        np.testing.assert_array_equal(pixels(image), np.asarray(PICTURE))
+        assert not image.notes
+
+
+def test_the_first_of_several_pictures_of_floats_is_named():
+    for kind in ("u4", "f2", "f4", "f8"):
+        values = np.full((2, 5, 4, 3), 2**31) if kind == "u4" else np.full((2, 5, 4, 3), 0.5)
+        image = open_image(tiff(values.astype(kind), photometric="rgb"), LIMIT)
+        assert image.notes == ["the first of its 2 pictures is used"]
+
+
+def test_a_broken_profile_of_floats_costs_a_note():
+    for kind in ("f4", "f8"):
+        image = open_image(tiff((WIDE / 65535).astype(kind), photometric="rgb", iccprofile=b"no profile" * 30), LIMIT)
+        assert len(image.notes) == 1 and "count as sRGB" in image.notes[0]
+
+
 WIDE = np.random.default_rng(1).integers(0, 2**16, (9, 7, 3)).astype(np.uint16)
 SAMPLES = {  # of TIFF: values, options, what they mean in [0, 1]
     "float": ((WIDE / 65535).astype(np.float32), {}, WIDE / 65535),
@@ -234,6 +271,39 @@ def test_samples_of_tiff(kind, compression, by_window):
         assert abs((everything(image) + 1) / 2 - expected).max() < (1e-3 if kind == "half" else 1e-4)
         assert image.grey == (values.ndim == 2)
     assert image.by_window == (kind in ("16 bits, planes", "1 bit"))
+
+
+TOLD = {  # of TIFF beside its samples: options, the number of channels
+    "orientation": ({"extratags": [(274, "H", 1, 6, True)]}, 3),
+    "profile": ({"iccprofile": PROFILE}, 3),
+    "alpha": ({"extrasamples": ["unassalpha"]}, 4),
+    "premultiplied": ({"extrasamples": ["assocalpha"]}, 4),
+    "all": ({"extratags": [(274, "H", 1, 8, True)], "iccprofile": PROFILE, "extrasamples": ["unassalpha"]}, 4),
+}
+
+
+@pytest.mark.parametrize("kind", TOLD)
+def test_doubles_mean_what_floats_mean(kind):
+    options, count = TOLD[kind]
+    values = np.dstack([WIDE / 65535, np.linspace(0, 1, 63).reshape(9, 7, 1)])[..., :count]
+    if kind == "premultiplied":
+        values[..., :3] *= values[..., 3:]
+    floats, doubles = (
+        open_image(tiff(values.astype(kind), photometric="rgb", **options), LIMIT) for kind in ("f4", "f8")
+    )
+    assert floats.transparent == doubles.transparent == (count == 4) and not doubles.notes
+    np.testing.assert_allclose(everything(doubles), everything(floats), atol=2e-4)
+    plain = everything(open_image(tiff(np.ascontiguousarray(values[..., :3]), photometric="rgb"), LIMIT))
+    assert everything(doubles).shape != plain.shape or abs(everything(doubles) - plain).max() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "u4", "f2", "f4", "f8"])
+def test_grey_that_counts_from_white(kind, by_window):
+    light = np.linspace(0, 1, 20).reshape(4, 5)
+    values = ((1 - light) * (np.iinfo(kind).max if kind[0] == "u" else 1)).astype(kind)
+    data = tiff(values, photometric="miniswhite")
+    for image in (open_image(data, LIMIT), by_window(data)):
+        assert abs((everything(image)[..., 0] + 1) / 2 - light).max() < 4e-3
 
 
 def test_samples_that_overshoot_are_clipped_with_a_note():
