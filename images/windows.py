@@ -152,11 +152,11 @@ def _by_tifffile(
     if values.dtype.kind != "f" or values.shape[2] < count:
         return None
     values = values[..., : count + 1].astype(np.float64)
-    if page.photometric == kinds.MINISWHITE:
-        values[..., :1] = 1 - values[..., :1]
     if premultiplied:
         alpha = values[..., count:]
         values[..., :count] /= np.where(alpha > 0, alpha, 1)
+    if page.photometric == kinds.MINISWHITE:
+        values[..., :1] = 1 - values[..., :1]
     colours = noted_colours(count, lambda: profile, True, notes)
     return colours(_as_whole_numbers(values, notes)), orientation, values.shape[2] > count
 
