@@ -27,7 +27,7 @@ import PIL.Image
 
 from datasets.lmdb_tree import check_tree
 from images.decoding import MAGIC_BYTES, errors_named
-from images.listing import find_images, is_image, kind_of, tell_left_out, why_not
+from images.listing import HIDDEN, find_images, is_image, kind_of, tell_left_out, why_not
 from images.reading import Image, ImageError, open_image
 from utils.errors import UserError
 
@@ -129,7 +129,7 @@ class ZipSource(Source):
         images, others = [], Counter()
         for entry in entries:
             name = PurePosixPath(entry.filename)
-            if entry.is_dir() or any(part.startswith((".", "__MACOSX")) for part in name.parts):
+            if entry.is_dir() or any(part.startswith(HIDDEN) for part in name.parts):
                 continue
             if (reason := self._why_not(entry)) is None:
                 images.append(entry)

@@ -21,6 +21,7 @@ RAW = (
 )  # fmt: skip
 NEEDED = {"HEIF": "needs pillow-heif"}  # what to install for a format
 ARRAY = ".zarr"  # suffix of folders that are no folders of files
+HIDDEN = (".", "@eaDir", "__MACOSX")  # how names begin that Unix, Synology's disks, and macOS do not show
 MOST_KINDS = 8  # that a line names
 
 
@@ -67,7 +68,7 @@ def walk(top: Path, without: Path | None, others: Counter) -> Iterator[Path]:
 
     for start in tops:
         for where, folders, files in os.walk(start, onerror=unreadable):
-            shown = [each for each in folders if not each.startswith(".")]
+            shown = [each for each in folders if not each.startswith(HIDDEN)]
             folders.clear()
             if _number(where) in seen:
                 continue
@@ -76,7 +77,7 @@ def walk(top: Path, without: Path | None, others: Counter) -> Iterator[Path]:
             for each in sorted(set(shown) - set(arrays)):
                 path = os.path.join(where, each)
                 (tops if os.path.islink(path) else folders).append(path if os.path.islink(path) else each)
-            yield from (Path(where, each) for each in (*arrays, *files) if not each.startswith("."))
+            yield from (Path(where, each) for each in (*arrays, *files) if not each.startswith(HIDDEN))
 
 
 def _number(folder: str | Path) -> tuple[int, int]:

@@ -20,7 +20,7 @@ import zarr
 from images.listing import find_images, walk
 from images.metadata import Metadata
 from images.writing import SUFFIXES as PICTURES
-from images.writing import Rounded, picture_kind, write_picture
+from images.writing import TILES, Rounded, picture_kind, write_picture
 from inversion.inverter import PatchInverter
 from inversion.latents import FOLDER, SUFFIXES, ChunkRows, Latents, create_zarr
 from inversion.runs import HELD, noise_of
@@ -124,9 +124,12 @@ def unique_names(files: Sequence[Path], *folders: Path) -> dict[Path, str]:
             shared = Counter(map(_folded, names))
             names = [other if shared[_folded(name)] > 1 else name for name, other in zip(names, others, strict=True)]
     result, taken = {}, set()
+    folders = {_folded(str(folder)) for name in names for folder in Path(name).parents}  # no image's tiles
     for file, name in zip(files, names, strict=True):
         numbered = chain([name], (f"{name}-{number}" for number in count(2)))
-        result[file] = next(each for each in numbered if _folded(each) not in taken)
+        result[file] = next(
+            each for each in numbered if _folded(each) not in taken and _folded(f"{each}{TILES}") not in folders
+        )
         taken.add(_folded(result[file]))
     return {file: _file_name(name) for file, name in result.items()}
 

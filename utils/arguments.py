@@ -42,7 +42,8 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None)
             continue
         paths = [[word for word in group if not (has_options and OPTION.match(word))] for group in groups]
         if not all(paths):
-            raise UserError(f"--{name}: names no file; one that looks like key=value is given as ./key=value")
+            word = groups[paths.index([])][0]
+            raise UserError(f"--{name} {word}: names no file; if it is one, give it as ./{word}")
         options |= {word for group in groups for word in group} - {word for group in paths for word in group}
         given[name] = [path for group in paths for word in group for path in _expanded(one_path(word))]
     if has_options:

@@ -34,7 +34,9 @@ def write(folder, **files):
 def test_names_and_their_order(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / ".cache").mkdir()
-    for name in ("b.JPG", "a/z.png", "a/y.WebP", "c.tif", "d.bmp", "e.txt", ".hidden.png", ".cache/f.png", "a.jpeg"):
+    (tmp_path / "@eaDir").mkdir()
+    hidden = (".hidden.png", ".cache/f.png", "@eaDir/g.jpg")
+    for name in ("b.JPG", "a/z.png", "a/y.WebP", "c.tif", "d.bmp", "e.txt", *hidden, "a.jpeg"):
         (tmp_path / name).write_bytes(b"x")
     assert names(tmp_path) == ["a/y.WebP", "a/z.png", "a.jpeg", "b.JPG", "c.tif", "d.bmp"]
 

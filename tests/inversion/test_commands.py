@@ -33,6 +33,10 @@ def test_names_of_files_from_several_folders():
     assert named(paths, *(Path(path).parent for path in paths)) == ["1/x", "2/x", "x.png"]
 
 
+def test_no_folder_is_that_of_an_image_s_tiles():
+    assert named(["a.jpg", "a_files/0.jpg"], ".") == ["a-2", "a_files/0"]
+
+
 def test_file_systems_that_ignore_case_or_forms_of_accents():
     accents = [unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD")]
     for paths in (["A.jpg", "a.png"], ["A.jpg", "a.jpg"], accents, ["ß.jpg", "SS.jpg"]):
