@@ -98,9 +98,7 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
         save_config(config, folder / CONFIG)
     seconds = math.inf if settings.minutes is None else 60 * settings.minutes
     steps = settings.steps - state["step"] if state["elapsed"] <= seconds else 0
-    log.info(describe(config, context, stage), world.main)
-    unseen = f"{len(val_set)} to validate" if len(val_set) else "none to validate: no figures, pictures of these"
-    log.info(f"data       {len(train_set)} images, {unseen}", world.main)
+    log.info(f"{describe(config, context, stage)}\n{describe_data(train_set, val_set)}", world.main)
     place = settings.batch * settings.accumulate, world.rank, world.size
     batches = datasets.loader(train_set, state["step"], steps, *place, steps > 0 and config.data.workers)
 
@@ -143,6 +141,12 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
         return 0
     log.info(f"stopped at step {state['step']}; the same command goes on from there", world.main)
     return stop.exit_code or 128 + signal.SIGTERM  # another process got the signal
+
+
+def describe_data(train_set: datasets.CropDataset, val_set: datasets.CropDataset) -> str:
+    """How many images there are, in a line."""
+    unseen = f"{len(val_set)} to validate" if len(val_set) else "none to validate: no figures, pictures of these"
+    return f"data       {len(train_set)} images, {unseen}"
 
 
 def describe(config: dict, context: TrainContext, stage: Stage) -> str:

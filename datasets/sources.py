@@ -23,10 +23,9 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 import lmdb
-import PIL.Image
 
 from datasets.lmdb_tree import check_tree
-from images.decoding import MAGIC_BYTES, errors_named
+from images.decoding import MAGIC_BYTES, errors_named, readable, recognise
 from images.listing import HIDDEN, find_images, is_image, kind_of, tell_left_out, why_not
 from images.reading import Image, ImageError, open_image
 from utils.errors import UserError
@@ -349,21 +348,13 @@ def _numbered_layout(transaction: lmdb.Transaction) -> _Numbered | None:
 def _image_keys(transaction: lmdb.Transaction) -> list[bytes]:
     """All keys of an LMDB whose values are images; ValueError where the first ones are none."""
     cursor = transaction.cursor()
-    if not any(_begins_image(value) for value in islice(cursor.iternext(keys=False), LOOK)):
+    if not any(readable(recognise(value)) for value in islice(cursor.iternext(keys=False), LOOK)):
         raise ValueError(
             "its values are no images, as those of prepare_data.py, InfinityGAN, LSUN and BasicSR are; put the images"
             " into a folder or a zip file"
         )
     cursor.first()
     return list(cursor.iternext(values=False))
-
-
-def _begins_image(data: bytes) -> bool:
-    try:
-        PIL.Image.open(io.BytesIO(data)).close()
-    except (OSError, ValueError, SyntaxError):  # the decoders' words for no image
-        return False
-    return True
 
 
 def _name_in(meta: bytes) -> bytes:

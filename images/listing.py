@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from images.decoding import readable, recognise
 from utils import log
 from utils.distributed import first_process
+from utils.files import ZARR
 
 # Files that are called so are taken without a look: one that holds something else is named when it is read.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
@@ -20,7 +21,6 @@ RAW = (
     ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw",
 )  # fmt: skip
 NEEDED = {"HEIF": "needs pillow-heif"}  # what to install for a format
-ARRAY = ".zarr"  # suffix of folders that are no folders of files
 HIDDEN = (".", "@eaDir", "__MACOSX")  # how names begin that Unix, Synology's disks, and macOS do not show
 MOST_KINDS = 8  # that a line names
 
@@ -57,7 +57,7 @@ def is_image(path: Path) -> bool:
 
 
 def walk(top: Path, without: Path | None, others: Counter) -> Iterator[Path]:
-    """All files, and folders that are one thing (ARRAY), but hidden ones; `others` counts unreadable folders.
+    """All files, and folders that are one thing (ZARR), but hidden ones; `others` counts unreadable folders.
 
     No folder is entered twice. Links come after the folders themselves, which so keep their names.
     """
@@ -73,7 +73,7 @@ def walk(top: Path, without: Path | None, others: Counter) -> Iterator[Path]:
             if _number(where) in seen:
                 continue
             seen.add(_number(where))
-            arrays = [each for each in shown if each.endswith(ARRAY)]
+            arrays = [each for each in shown if each.endswith(ZARR)]
             for each in sorted(set(shown) - set(arrays)):
                 path = os.path.join(where, each)
                 (tops if os.path.islink(path) else folders).append(path if os.path.islink(path) else each)
@@ -91,7 +91,7 @@ def _why_not(path: Path) -> str | None:
     named = path.name.lower().endswith(SUFFIXES)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe: to read it would block
-            return "" if path.suffix == ARRAY else "not a file"
+            return "" if path.suffix == ZARR else "not a file"
         return why_not(path.name, lambda: path)
     except OSError as error:
         return None if named else error.strerror

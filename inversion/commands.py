@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import zarr
 
+from images.decoding import READ
 from images.listing import find_images, walk
 from images.metadata import Metadata
 from images.writing import SUFFIXES as PICTURES
@@ -32,7 +33,7 @@ from utils.errors import UserError
 from utils.files import scratch_folder
 from utils.schema import LARGEST_SEED
 
-IMAGES = "JPEG, PNG, WebP, AVIF, GIF, TIFF or BMP image"
+IMAGES = f"{', '.join(READ[:-1])} or {READ[-1]} image"
 LONGEST = 200  # bytes of a name, of 255 that file systems take
 
 

@@ -29,11 +29,11 @@ from inversion.noise import NoiseSpec
 from inversion.styles import ArrayLike, Style, StyleMap, mix_styles
 from inversion.weight_maps import WeightMap
 from utils.errors import UserError
-from utils.files import atomic_folder, atomic_path
+from utils.files import ZARR, atomic_folder, atomic_path
 
 NOISE, MAP = TypeAdapter(NoiseSpec | None), TypeAdapter(WeightMap | None)
 FORMAT = "patch-inverter-latents-3"
-FILE, FOLDER = ".safetensors", ".zarr"
+FILE, FOLDER = ".safetensors", ZARR
 SUFFIXES = (FILE, FOLDER)
 STYLES = ("global", "own")  # arrays of a latent file, in this order
 LARGEST_FILE = 2**30  # bytes of structure that are stored in one file by default

@@ -22,13 +22,12 @@ from easydict import EasyDict
 from pydantic import ValidationError
 
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import ZARR, atomic_path
 from utils.schema import MANY, PROGRAMS, Config, File, Section
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 DEFAULT = CONFIGS / "default.yaml"
 COMMAND_LINE = "command line"
-ZARR = ".zarr"  # suffix of a folder that is one thing
 WIDTH, COLUMN = 120, 31  # of lines, and where the comments of configs/default.yaml begin
 BASE = {"type": "string", "description": "another config to start from, relative to this file"}
 

@@ -21,6 +21,7 @@ TEMPORARY = re.compile(r"\.tmp-(\d{1,9})-[0-9a-f]{8}(\..*)?")
 ABANDONED_AFTER = 24 * 3600.0  # seconds without a write, after which nobody is still writing a file
 NO_MISTAKE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of the user: the disk is full, or broken
 LOCK = ".lock"
+ZARR = ".zarr"  # suffix of a folder that is one thing
 
 
 class DiskFailure(UserError):
