@@ -25,10 +25,12 @@ TORCHVISION_SCHEMAS = (
 
 @pytest.fixture(autouse=True)
 def handlers_of_signals():
-    """What a command does with signals ends with a test."""
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    """What a command does with signals ends with a test. One may be sent, whatever the starter ignores (nohup, `&`)."""
+    defaults = dict.fromkeys(SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
+    for number, handler in defaults.items():
+        signal.signal(number, handler)
     yield
-    for number, handler in handlers.items():
+    for number, handler in defaults.items():
         signal.signal(number, handler)
 
 
