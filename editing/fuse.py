@@ -9,7 +9,7 @@ from inversion.inverter import PatchInverter
 from inversion.latents import Latents
 from inversion.styles import Style, StyleMap
 from inversion.synthesis import GeneratedStructure
-from inversion.weight_maps import Centres, LabelImage, LabelMap
+from inversion.weight_maps import Boxes, Centres, LabelImage, LabelMap
 from utils.errors import UserError
 
 
@@ -34,15 +34,16 @@ def fuse(
         raise UserError("fuse: a panorama would no longer close; allowed: images that are none")
     if any(isinstance(style, StyleMap) for style in styles):
         raise UserError("fuse.styles: one varies over space itself; allowed: styles of whole images")
+    height, width = latents.size
     if not isinstance(where, LabelImage):
-        height, width = latents.size
         where = Centres([(height * down, width * right) for down, right in positions(where, len(styles))])
     elif where.values.max() >= len(styles):
         raise UserError(f"fuse: {len(styles)} styles, but a label {where.values.max()}; labels begin at 0")
     style = StyleMap(list(styles), LabelMap(where, len(styles), latents.size, blur), exact)
     if isinstance(structure, GeneratedStructure):
         return replace(latents, structure=structure.with_style(style), style=style, own=None)
-    return latents.with_style(style)
+    whole = LabelMap(Boxes([(0, 0, height, width)]), 2, latents.size)  # over its own style, which may be among them
+    return latents.with_style(style, mask=whole)
 
 
 def positions(centres: Sequence[tuple[float, float]] | None, count: int) -> Sequence[tuple[float, float]]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from images.reading import Image, open_image
 from images.thumbnail import thumbnail
 from inversion import blockwise
-from inversion.latents import Latents, wrong_structure
+from inversion.latents import Latents, own_share, wrong_structure
 from inversion.noise import FieldNoise, NoiseSpec
 from inversion.refinement import Refiner, Step, fit_style, steps_in_memory
 from inversion.styles import ArrayLike, CutStructure, RestyledStructure, Style, StyleMap, locate, measure_style
@@ -103,6 +103,15 @@ class PatchInverter:
     def cells(self, size: tuple[int, int]) -> Region:
         """The latent cells that an image of (height, width) is drawn from; the first one draws pixels before it."""
         return Region.at(0, 0, *size).receptive_field(self.generator.texture.rule)
+
+    @property
+    def reach(self) -> int:
+        """How many pixels away from the centre of a latent cell a pixel may be that is drawn from it."""
+        found = 0
+        for place in range(self.cell):
+            cells = Region.at(place, place, 1, 1).receptive_field(self.generator.texture.rule).rows
+            found = max(found, place - self.cell * cells.first, self.cell * cells.last - place)
+        return found
 
     def structure_shape(self, size: tuple[int, int], channels: int | None = None) -> tuple[int, int, int]:
         """[C, h, w] of the structure latents of an image of (height, width); C: `channels`, None: the model's.
@@ -236,17 +245,18 @@ class PatchInverter:
         out = np.empty((*window.shape, 3), dtype) if out is None else out
         blocks = self.pixel_blocks(window) if blocks is None else blocks
         cells, read_ahead = self.cells(latents.size), not isinstance(latents.structure, TiledStructure)
-        latents = self.as_drawn(latents)
-        noise = self._noise(latents.noise)
+        structure, noise = self.as_drawn(latents).structure, self._noise(latents.noise)
         texture, style = self.generator.texture, latents.style
+        if isinstance(style, StyleMap) and style.measured:
+            style = style.base  # of the details that no channel holds: what masks do not reach keeps its bits
         w = texture.mapping(style.global_latent.to(self.device).reshape(-1, self.generator.structure.global_dim))
         if isinstance(style, StyleMap):
             synthesize = mix_texture(texture, w, style.weights, self.dtype, style.exact)
         else:
             synthesize = texture.bake(w[0], self.dtype)
         blockwise.draw(
-            _without_colours(synthesize) if latents.grey else synthesize,
-            texture.rule, latents.structure, cells, noise, blocks, out, window, self.device, read_ahead
+            _greyed(synthesize, latents), texture.rule,
+            structure, cells, noise, blocks, out, window, self.device, read_ahead
         )  # fmt: skip
         return out
 
@@ -273,8 +283,8 @@ class PatchInverter:
             return trunk.shrink(z_s, scale)[..., *_aligned(block, pixels)]
 
         blockwise.draw(
-            _without_colours(synthesize) if latents.grey else synthesize,
-            synthesis(pixels), structure, self.cells(latents.size), None, blocks, out, window, self.device,
+            _greyed(synthesize, latents, scale), synthesis(pixels),
+            structure, self.cells(latents.size), None, blocks, out, window, self.device,
             not isinstance(latents.structure, TiledStructure),
         )  # fmt: skip
         return out
@@ -299,7 +309,9 @@ class PatchInverter:
             structure = RestyledStructure(structure, latents.own, latents.style, cells, trunk)
         if structure.shape[0] < every:
             structure = CutStructure(structure, every)
-        return latents if structure is latents.structure else replace(latents, structure=structure, own=None)
+        if structure is latents.structure:
+            return latents
+        return replace(latents, structure=structure, own=None, grey=latents.grey and latents.own is None)
 
     def generate(
         self,
@@ -426,9 +438,20 @@ class EncodedStructure:
         return torch.from_numpy(self.model.encode_region(self.image, region, [region]))
 
 
-def _without_colours(synthesize: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """What draws grey images: the mean of the colours, which is never further from a grey photograph than they are."""
-    return lambda *arguments: (image := synthesize(*arguments)).mean(1, keepdim=True).expand_as(image)
+def _greyed(synthesize: Callable[..., Tensor], latents: Latents, spacing: int = 1) -> Callable[..., Tensor]:
+    """What draws grey images without colours, as far as they are in their own style.
+
+    That is the mean of the colours, which is never further from a grey photograph than they are.
+    """
+    if not latents.grey:
+        return synthesize
+
+    def greyed(z_s: Tensor, noise: Noise | None, block: Region) -> Tensor:
+        image = synthesize(z_s, noise, block)
+        mean, share = image.mean(1, keepdim=True).expand_as(image), own_share(latents, block, spacing)
+        return mean if share is None else torch.lerp(image, mean, share.to(image.device))
+
+    return greyed
 
 
 def _aligned(block: Region, pixels: int) -> tuple[slice, slice]:

@@ -23,11 +23,13 @@ import safetensors
 import torch
 import zarr
 from pydantic import TypeAdapter
+from torch import Tensor
 from zarr.codecs import Crc32cCodec
 
 from inversion.noise import NoiseSpec
-from inversion.styles import ArrayLike, Style, StyleMap, mix_styles
-from inversion.weight_maps import WeightMap
+from inversion.styles import ArrayLike, Style, StyleMap, layer_styles, mix_styles
+from inversion.weight_maps import LabelMap, WeightMap
+from models.geometry import Region
 from utils.errors import UserError
 from utils.files import ZARR, atomic_folder, atomic_path
 
@@ -62,23 +64,25 @@ class Latents:
     noise: NoiseSpec | None  # the texture noise that it is drawn with
     model: str  # fingerprint of the weights that they belong to
     own: Style | StyleMap | None = None  # measured styles: that of the structure, where it is drawn in another one
-    grey: bool = False  # whether it is drawn without colours, as the photograph has none
+    grey: bool = False  # whether it is drawn without colours where it is in its own style: the photograph has none
 
     def __post_init__(self) -> None:
         if isinstance(self.structure, torch.Tensor):
             object.__setattr__(self, "structure", self.structure.detach().float().cpu().numpy())
 
-    def with_style(self, style: Style | StyleMap, strength: float = 1.0) -> Latents:
+    def with_style(self, style: Style | StyleMap, strength: float = 1.0, mask: LabelMap | None = None) -> Latents:
         """The same structure in another style: strength 0 keeps its own, 1 takes the other one, beyond 1 overdoes it.
 
-        Another style brings its colours into a grey image. ValueError where both vary over space and the strength is
-        neither 0 nor 1.
+        `mask`: two kinds, of which the second one is restyled, as far as its weight says. Measured styles leave what is
+        further from there than `PatchInverter.reach` as it is, to the last bit. Another style brings its colours into a
+        grey image. ValueError where both vary over space and the strength is neither 0 nor 1.
         """
         if strength == 0:
             return self
         own = self.own or self.style
         style = mix_styles(self.style, style, strength)
-        return replace(self, style=style, own=own if own.measured else None, grey=False)
+        style = style if mask is None else layer_styles(self.style, style, mask)
+        return replace(self, style=style, own=own if own.measured else None, grey=self.grey and own.measured)
 
     def save(self, path: str | Path) -> None:
         """Write a `.safetensors` file or a `.zarr` folder, which appears whole or not at all.
@@ -143,6 +147,18 @@ class Latents:
         """The arrays of a latent file besides the structure: `global` and, where it is another one, `own`."""
         styles = {"global": self.style} | ({} if self.own is None else {"own": self.own})
         return {name: style.global_latent.cpu().numpy().astype("<f4") for name, style in styles.items()}
+
+
+def own_share(latents: Latents, region: Region, spacing: int) -> Tensor | None:
+    """How far an image is in its own style, at features as those of `inversion.weight_maps`: [h, w]; None: wholly."""
+    style, own = latents.style, latents.own
+    if own is None:
+        return None
+    known = [each.global_latent for each in (own.styles if isinstance(own, StyleMap) else [own])]
+    styles = style.styles if isinstance(style, StyleMap) else [style]
+    same = [any(torch.equal(each.global_latent, values) for values in known) for each in styles]
+    weights = style.weights(region, spacing) if isinstance(style, StyleMap) else torch.ones(1, *region.shape)
+    return weights[torch.tensor(same)].sum(0)
 
 
 def wrong_structure(structure: ArrayLike) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import zip_longest
 from typing import Protocol
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inversion.weight_maps import WeightMap
+from inversion.weight_maps import LabelMap, LayeredMap, ShiftedMap, WeightMap
 from models.geometry import Interval, Region
 from models.statistics import StyleTransfer, assemble
 from models.trunk import COLOURS, Trunk
@@ -70,6 +71,18 @@ class StyleMap:
         """Whether the styles are measured ones."""
         return self.styles[0].measured
 
+    @property
+    def base(self) -> Style | StyleMap:
+        """What masks lie over."""
+        weights = self.weights
+        if isinstance(weights, ShiftedMap):
+            base = replace(self, weights=weights.weights).base
+            return base if isinstance(base, Style) else replace(base, weights=replace(weights, weights=base.weights))
+        if not isinstance(weights, LayeredMap):
+            return self
+        below = weights.below
+        return self.styles[0] if below is None else StyleMap(self.styles[: below.count], below, self.exact).base
+
 
 def mix_styles(own: Style | StyleMap, other: Style | StyleMap, share: float) -> Style | StyleMap:
     """On the way to another style, at each position: 0 is its own, 1 the other one, and beyond 1 further on.
@@ -85,6 +98,16 @@ def mix_styles(own: Style | StyleMap, other: Style | StyleMap, share: float) -> 
     if isinstance(other, StyleMap):
         return replace(other, styles=[mix_styles(own, style, share) for style in other.styles])
     return replace(own, global_latent=torch.lerp(own.global_latent, other.global_latent, float(share)))
+
+
+def layer_styles(below: Style | StyleMap, above: Style | StyleMap, mask: LabelMap) -> StyleMap:
+    """One style, and as far as the second kind of a mask says, another one over it."""
+    styles, maps = [], []
+    for each in (below, above):
+        varies = isinstance(each, StyleMap)
+        styles += each.styles if varies else [each]
+        maps.append(each.weights if varies else None)
+    return StyleMap(styles, LayeredMap(*maps, mask), getattr(below, "exact", True))
 
 
 def measure_style(structure: ArrayLike, held: Region, inside: Region, channels: int) -> Style:
@@ -129,14 +152,28 @@ class RestyledStructure:
         channels, region = locate(index, self.cells)
         values = torch.from_numpy(np.ascontiguousarray(self.structure[:, *region.slices_in(self.cells)]))
         before, after = (self._shares(style, region) for style in (self.own, self.style))
-        result = None
-        for a, share in before.items():
-            for b, other in after.items():
-                part = self._transfer(a, b)(values)
-                if share is not None or other is not None:
-                    part = part * (1.0 if share is None else share) * (1.0 if other is None else other)
-                result = part if result is None else result + part
+        kept = [b for b in after if b in self._kept]
+        parts = [(values, after[b]) for b in kept]
+        for b, share in after.items():
+            for a, own in before.items() if b not in kept else ():
+                both = own if share is None else share if own is None else own * share
+                parts.append((self._transfer(a, b)(values), both))
+        result = sum(part if share is None else part * share for part, share in parts)
+        if kept and isinstance(self.style, StyleMap):  # sums of shares may differ from 1 by rounding
+            others = sum((share for b, share in after.items() if b not in kept), torch.zeros(region.shape))
+            result = torch.where(others == 0, values, result)
         return result.numpy()[channels]
+
+    @cached_property
+    def _kept(self) -> set[int]:
+        """The kinds of the style that are the structure's own, which stays as it is there."""
+        own, styles = self.own, self.style.styles if isinstance(self.style, StyleMap) else [self.style]
+        if isinstance(own, Style):
+            return {n for n, each in enumerate(styles) if torch.equal(each.global_latent, own.global_latent)}
+        pairs = zip(own.styles, styles, strict=False)
+        under = len(styles) > len(own.styles) and isinstance(self.style.weights, LayeredMap)
+        same = under and all(torch.equal(a.global_latent, b.global_latent) for a, b in pairs)
+        return set(range(len(own.styles))) if same else set()
 
     def _shares(self, style: Style | StyleMap, region: Region) -> dict[int, Tensor | None]:
         """The weights [h, w] of the styles that occur in a region; None: 1."""

@@ -176,8 +176,34 @@ class ShiftedMap:
         return self.weights(region.moved(-self.top // spacing, -self.left // spacing), spacing)
 
 
-WeightMap = Annotated[LabelMap | HorizontalBlend | ShiftedMap, Field(discriminator="kind")]
-rebuild_dataclass(ShiftedMap)
+@dataclass(frozen=True)
+class LayeredMap:
+    """The kinds of one map, and over them, as far as the second kind of a mask says, those of another one."""
+
+    below: WeightMap | None  # None: one kind everywhere
+    above: WeightMap | None
+    mask: LabelMap  # of two kinds
+    kind: Literal["layered"] = "layered"
+
+    def __post_init__(self) -> None:
+        if self.mask.count != 2:
+            raise ValueError(f"a mask of {self.mask.count} kinds")
+
+    @property
+    def count(self) -> int:
+        """Of the kinds: those below, then those above."""
+        return sum(1 if each is None else each.count for each in (self.below, self.above))
+
+    def __call__(self, region: Region, spacing: int) -> Tensor:
+        """Weights [N, h, w]; see the head of this file."""
+        pairs = zip((self.below, self.above), self.mask(region, spacing), strict=True)
+        parts = (share[None] if weights is None else weights(region, spacing) * share for weights, share in pairs)
+        return torch.cat(list(parts))
+
+
+WeightMap = Annotated[LabelMap | HorizontalBlend | ShiftedMap | LayeredMap, Field(discriminator="kind")]
+for _each in (ShiftedMap, LayeredMap):  # they hold each other
+    rebuild_dataclass(_each)
 
 
 def of_cells(labels: Labels, size: tuple[int, int], cell: int) -> Callable[[Region], np.ndarray]:

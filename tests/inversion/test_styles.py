@@ -1,9 +1,13 @@
 """Models with a trunk: latents that are found again, and styles that are statistics of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import generate
 import infer
@@ -12,7 +16,7 @@ from editing.outpaint import outpaint
 from editing.resample import resample
 from inversion import Latents, PatchInverter
 from inversion.styles import StyleMap, measure_style
-from inversion.weight_maps import Boxes, HorizontalBlend
+from inversion.weight_maps import Boxes, HorizontalBlend, LabelMap
 from models.geometry import Region
 from tests.inversion.conftest import CPU, photograph, tiny_model, trunk_inverter
 from utils.errors import UserError, run_command
@@ -258,3 +262,46 @@ def test_scales_that_there_are_not(trunk_model, latents, scale):
 def test_a_preview_without_a_trunk(model):
     with pytest.raises(UserError, match="scale: previews need a checkpoint with a trunk"):
         model.preview(model.generate(20, 20), 2)
+
+
+@st.composite
+def masks(draw):
+    """A box of an image of SIZE, and pixels over which its edge is soft."""
+    top, left = draw(st.integers(0, SIZE[0] - 1)), draw(st.integers(0, SIZE[1] - 1))
+    bottom, right = draw(st.integers(top + 1, SIZE[0])), draw(st.integers(left + 1, SIZE[1]))
+    soft = draw(st.sampled_from([0, 0, 3, 11]))
+    return LabelMap(Boxes([(top, left, bottom, right)]), 2, SIZE, soft)
+
+
+def beyond(model, mask):
+    """Bool [H, W]: the pixels that a mask does not reach."""
+    top, left, bottom, right = mask.labels.boxes[0]
+    away, untouched = model.reach + mask.blur, np.ones(SIZE, bool)
+    untouched[max(0, top - away) : bottom + away, max(0, left - away) : right + away] = False
+    return untouched
+
+
+@given(masks(), masks(), st.sampled_from([-1.0, 0.4, 1.0, 2.5]), st.booleans())
+def test_what_masks_do_not_reach_keeps_its_bits(trunk_model, latents, first, second, strength, grey):
+    latents = replace(latents, grey=grey)
+    one = latents.with_style(trunk_model.style(3), strength, first)
+    two = one.with_style(trunk_model.style(4), strength, second)
+    plain, *drawn = (trunk_model.draw(each, dtype=np.float32) for each in (latents, one, two))
+    far = beyond(trunk_model, first)
+    assert (drawn[0][far] == plain[far]).all() and ((drawn[0] != plain).any() or first.blur < trunk_model.cell)
+    far = beyond(trunk_model, second)
+    assert (drawn[1][far] == drawn[0][far]).all()
+    model = PatchInverter(trunk_model.networks, CPU, torch.float32, 24)
+    assert np.abs(model.draw(two, dtype=np.float32) - drawn[1]).max() < 1e-5
+
+
+def test_masks_over_styles_that_vary_over_space(trunk_model, latents, tmp_path):
+    """Also where the image's own style varies, and after a file."""
+    blend = StyleMap([latents.style, trunk_model.style(1)], HorizontalBlend(20, 60))
+    own, mask = replace(latents, style=blend), LabelMap(Boxes([(0, 0, 20, 20)]), 2, SIZE)
+    styled = own.with_style(trunk_model.style(2), mask=mask)
+    styled.save(tmp_path / "a.safetensors")
+    loaded = Latents.load(tmp_path / "a.safetensors")
+    plain, drawn = (trunk_model.draw(each, dtype=np.float32) for each in (own, loaded))
+    far = beyond(trunk_model, mask)
+    assert (drawn[far] == plain[far]).all() and (drawn[:16, :16] != plain[:16, :16]).any()
