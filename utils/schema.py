@@ -66,6 +66,8 @@ Scale = Annotated[int, Field(title="1, 1/2, 1/4, 1/8 ... (a power of two)"), Bef
 SOURCES = f"a seed (a whole number from 0 to {LARGEST_SEED}), the path of an image or latent file, or own"
 Styles = Annotated[list[Annotated[Seed | Path, Field(title=SOURCES)]], Field(min_length=1, max_length=256)]
 EDGES = "top, left, bottom, right (bottom and right excluded): four whole numbers from 0 on"
+STEPS = "a list of edits, each {verb: {key: value, ...}}, and sections that the verb reads as well"
+Edits = Annotated[list[dict[str, Any]], Field(title=STEPS, max_length=64)]
 Rectangle = Annotated[list[Whole], Field(title=EDGES, min_length=4, max_length=4), WrapValidator(read_rectangle)]
 
 
@@ -297,6 +299,7 @@ class Edited(Inversion, Pictures):
     """How photographs are inverted, and pictures drawn and written."""
 
     metadata: bool = key(True, "keep a photograph's EXIF (date, camera, place), XMP and resolution in its results")
+    region: Rectangle | None = key(None, "draw only [top, left, bottom, right], pixels; edits then save no latents")
 
 
 class Infer(Edited):
@@ -392,11 +395,12 @@ class Resample(Section):
 
     what: Literal["structure", "noise"] = key("structure", "structure: new local latents; noise: new texture noise")
     mask: File = key(None, "image, white where the result is new, stretched to the canvas")
-    region: Rectangle | None = key(None, "or [top, left, bottom, right] of what is new, pixels")
+    box: Rectangle | None = key(None, "or [top, left, bottom, right] of what is new, pixels")
     seed: Seed = key(1, "of what is new")
     count: Count = key(1, "results; result k uses seed + k")
 
 
+EDITS = (Edits, key([], "one after the other: [{fuse: {styles: [own, 3]}}, ...] (edit.py chain)"))
 SEED = (Seed, key(0, "all randomness is a function of it and of the position (step, index, row, column)"))
 
 
@@ -414,15 +418,17 @@ FuseConfig = command("fuse", fuse=Fuse, generate=Generated, infer=Edited)
 OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer=Edited)
 InbetweenConfig = command("inbetween", inbetween=Inbetween, complete=Complete, infer=Edited)
 ResampleConfig = command("resample", resample=Resample, generate=Generated, complete=Complete, infer=Edited)
+ChainConfig = command("edits", edits=EDITS, generate=Generated, infer=Edited)
 
 PROGRAMS = {
     "train.py": TrainConfig, "infer.py": InferConfig, "generate.py": GenerateConfig, "evaluate.py": EvaluateConfig,
     "edit.py fuse": FuseConfig, "edit.py outpaint": OutpaintConfig, "edit.py inbetween": InbetweenConfig,
-    "edit.py resample": ResampleConfig,
+    "edit.py resample": ResampleConfig, "edit.py chain": ChainConfig,
 }  # fmt: skip
 
 # All sections that there are, as configs/default.yaml shows them.
 Config = command(
     "", seed=SEED, model=Model, data=Data, train=Train, losses=Losses, infer=Infer, evaluate=Evaluate,
     generate=Generate, fuse=Fuse, complete=Complete, outpaint=Outpaint, inbetween=Inbetween, resample=Resample,
+    edits=EDITS,
 )  # fmt: skip
