@@ -4,6 +4,7 @@
     python -m tests.faults --calls all            # each write, fsync, rename, mkdir and open of infer, edit and train
     python -m tests.faults --signals 20           # SIGINT, SIGTERM and SIGHUP to a training, so many each
     python -m tests.faults --ranks                # one of two processes of a training is killed, or stopped
+    python -m tests.faults --permissions          # what may not be read or written, for a user who is not root
 
 After each, inputs and earlier results are whole, too. Prints a line for each that fails, and the counts.
 Exit code: 0 where none fails.
@@ -15,13 +16,18 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
+import train
 from tests.faults.calls import Faults
 from tests.faults.forks import MODULES, Command, commands, content, end, import_as, log, prepare, wrong
+from tests.faults.permissions import CASES, NOBODY, told
 
 SECONDS = 15  # in which all processes of a run must be gone after one is lost
 
@@ -51,6 +57,12 @@ class Trials:
         """Only what the earlier run left."""
         shutil.rmtree(self.output)
         shutil.copytree(self.early, self.output)
+
+    def give_away(self) -> None:
+        """Let it belong to nobody, who runs the command."""
+        for path in [self.folder, self.output, *self.output.rglob("*")]:
+            if os.getuid() == 0:
+                os.chown(path, NOBODY, NOBODY)
 
     def judge(self, what: str, reason: str = "") -> None:
         """Count a trial."""
@@ -136,6 +148,26 @@ class Trials:
             self.done, self.failed = self.done + 1, self.failed + bool(reason)
             print(f"{self.name}: rank 1 got signal {number}: {reason or f'well, after {seconds:.1f} s'}", flush=True)
 
+    def restarts(self) -> None:
+        """torchrun starts both anew when the second one is killed; the weights are those of an undisturbed run."""
+        self.fresh()
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+        program = [sys.executable, *launcher, train.__file__, *self.command.arguments(self.output)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        with open(self.folder / "said", "w") as said:
+            run = subprocess.Popen(program, env=environment, stdout=said, stderr=said)
+        while not list(self.output.glob("checkpoints/step-00000002.pt")) and run.poll() is None:
+            time.sleep(0.001)
+        for process in psutil.Process(run.pid).children():
+            if process.environ().get("RANK") == "1":
+                process.kill()
+        code, said = run.wait(), (self.folder / "said").read_text()
+        reason = "" if code == 0 and said.count("resuming from") == 2 else f"ends with {code}: {said}"
+        if not reason and content(self.output) != self.whole:
+            reason = "other bytes than undisturbed"
+        self.done, self.failed = self.done + 1, self.failed + bool(reason)
+        print(f"{self.name}: rank 1 is killed, and restarted: {reason or 'well'}", flush=True)
+
     def pair(self) -> list[int]:
         """The process ids of two ranks."""
         with socket.socket() as free:
@@ -156,17 +188,24 @@ def main() -> int:
     parser.add_argument("--calls", default="0", help="how many fail in turn, of each command, or all")
     parser.add_argument("--signals", type=int, default=0, help="of each kind, to a training")
     parser.add_argument("--ranks", action="store_true", help="lose one of two processes of a training")
+    parser.add_argument("--permissions", action="store_true", help="take rights away")
     parser.add_argument("--commands", nargs="+", default=["infer", "edit", "train"], help="only these")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     prepare()
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
         for name, command in commands(Path(folder)).items():
             if name not in options.commands:
                 continue
             trials, numbers = Trials(name, command, Path(folder)), random.Random(options.seed)
             log(f"{name}: {trials.seconds:.2f} s undisturbed")
+            if options.permissions:
+                for case in (case for case, (program, *_) in CASES.items() if program == name):
+                    trials.fresh()
+                    trials.give_away()
+                    trials.judge("permissions", next(told(command, trials.output, case), ""))
             if options.calls != "0":
                 trials.calls(None if options.calls == "all" else int(options.calls), numbers)
             if name != "edit":
@@ -175,6 +214,7 @@ def main() -> int:
                 trials.signals(options.signals, numbers)
                 if options.ranks:
                     trials.ranks()
+                    trials.restarts()
             print(f"{name}: {trials.done} trials, {trials.failed} failed", flush=True)
             failed += trials.failed
     return int(failed > 0)

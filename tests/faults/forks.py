@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
@@ -76,9 +77,9 @@ def fork(main: Callable, arguments: list[str], said: Path, inside: Callable[[], 
                 code = run_command(main, arguments)
             if MODULES in environment:
                 Path(environment[MODULES]).write_text("\n".join(sys.modules))
-        except BaseException as error:  # a traceback, in the words that are looked for
+        except BaseException:
             with open(said, "a", errors="replace") as err:
-                err.write(f"Traceback of {error!r}\n")
+                traceback.print_exc(file=err)
         finally:
             os._exit(code)
     return pid

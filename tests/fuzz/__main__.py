@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,11 +137,11 @@ class Fuzzer:
         for place in (case, output):
             shutil.rmtree(place, ignore_errors=True)
         case.mkdir()
-        origins = {}  # by the name of the mutated file: that of the sound one
+        origins = {}  # by the name of the mutated file: that of the sound one, and whether damage can be known
         for number in numbers:
             chance = random.Random(f"{self.seed} {kind} {number}")
-            name, made = self.make(kind, number, case, chance)
-            origins[made] = name
+            name, made, known = self.make(kind, number, case, chance)
+            origins[made] = name, known
         given = ["--input", str(self.folder / f"{SOUND}.png")]
         if kind in ("image", "tiff"):
             shutil.copy(self.folder / f"{SOUND}.png", case)
@@ -154,27 +155,28 @@ class Fuzzer:
             arguments = [*given, "--checkpoint", str(self.checkpoint), *config]
         return list(self.judge(kind, self.run(arguments, output), output, origins))
 
-    def make(self, kind: str, number: int, case: Path, chance: random.Random) -> tuple[str, str]:
-        """Write a case; the names of what it was made of, and of what was made."""
+    def make(self, kind: str, number: int, case: Path, chance: random.Random) -> tuple[str, str, bool]:
+        """Write a case; the names of what it was made of, and of what was made; whether damage can be known."""
         if kind == "weights":
-            mutations.weights(self.checkpoint, case / "tiny.safetensors", chance)
-            return SOUND, "tiny"
+            return "rgb.png", SOUND, mutations.weights(self.checkpoint, case / "tiny.safetensors", chance)
         if kind == "config":
             (case / "config.yaml").write_bytes(mutations.config(CONFIG, chance))
-            return SOUND, "config"
+            return "rgb.png", SOUND, False
         name = chance.choice(sorted(self.seeds[kind]))
         stem, suffix = name.split(".")[0], Path(name).suffix
         source, path = self.seeds[kind][name], case / f"{stem}-{number}{suffix}"
         if kind == "zarr":
             shutil.copytree(source, path)
             mutations.zarr_folder(path, chance)
-        else:
-            data = source.read_bytes() if kind == "latents" else source
-            change = {"image": mutations.image, "tiff": mutations.tiff, "latents": mutations.described}[kind]
-            path.write_bytes(change(data, chance))
-        return name, path.name
+            return name, path.name, True
+        if kind == "latents":
+            path.write_bytes(mutations.described(source.read_bytes(), chance))
+            return name, path.name, True
+        data, known = (mutations.image if kind == "image" else mutations.tiff)(source, chance)
+        path.write_bytes(data)
+        return name, path.name, known
 
-    def judge(self, kind: str, outcome: Outcome, output: Path, origins: dict[str, str]):
+    def judge(self, kind: str, outcome: Outcome, output: Path, origins: dict) -> Iterator[str]:
         """Yields what is not well."""
         said = outcome.said.replace("\r", "\n")
         if outcome.code not in (0, 1, 2) or "Traceback" in said:
@@ -187,12 +189,13 @@ class Fuzzer:
         if kind in ("weights", "config"):
             if len(named) != bool(outcome.code):
                 yield f"exit code {outcome.code} and {len(named)} lines: {said[-500:]}"
-            if kind == "weights" and not outcome.code and not self.same(output, SOUND, "rgb.png"):
+            ((name, known),) = origins.values()
+            if known and not outcome.code and not self.same(output, SOUND, name):
                 yield "another result, though damage can be known"
             return
         if kind in ("image", "tiff") and not (output / f"reconstruction/{SOUND}.png").exists():
             yield f"the sound file is not done: {said[-500:]}"
-        for made, name in origins.items():
+        for made, (name, known) in origins.items():
             lines = [line for line in named if f"{made}:" in line or f"{made} " in line]
             stem = made.rpartition(".")[0]
             done = [path for path in output.glob(f"reconstruction/{stem}.*") if path.suffix == ".png"]
@@ -200,7 +203,6 @@ class Fuzzer:
                 left_out = re.search(rf"left out.*{re.escape(Path(made).suffix)}", said)
                 if lines or done or not left_out:
                     yield f"{made}: {len(lines)} lines and {len(done)} results: {said[-500:]}"
-            known = kind in ("latents", "zarr") or name.endswith(".png")
             if known and done and f"{made}:" not in said and not self.same(output, stem, name):
                 yield f"{made}: another result, though damage can be known"
 

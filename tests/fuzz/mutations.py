@@ -83,10 +83,11 @@ def bytewise(data: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def image(data: bytes, chance: random.Random) -> bytes:
-    """Bytewise; half of the PNG files have checksums that fit."""
-    changed = bytewise(data, chance)
-    return _signed_png(changed) if data.startswith(b"\x89PNG") and chance.random() < 0.5 else changed
+def image(data: bytes, chance: random.Random) -> tuple[bytes, bool]:
+    """Bytewise; half of the PNG files have checksums that fit. The second one: whether damage can be known."""
+    changed, png = bytewise(data, chance), data.startswith(b"\x89PNG")
+    signed = png and chance.random() < 0.5
+    return (_signed_png(changed) if signed else changed), png and not signed
 
 
 def _signed_png(data: bytes) -> bytes:
@@ -100,7 +101,7 @@ def _signed_png(data: bytes) -> bytes:
     return bytes(data)
 
 
-def tiff(data: bytes, chance: random.Random) -> bytes:
+def tiff(data: bytes, chance: random.Random) -> tuple[bytes, bool]:
     """An entry of the first directory says something else: its tag, type, count or value, or those of another one."""
     data, order = bytearray(data), ">" if data[:2] == b"MM" else "<"
     big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
@@ -121,7 +122,7 @@ def tiff(data: bytes, chance: random.Random) -> bytes:
             struct.pack_into(f"{order}{wide}", data, entry + size - (8 if big else 4), value)
         else:
             data[entry + 2 : entry + size] = data[other + 2 : other + size]
-    return bytes(data)
+    return bytes(data), False
 
 
 def described(data: bytes, chance: random.Random) -> bytes:
@@ -134,11 +135,11 @@ def described(data: bytes, chance: random.Random) -> bytes:
     return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
-def weights(path: Path, target: Path, chance: random.Random) -> None:
-    """A file of weights: as `described`, or signed anew, with another model or other tensors."""
+def weights(path: Path, target: Path, chance: random.Random) -> bool:
+    """A file of weights: as `described`, or signed anew, of another model or other tensors: not known then."""
     if chance.random() < 0.5:
         target.write_bytes(described(path.read_bytes(), chance))
-        return
+        return True
     tensors, metadata = load_weights(path)
     name, kind = chance.choice(sorted(tensors)), chance.randrange(5)
     if kind == 0:
@@ -151,6 +152,7 @@ def weights(path: Path, target: Path, chance: random.Random) -> None:
         found = jsonwise(json.loads(metadata["model"]), chance)
         metadata["model"] = found.decode(errors="replace") if isinstance(found, bytes) else json.dumps(found)
     save_weights(target, tensors, metadata)
+    return False
 
 
 def jsonwise(value: object, chance: random.Random) -> object:
