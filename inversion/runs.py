@@ -35,6 +35,7 @@ from inversion.refinement import State, Step
 from inversion.styles import ArrayLike
 from models.geometry import Region
 from utils import log
+from utils.device import release_freed_memory
 from utils.distributed import LostWorker, ProcessGroup
 from utils.errors import UserError, naming
 from utils.files import atomic_path, refusals, remove_stale, remove_tree
@@ -399,6 +400,8 @@ class InversionRun:
             passing = isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
             if isinstance(error, Damaged) or (isinstance(error, ImageError) and not passing):
                 job.discard()  # what is damaged is not gone on with; all processes have let go of it
+        if reason:
+            release_freed_memory()  # after a lack of it
         job.group.wait()  # what one has stored, all see
         state = job.state()
         if state and state.row:

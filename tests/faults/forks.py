@@ -5,7 +5,6 @@ A command is a program, its arguments, and what it leaves: `COMMANDS` makes each
 
 import hashlib
 import importlib
-import io
 import os
 import re
 import signal
@@ -66,15 +65,17 @@ class Command:
 
 
 def fork(main: Callable, arguments: list[str], said: Path, inside: Callable[[], None], environment: dict) -> int:
-    """The process id of a command whose stderr goes into a file."""
+    """The process id of a command whose stderr goes into a file, and stdout into one beside it."""
     pid = os.fork()
     if pid == 0:
         os.environ.update(environment)
         code = 99
         try:
-            with open(said, "w", errors="replace") as err, redirect_stderr(err), redirect_stdout(io.StringIO()):
-                inside()
-                code = run_command(main, arguments)
+            out = said.with_suffix(".out")
+            with open(said, "w", errors="replace") as err, open(out, "w", errors="replace") as file:  # noqa: SIM117
+                with redirect_stderr(err), redirect_stdout(file):
+                    inside()
+                    code = run_command(main, arguments)
             if MODULES in environment:
                 Path(environment[MODULES]).write_text("\n".join(sys.modules))
         except BaseException:
