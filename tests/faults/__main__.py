@@ -106,6 +106,7 @@ class Trials:
                 self.interrupt(signal.SIGKILL, random.uniform(0, 1.05 * self.seconds))
                 count, again = count - 1, random.random() < 1 / 3
             self.judge("killed")
+            log(f"{self.name}: {count} kills to go, {self.failed} of {self.done} trials failed")
 
     def interrupt(self, number: int, seconds: float) -> tuple[int, float]:
         """A signal after so many seconds; the exit code and how long that took."""
@@ -146,7 +147,7 @@ class Trials:
             if not reason and (any(again) or content(self.output) != self.whole):
                 reason = f"the same command ends with {again}, or other bytes"
             self.done, self.failed = self.done + 1, self.failed + bool(reason)
-            print(f"{self.name}: rank 1 got signal {number}: {reason or f'well, after {seconds:.1f} s'}", flush=True)
+            print(f"{self.name}: rank 1 got signal {number}, {seconds:.1f} s: {reason or 'well'}", flush=True)
 
     def restarts(self) -> None:
         """torchrun starts both anew when the second one is killed; the weights are those of an undisturbed run."""
