@@ -8,7 +8,6 @@ import torch
 
 from utils import log
 
-
 LACKS = ("allocate memory", "can't start new thread", "could not create a primitive")  # the last one: of oneDNN
 
 
