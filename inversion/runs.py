@@ -10,6 +10,7 @@ of: an image whose results are there, of the same file and settings, is not done
 from __future__ import annotations
 
 import csv
+import gc
 import hashlib
 import json
 import math
@@ -401,7 +402,9 @@ class InversionRun:
             if isinstance(error, Damaged) or (isinstance(error, ImageError) and not passing):
                 job.discard()  # what is damaged is not gone on with; all processes have let go of it
         if reason:
-            release_freed_memory()  # after a lack of it
+            cause = None  # its traceback holds what the image took, and is held by this frame
+            gc.collect()
+            release_freed_memory()
         job.group.wait()  # what one has stored, all see
         state = job.state()
         if state and state.row:

@@ -50,7 +50,7 @@ def test_what_the_memory_does_not_hold_is_named_and_the_next_one_is_done(checkpo
     PIL.Image.new("RGB", (4000, 4000)).save(tmp_path / "in/b.png")
     PIL.Image.fromarray(photograph(300, 300)).save(tmp_path / "in/c.png")
     given = ["--input", tmp_path / "in", "--output", tmp_path / "out", "--checkpoint", checkpoint]
-    code, err = infer_within(500, *given, "block=whole")
+    code, err = infer_within(700, *given, "block=whole")
     assert code == 1 and len(lines(err)) == len(err.splitlines()) == 2, err
     for line, name in zip(lines(err), ("a.bmp", "b.png"), strict=True):
         assert name in line and "memory" in line
