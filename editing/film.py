@@ -8,6 +8,9 @@ Letters: H, W pixels of a frame or picture.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,9 +24,9 @@ import PIL.Image
 import torch
 
 from images.writing import write_picture
+from utils import log
 from utils.errors import UserError
 from utils.files import atomic_path, remove_tree
-from utils.log import progress
 
 FILM = ".mp4"
 SEGMENT = 48  # frames that are encoded together, and lost by a kill at most; players jump to their beginnings
@@ -59,7 +62,7 @@ class Film:
 
         def drawn() -> Iterator[np.ndarray]:
             first = starts[done] if done < len(starts) else self.count
-            numbers = progress(range(first, self.count), path.stem, "frame")
+            numbers = log.progress(range(first, self.count), path.stem, "frame")
             for k, frame in zip(numbers, self.frames(first), strict=True):
                 if k in pictures:
                     write_picture(pictures[k], _shrunk(frame, _edge(len(pictures))), "png")
@@ -74,6 +77,7 @@ class Film:
         found = [np.asarray(PIL.Image.open(picture)) for picture in pictures.values()]
         write_picture(path.with_name(f"{path.stem}.png"), strip(found), "png")
         remove_tree(unfinished)
+        log.info(f"wrote {path}")
 
 
 def strip(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -86,6 +90,17 @@ def strip(pictures: Sequence[np.ndarray]) -> np.ndarray:
     small = [_shrunk(picture, _edge(len(pictures))) for picture in pictures]
     white = np.full((small[0].shape[0], GAP, 3), 255, np.uint8)
     return np.concatenate([part for picture in small for part in (white, picture)][1:], axis=1)
+
+
+def unfinished_film(output: Path, name: str, settings: list) -> Path:
+    """The folder in `output` for the segments of a film; those of the same name with other settings are removed."""
+    texts = name, json.dumps(settings, sort_keys=True, default=str)
+    keys = [hashlib.sha256(os.fsencode(text)).hexdigest()[:16] for text in texts]
+    folder = output / f".film-{keys[0]}-{keys[1]}"
+    for other in output.glob(f".film-{keys[0]}-*"):
+        if other != folder:
+            remove_tree(other)
+    return folder
 
 
 def _edge(count: int) -> int:

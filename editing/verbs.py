@@ -12,10 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from editing.completion import FitOptions
+from editing.film import Film, load_encoder
 from editing.fuse import fuse, positions
 from editing.inbetween import canvas_size, inbetween
+from editing.interpolate import check_sizes, film, interpolate
 from editing.masks import read_labels, read_mask
 from editing.outpaint import outpaint, place
+from editing.pan import frames_of, pan
 from editing.resample import check_inside, resample
 from editing.sources import Source
 from images.reading import open_photograph
@@ -26,11 +29,11 @@ from inversion.styles import Style, StyleMap
 from inversion.weight_maps import Boxes, LabelImage
 from utils.errors import UserError
 from utils.log import progress
-from utils.schema import FuseConfig, InbetweenConfig, OutpaintConfig, ResampleConfig
+from utils.schema import FuseConfig, InbetweenConfig, InterpolateConfig, OutpaintConfig, PanConfig, ResampleConfig
 
 OWN = "own"  # the style of the input
 
-Edits = dict[str, Callable[..., Latents]]  # end of a result's name -> (source, ...) -> latents
+Edits = dict[str, Callable[..., Latents | Film]]  # end of a result's name -> (source, ...) -> latents, or a film
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Verb:
     help: str
     command: type  # the class of the sections that it reads
     prepare: Callable[[PatchInverter, dict], Edits]  # (model, config) -> edits
-    images: int = 1  # that an edit takes
+    images: int | None = 1  # that an edit takes; None: all that there are, at once
 
     @property
     def generates(self) -> bool:
@@ -107,6 +110,33 @@ def prepare_resample(model: PatchInverter, config: dict) -> Edits:
     return _by_seed("resample", options, "resampled", make)
 
 
+def prepare_interpolate(model: PatchInverter, config: dict) -> Edits:
+    """A film from each image to the next."""
+    options = config.interpolate
+    load_encoder()
+
+    def make(*sources: Source) -> Film:
+        check_sizes([source.size for source in sources])
+        load_encoder(sources[0].size)
+        path = interpolate(model, [source.latents() for source in sources], options.what)
+        return film(model, path, len(sources), options.frames, options.fps, options.loop)
+
+    return {"interpolated": make}
+
+
+def prepare_pan(model: PatchInverter, config: dict) -> Edits:
+    """A film along an image, or along a generated one without end."""
+    options, vertical = config.pan, config.pan.axis == "vertical"
+    load_encoder()
+
+    def make(source: Source) -> Film:
+        length, count = frames_of(source.size, options.length, options.step, options.frames, vertical, source.generated)
+        load_encoder((length, source.size[1]) if vertical else (source.size[0], length))
+        return pan(model, source.latents(), length, options.step, count, vertical=vertical, fps=options.fps)
+
+    return {"pan": make}
+
+
 def _style(model: PatchInverter, item: int | str, max_pixels: int) -> Style | StyleMap:
     """The style that an item of fuse.styles names: a seed, an image or a latent file."""
     if isinstance(item, int):
@@ -135,4 +165,6 @@ VERBS = {
     "outpaint": Verb("a photograph on a larger canvas", OutpaintConfig, prepare_outpaint),
     "inbetween": Verb("what may lie between two photographs", InbetweenConfig, prepare_inbetween, images=2),
     "resample": Verb("a part of an image made anew", ResampleConfig, prepare_resample),
+    "interpolate": Verb("a film from each image to the next", InterpolateConfig, prepare_interpolate, images=None),
+    "pan": Verb("a film along an image, or a generated one without end", PanConfig, prepare_pan),
 }
