@@ -25,8 +25,8 @@ from torch import Tensor
 from editing.film import Film
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
-from inversion.noise import NoiseSpec, blend_noise
-from inversion.styles import ArrayLike, Style, StyleMap, mix_styles
+from inversion.noise import NoiseSpec, ShiftedNoise, blend_noise
+from inversion.styles import ArrayLike, Style, StyleMap, locate, mix_styles
 from inversion.synthesis import GeneratedStructure, TiledStructure, synthesize
 from models.geometry import Region
 from utils.errors import UserError
@@ -42,15 +42,15 @@ OPPOSITE = -0.95  # correlation, below which the arc between two channels could 
 def interpolate(model: PatchInverter, images: Sequence[Latents], what: What = "both") -> Path:
     """The way through images: at 0, 1, 2 ... each of them to the last bit, and behind the last one the first again.
 
-    With `what` of style or structure the other one stays that of the first image. UserError for fewer than two images,
-    of several sizes, or with styles that vary over space.
+    With `what` of style or structure the other one stays that of the first image. Of images of several sizes it is the
+    middle, as large as all have it. UserError for fewer than two images, or styles that vary over space.
     """
     for image in images:
         model.check(image)
-    check_sizes([image.size for image in images])
+    size = common_size([image.size for image in images])
     if any(isinstance(image.style, StyleMap) for image in images):
         raise UserError("interpolate: takes images of one style each")
-    images = [model.as_drawn(image) for image in images]
+    images = [middle(model, model.as_drawn(image), size) for image in images]
     generated = all(isinstance(image.structure, GeneratedStructure) for image in images)
     pair = lru_cache(len(images))(lambda n: Pair(model, images[n], images[(n + 1) % len(images)]))
     first, grey = images[0], all(image.grey for image in images)
@@ -68,13 +68,22 @@ def interpolate(model: PatchInverter, images: Sequence[Latents], what: What = "b
     return between
 
 
-def check_sizes(sizes: Sequence[tuple[int, int]]) -> None:
-    """UserError unless there are two or more images, all of one (height, width)."""
+def common_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The largest (height, width) that is in all images of these sizes. UserError for fewer than two images."""
     if len(sizes) < 2:
         raise UserError(f"interpolate: images: {len(sizes)}; needed are two or more (--input, or generate.seeds)")
-    if len(different := list(dict.fromkeys(sizes))) > 1:
-        found = ", ".join(f"{height} x {width}" for height, width in different)
-        raise UserError(f"interpolate: images of {found} pixels; allowed: images of one size")
+    height, width = map(min, zip(*sizes, strict=True))
+    return height, width
+
+
+def middle(model: PatchInverter, latents: Latents, size: tuple[int, int]) -> Latents:
+    """The middle of an image, of (height, width), up to a latent cell, in the style of the whole."""
+    if latents.size == size:
+        return latents
+    top, left = ((edge - kept) // 2 // model.cell for edge, kept in zip(latents.size, size, strict=True))
+    structure = Window(latents.structure, model.cells(latents.size), model.cells(size).moved(top, left))
+    noise = latents.noise and ShiftedNoise(latents.noise, -top * model.cell, -left * model.cell)
+    return replace(latents, structure=structure, size=size, noise=noise)
 
 
 def film(model: PatchInverter, path: Path, stops: int, frames: int, fps: int, loop: bool = False) -> Film:
@@ -171,6 +180,28 @@ def moments(model: PatchInverter, first: Latents, second: Latents) -> Moments:
     means, square = total / count, square / count
     deviations = np.sqrt(np.maximum(square[:2] - means**2, FLOOR**2))
     return Moments(tuple(means), tuple(deviations), (square[2] - means.prod(0)) / deviations.prod(0))
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a structure, as an array-like [C, h, w]."""
+
+    structure: ArrayLike
+    held: Region  # its cells
+    cells: Region  # those of the part
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.structure.shape[0], *self.cells.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.structure.dtype
+
+    def __getitem__(self, index: tuple[slice, ...] | slice) -> np.ndarray:
+        """As `inversion.styles.ArrayLike`."""
+        channels, region = locate(index, self.cells)
+        return self.structure[channels, *region.slices_in(self.held)]
 
 
 @dataclass(frozen=True)

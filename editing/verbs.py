@@ -15,7 +15,7 @@ from editing.completion import FitOptions
 from editing.film import Film, load_encoder
 from editing.fuse import fuse, positions
 from editing.inbetween import canvas_size, inbetween
-from editing.interpolate import check_sizes, film, interpolate
+from editing.interpolate import common_size, film, interpolate
 from editing.masks import read_labels, read_mask
 from editing.outpaint import outpaint, place
 from editing.pan import frames_of, pan
@@ -116,8 +116,7 @@ def prepare_interpolate(model: PatchInverter, config: dict) -> Edits:
     load_encoder()
 
     def make(*sources: Source) -> Film:
-        check_sizes([source.size for source in sources])
-        load_encoder(sources[0].size)
+        load_encoder(common_size([source.size for source in sources]))
         path = interpolate(model, [source.latents() for source in sources], options.what)
         return film(model, path, len(sources), options.frames, options.fps, options.loop)
 

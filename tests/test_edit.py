@@ -239,6 +239,7 @@ def test_an_interrupted_run_leaves_nothing_half_done(run, monkeypatch):
 
 
 FILMS = {  # words of a command, the names of its films and their frames, and of what is inverted for them
+    "interpolate frames=2 what=structure --input {folder}": ({"a-c-interpolated": 5}, ["a", "b", "c"]),
     "interpolate frames=2 --input {a} {c}": ({"a-c-interpolated": 3}, ["a", "c"]),
     "interpolate frames=2 loop=true what=style generate.seeds=[4,2,4] generate.height=20 generate.width=30": (
         {"seed-4-seed-4-interpolated": 6},
@@ -310,7 +311,6 @@ WRONG = [
     ("outpaint", "--input {a} {a}x", "a.pngx: no such file"),
     ("resample", "mask={mask}", "one of them"),
     ("interpolate", "--input {a}", "images: 1; needed are two or more"),
-    ("interpolate", "--input {folder}", "images of 64 x 83, 48 x 70 pixels; allowed: images of one size"),
     ("interpolate", "generate.seeds=[3]", "seed-3: interpolate: images: 1"),
     ("pan", "length=84", "a.png: pan.length: 84 px, but the image has a width of 83"),
     ("pan", "generate.height=1", "films of 1 x 512 pixels; allowed: edges of 2 to 16384"),

@@ -124,12 +124,21 @@ def test_a_film_rests_at_each_image(model, loop):
     assert all((a == b).all() for a, b in zip(made.frames(5), frames[5:], strict=True))
 
 
+def test_of_several_sizes_the_middle_is_shown(any_model):
+    given = [any_model.invert(photograph(*size), noise=FieldNoise(3)) for size in ((64, 70), (48, 101))]
+    path = interpolate(any_model, given)
+    for n, (top, left) in enumerate([(8, 0), (0, 8)]):
+        whole = any_model.draw(given[n], dtype=np.float32)[top : top + 48, left : left + 70]
+        assert abs(any_model.draw(path(n), dtype=np.float32) - whole).max() < TOLERANCE
+    assert any_model.draw(path(0.4)).shape == (48, 70, 3)
+    one, other = (any_model.generate(48, width, 4) for width in (70, 101))
+    assert any_model.draw(interpolate(any_model, [one, other])(1.5)).shape == (48, 70, 3)
+
+
 def test_what_cannot_be_interpolated_is_one_line(model):
     a, b, _ = images(model, "photographs")
     with pytest.raises(UserError, match="images: 1; needed are two or more"):
         interpolate(model, [a])
-    with pytest.raises(UserError, match="images of 48 x 70, 50 x 60 pixels; allowed: images of one size"):
-        interpolate(model, [a, model.generate(50, 60)])
     several = StyleMap([a.style, b.style], HorizontalBlend(5, 50))
     with pytest.raises(UserError, match="one style each"):
         interpolate(model, [a, b.with_style(several)])
