@@ -23,6 +23,7 @@ import numpy as np
 from torch import Tensor
 
 from editing.film import Film
+from editing.fuse import in_style
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
 from inversion.noise import NoiseSpec, ShiftedNoise, blend_noise
@@ -61,9 +62,9 @@ def interpolate(model: PatchInverter, images: Sequence[Latents], what: What = "b
             return images[n]
         style = first.style if what == "structure" else pair(n).style(share)
         if generated:
-            return pair(n).generated(share, style) if what != "style" else _generated(first, style)
+            return in_style(first, style) if what == "style" else pair(n).generated(share, style)
         latents = first if what == "style" else pair(n).mixed(share)
-        return replace(latents if what == "both" else latents.with_style(style), grey=grey)
+        return replace(latents if what == "both" else in_style(latents, style), grey=grey)
 
     return between
 
@@ -138,11 +139,6 @@ class Pair:
 
         structure = TiledStructure(compute, first.channels, cells)
         return replace(self.first, structure=structure, style=style, noise=self.noise(share))
-
-
-def _generated(image: Latents, style: Style) -> Latents:
-    """A generated image in another style."""
-    return replace(image, structure=image.structure.with_style(style), style=style)
 
 
 @dataclass(frozen=True)

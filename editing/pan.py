@@ -8,9 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from editing.film import Film
+from editing.fuse import in_style
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
+from inversion.styles import Style, StyleMap
 from inversion.synthesis import GeneratedStructure
+from inversion.weight_maps import HorizontalBlend
 from utils.errors import UserError
 
 STRIP = 512  # columns (rows) that are drawn at a time, beginning at its multiples: they have the same bits in each film
@@ -25,11 +28,13 @@ def pan(
     count: int | None = None,  # of the frames; None: see `frames_of`
     *,
     vertical: bool = False,  # downwards; False: to the right
+    to: Style | None = None,  # that the style has become at the end; None: it stays
     fps: int = 24,
 ) -> Film:
     """A film along an image: each pixel is drawn once, and where frames overlap they are equal to the last bit.
 
-    A generated image goes on at its right edge as far as the film reaches. UserError where another image ends before.
+    A generated image goes on at its right edge as far as the film reaches. UserError where another image ends before,
+    and for a style that is to change downwards, or varies over space already.
     """
     model.check(latents)
     axis, endless = 0 if vertical else 1, isinstance(latents.structure, GeneratedStructure)
@@ -38,6 +43,10 @@ def pan(
     if endless:
         size = latents.size[0], -(-end // STRIP) * STRIP  # whole strips, however many frames there are
         latents = replace(latents, structure=latents.structure.on_canvas(model.cells(size)), size=size)
+    if to is not None:
+        if vertical or isinstance(latents.style, StyleMap):
+            raise UserError("pan.to: takes a horizontal axis, and an image of one style")
+        latents = in_style(latents, StyleMap([latents.style, to], HorizontalBlend(0, end)))
 
     def strip(number: int) -> np.ndarray:
         box = [0, 0, *latents.size]

@@ -126,12 +126,14 @@ def prepare_interpolate(model: PatchInverter, config: dict) -> Edits:
 def prepare_pan(model: PatchInverter, config: dict) -> Edits:
     """A film along an image, or along a generated one without end."""
     options, vertical = config.pan, config.pan.axis == "vertical"
+    to = None if options.to is None else model.style(options.to)
     load_encoder()
 
     def make(source: Source) -> Film:
         length, count = frames_of(source.size, options.length, options.step, options.frames, vertical, source.generated)
         load_encoder((length, source.size[1]) if vertical else (source.size[0], length))
-        return pan(model, source.latents(), length, options.step, count, vertical=vertical, fps=options.fps)
+        latents = source.latents()
+        return pan(model, latents, length, options.step, count, vertical=vertical, to=to, fps=options.fps)
 
     return {"pan": make}
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from editing import pan as module
 from editing.pan import pan
 from inversion import PatchInverter
-from tests.inversion.conftest import photograph
+from tests.inversion.conftest import photograph, trunk_model
 from utils.errors import UserError
 
+__all__ = ["trunk_model"]
 SIZE = 24, 90
 
 
@@ -73,6 +74,18 @@ def test_a_closed_panorama_comes_again(model):
     assert abs(frames[0].astype(int) - frames[8]).max() <= 1 and (frames[0] != frames[4]).mean() > 0.5
 
 
+def test_a_style_changes_on_the_way(trunk_model):
+    """A film to its own style is the film without; the end of another looks more like that style than its beginning."""
+    for latents in (trunk_model.generate(*SIZE, 4), trunk_model.invert(photograph(*SIZE))):
+        plain, same, other = (
+            np.stack(list(pan(trunk_model, latents, 30, 10, 7, to=to).frames(0))).astype(int)
+            for to in (None, latents.style, trunk_model.style(9))
+        )
+        assert abs(plain - same).max() <= 1
+        change = abs(other - plain).mean((1, 2, 3))
+        assert (np.diff(change) > 0).all() and change[-1] > 3 * change[0]
+
+
 def test_what_has_no_room_is_one_line(model):
     latents = model.invert(photograph(*SIZE))
     with pytest.raises(UserError, match=r"pan.length: 91 px, but the image has a width of 90; allowed: 1 to 90"):
@@ -81,3 +94,5 @@ def test_what_has_no_room_is_one_line(model):
         pan(model, latents, 50, 4, 12)
     with pytest.raises(UserError, match=r"pan.axis: vertical, but generated images have a horizon"):
         pan(model, model.generate(*SIZE), vertical=True)
+    with pytest.raises(UserError, match="pan.to: takes a horizontal axis"):
+        pan(model, latents, vertical=True, to=model.style(1))
