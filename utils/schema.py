@@ -414,7 +414,7 @@ class Pan(Section):
 
     step: Count = key(4, "pixels from frame to frame")
     frames: Count | None = key(None, "null: as many as the image has room for, 240 of a generated one")
-    length: Edge | None = key(None, "of a frame along the axis, pixels; null: half of the image; a generated one's")
+    length: Edge | None = key(None, "of a frame along the axis, pixels; null: half of the image (generated: all of it)")
     to: Seed | None = key(None, "seed of the style that it has become at the end; null: it stays")
     axis: Literal["horizontal", "vertical"] = key("horizontal", "to the right, or downwards (no generated images)")
     fps: Fps = key(24, "frames per second")

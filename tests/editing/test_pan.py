@@ -1,11 +1,12 @@
 """Films along an image: frames are its windows, overlap to the last bit, and cost each pixel once."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editing import pan as module
 from editing.pan import pan
 from inversion import PatchInverter
 from tests.inversion.conftest import photograph, trunk_model
@@ -18,7 +19,7 @@ SIZE = 24, 90
 @pytest.fixture
 def narrow(monkeypatch):
     """Strips that are narrower than the images."""
-    monkeypatch.setattr(module, "STRIP", 32)
+    monkeypatch.setattr(import_module("editing.pan"), "STRIP", 32)  # the package exports the function
 
 
 @pytest.mark.usefixtures("narrow")
