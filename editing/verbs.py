@@ -12,10 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from editing.completion import FitOptions
+from editing.film import Film, load_encoder
 from editing.fuse import fuse, positions
 from editing.inbetween import canvas_size, inbetween
+from editing.interpolate import common_size, film, interpolate
 from editing.masks import read_labels, read_mask
 from editing.outpaint import outpaint, place
+from editing.pan import frames_of, pan
 from editing.resample import check_inside, resample
 from editing.sources import Source
 from images.reading import open_photograph
@@ -27,11 +30,19 @@ from inversion.weight_maps import Boxes, LabelImage
 from utils.config import complete_config
 from utils.errors import UserError
 from utils.log import progress
-from utils.schema import ChainConfig, FuseConfig, InbetweenConfig, OutpaintConfig, ResampleConfig
+from utils.schema import (
+    ChainConfig,
+    FuseConfig,
+    InbetweenConfig,
+    InterpolateConfig,
+    OutpaintConfig,
+    PanConfig,
+    ResampleConfig,
+)
 
 OWN = "own"  # the style of the input
 
-Edits = dict[str, Callable[..., Latents]]  # end of a result's name -> (source, ...) -> latents
+Edits = dict[str, Callable[..., Latents | Film]]  # end of a result's name -> (source, ...) -> latents, or a film
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,8 @@ class Verb:
     help: str
     command: type  # the class of the sections that it reads
     prepare: Callable[[PatchInverter, dict], Edits]  # (model, config) -> edits
-    images: int = 1  # that an edit takes
+    images: int | None = 1  # that an edit takes; None: all that there are, at once
+    film: bool = False  # whether its edits give films, which other edits cannot take
 
     @property
     def generates(self) -> bool:
@@ -130,7 +142,7 @@ def _given(latents: Latents) -> Latents:
 
 def _step(model: PatchInverter, config: dict, edit: dict, where: str) -> Callable[[Source], Latents]:
     """One edit of a chain."""
-    chained = {name: verb for name, verb in VERBS.items() if verb.images == 1 and name != "chain"}
+    chained = {name: verb for name, verb in VERBS.items() if verb.images == 1 and not verb.film and name != "chain"}
     names = [name for name in edit if name in chained]
     if len(names) != 1 or "infer" in edit or "generate" in edit:
         given, verbs = ", ".join(map(str, edit)) or "nothing", ", ".join(chained)
@@ -144,6 +156,32 @@ def _step(model: PatchInverter, config: dict, edit: dict, where: str) -> Callabl
     if len(edits) != 1:
         raise UserError(f"{where}: {names[0]} gives {len(edits)} results; allowed in a chain: one")
     return next(iter(edits.values()))
+def prepare_interpolate(model: PatchInverter, config: dict) -> Edits:
+    """A film from each image to the next."""
+    options = config.interpolate
+    load_encoder()
+
+    def make(*sources: Source) -> Film:
+        load_encoder(common_size([source.size for source in sources]))
+        path = interpolate(model, [source.latents() for source in sources], options.what)
+        return film(model, path, len(sources), options.frames, options.fps, options.loop)
+
+    return {"interpolated": make}
+
+
+def prepare_pan(model: PatchInverter, config: dict) -> Edits:
+    """A film along an image, or along a generated one without end."""
+    options, vertical = config.pan, config.pan.axis == "vertical"
+    to = None if options.to is None else model.style(options.to)
+    load_encoder()
+
+    def make(source: Source) -> Film:
+        length, count = frames_of(source.size, options.length, options.step, options.frames, vertical, source.generated)
+        load_encoder((length, source.size[1]) if vertical else (source.size[0], length))
+        latents = source.latents()
+        return pan(model, latents, length, options.step, count, vertical=vertical, to=to, fps=options.fps)
+
+    return {"pan": make}
 
 
 def _style(model: PatchInverter, item: int | str, max_pixels: int) -> Style | StyleMap:
@@ -175,4 +213,6 @@ VERBS = {
     "inbetween": Verb("what may lie between two photographs", InbetweenConfig, prepare_inbetween, images=2),
     "resample": Verb("a part of an image made anew", ResampleConfig, prepare_resample),
     "chain": Verb("several edits, one after the other", ChainConfig, prepare_chain),
+    "interpolate": Verb("a film from each image to the next", InterpolateConfig, prepare_interpolate, None, True),
+    "pan": Verb("a film along an image, or a generated one without end", PanConfig, prepare_pan, film=True),
 }

@@ -151,8 +151,10 @@ def _file_name(name: str) -> str:
     return os.fsdecode(os.sep.join(parts).encode())
 
 
-def seeds_of(section: str, options: dict) -> range:
-    """`count` seeds from `seed` on. UserError where the last one could not be given again."""
+def seeds_of(section: str, options: dict) -> Sequence[int]:
+    """`seeds`, or `count` of them from `seed` on. UserError where the last one could not be given again."""
+    if options.get("seeds"):
+        return options.seeds
     seeds = range(options.seed, options.seed + options.count)
     if seeds[-1] > LARGEST_SEED:
         raise UserError(f"{section}.count: {options.count} from seed {options.seed} on; seeds end at {LARGEST_SEED}")

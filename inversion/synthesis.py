@@ -156,3 +156,7 @@ class GeneratedStructure(TiledStructure):
     def with_local(self, local: LocalField) -> GeneratedStructure:
         """Other local latents, in the same style."""
         return GeneratedStructure(self._generator, self.style, local, self.cells)
+
+    def on_canvas(self, cells: Region) -> GeneratedStructure:
+        """The same on a canvas of other cells, of the same rows."""
+        return GeneratedStructure(self._generator, self.style, self.local, cells)

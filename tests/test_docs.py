@@ -24,6 +24,8 @@ MORE = {  # by the first words behind python: what makes the command short
     "edit.py outpaint": ["complete.steps=3"],
     "edit.py inbetween": ["complete.steps=3"],
     "edit.py resample": ["complete.steps=3"],
+    "edit.py interpolate": ["frames=2"],
+    "edit.py pan": ["frames=3"],
     "train.py": ["--dry-run"],
     "evaluate.py": ["details=2", "pictures=1", "generated=4", "generated_size=48", "cycles=2"],
     "-m scripts.import_infinitygan": ["--ts-input-size=8"],

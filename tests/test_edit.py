@@ -8,6 +8,7 @@ import signal
 from contextlib import nullcontext
 from pathlib import Path
 
+import av
 import numpy as np
 import PIL.Image
 import pytest
@@ -15,6 +16,7 @@ from PIL.ExifTags import Base
 
 import edit
 import generate
+from editing import film
 from editing.verbs import VERBS, Verb
 from images.reading import open_image
 from inversion import Latents, PatchInverter, commands, runs
@@ -217,6 +219,8 @@ RESULTS = [
     ("inbetween", "--input {a} {b}", "a-b-seed-3.png"), ("resample", "--input {a}", "latents/a-resampled-5.zarr"),
     ("outpaint", "--input {a}", "inversions/a.safetensors"),
     ("inbetween", "--input {b} {a}", "inversions/b.safetensors"),
+    ("pan", "--input {a}", "a-pan.mp4"), ("interpolate", "--input {a} {b}", "a-b-interpolated.png"),
+    ("interpolate", "--input {b} {a}", "inversions/a.safetensors"),
     ("fuse", "--input {b} styles=[own,{a}]", "b-fused.png"),
     ("resample", "--input {b} box=null mask={a}", "b-resampled-5.png"),
 ]  # fmt: skip
@@ -262,6 +266,59 @@ def test_an_interrupted_run_leaves_nothing_half_done(run, monkeypatch):
     assert pictures(run("fuse")[0]) == ["a-fused"] and not list(output.rglob(".*"))
 
 
+FILMS = {  # words of a command, the names of its films and their frames, and of what is inverted for them
+    "interpolate frames=2 what=structure --input {folder}": ({"a-c-interpolated": 5}, ["a", "b", "c"]),
+    "interpolate frames=2 --input {a} {c}": ({"a-c-interpolated": 3}, ["a", "c"]),
+    "interpolate frames=2 loop=true what=style generate.seeds=[4,2,4] generate.height=20 generate.width=30": (
+        {"seed-4-seed-4-interpolated": 6},
+        [],
+    ),
+    "pan step=9 --input {folder}": ({"a-pan": 5, "b-pan": 4, "c-pan": 5}, ["a", "b", "c"]),
+    "pan frames=5 generate.count=2 generate.height=20 generate.width=30": ({"seed-0-pan": 5, "seed-1-pan": 5}, []),
+}
+
+
+def frames_in(path):
+    with av.open(str(path)) as film:
+        return len(list(film.decode(video=0)))
+
+
+@pytest.mark.parametrize(("words", "films", "inverted"), [(words, *found) for words, found in FILMS.items()])
+def test_films_and_their_strips(run, photographs, words, films, inverted):
+    a, _ = photographs
+    c = shutil.copy(a, a.with_name("c.png"))
+    output, _ = run(*words.format(a=a, c=c, folder=a.parent).split())
+    assert {path.stem: frames_in(path) for path in output.glob("*.mp4")} == films
+    assert pictures(output) == sorted(films)
+    assert sorted(path.stem for path in output.rglob("*.safetensors")) == inverted
+    assert not [path for path in output.iterdir() if path.name.startswith(".")]
+
+
+def test_a_film_goes_on_where_it_was_stopped_and_begins_anew_with_other_options(run, monkeypatch):
+    """Of a segment that was whole nothing is drawn again."""
+    monkeypatch.setattr(film, "SEGMENT", 3)
+    words, draw = ["generate.height=16", "generate.width=24", "generate.seeds=[1,2]", "frames=8"], PatchInverter.draw
+    drawn = []
+
+    def stopping(self, latents, **options):
+        drawn.append(latents)
+        if len(drawn) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return draw(self, latents, **options)
+
+    monkeypatch.setattr(PatchInverter, "draw", stopping)
+    output, _ = run("interpolate", *words, code=130)
+    assert [path.name[:6] for path in output.iterdir()] == [".film-"]
+    monkeypatch.setattr(PatchInverter, "draw", draw)
+    unfinished = shutil.copytree(output, output.with_name("kept"))
+    monkeypatch.setattr(PatchInverter, "draw", lambda *given, **options: drawn.append(0) or draw(*given, **options))
+    for folder, options, count in ((output, [], 9 - 3), (unfinished, ["fps=30"], 9)):
+        drawn.clear()
+        run("interpolate", *words, *options, output=folder)
+        assert len(drawn) == count and frames_in(folder / "seed-1-seed-2-interpolated.mp4") == 9
+        assert len(list(folder.iterdir())) == 2
+
+
 WRONG = [
     ("fuse", "fuse.stiles=[1]", "fuse.styles"),
     ("fuse", "styles=[1,{tmp}/none.png]", "none.png"),
@@ -291,6 +348,11 @@ WRONG = [
     ("chain", "edits=[{{fuse:{{styles:[{a}]}}}}] --output {a}", "a.png"),
     ("chain", "edits=3", "edits: 3 given; allowed: a list of edits, each"),
     ("resample", "box=0,0,65,20", "a.png: resample.box: [0, 0, 65, 20], but the image has 64 x 83 pixels"),
+    ("interpolate", "--input {a}", "images: 1; needed are two or more"),
+    ("interpolate", "generate.seeds=[3]", "seed-3: interpolate: images: 1"),
+    ("pan", "length=84", "a.png: pan.length: 84 px, but the image has a width of 83"),
+    ("pan", "generate.height=1", "films of 1 x 512 pixels; allowed: edges of 2 to 16384"),
+    ("pan", "generate.width=64 axis=vertical", "generated images have a horizon"),
 ]
 
 
@@ -344,6 +406,8 @@ CONFIGS = {  # overrides that tiny networks take no time for, and the pictures t
     "outpaint": (["complete.steps=2"], 3),
     "inbetween": (["complete.steps=2"], 2),
     "resample": (["generate.height=104", "generate.width=120", "complete.steps=2"], 4),
+    "interpolate": (["generate.height=24", "generate.width=40", "interpolate.frames=2"], 1),
+    "pan": (["generate.height=24", "generate.width=40", "pan.frames=3"], 1),
 }
 
 

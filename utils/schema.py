@@ -47,6 +47,7 @@ Layers = Annotated[list[Channels], Field(max_length=64)]
 Dilations = Annotated[list[Small], Field(max_length=64)]
 Edge = Annotated[int, Field(ge=1, le=1_000_000)]  # pixels that a PNG has along an edge
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=256)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Point = Annotated[list[Share], Field(min_length=2, max_length=2)]
 Points = Annotated[list[Point], Field(min_length=1, max_length=256)]
@@ -54,6 +55,7 @@ Weight = Annotated[float, Field(ge=0, le=1e6)]
 Factor = Annotated[float, Field(ge=0, le=1e3)]
 Rate = Annotated[float, Field(gt=0, le=1e3)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Fps = Annotated[int, Field(ge=1, le=240)]  # frames per second
 Minutes = Annotated[float, Field(gt=0, le=1e12)]
 Noise = Literal["field", "none"]
 Format = Literal["auto", "png", "tiff", "jpeg", "webp", "pyramid", "dzi"]
@@ -337,6 +339,7 @@ class Generated(Section):
     width: Edge = key(512, "pixels")
     count: Count = key(1, "images; image k uses seed + k")
     seed: Seed = key(0, "of the first image")
+    seeds: Seeds | None = key(None, "of the images, in place of seed and count")
     noise: Noise = key("field", "the texture noise that the generator was trained with")
 
 
@@ -400,6 +403,26 @@ class Resample(Section):
     count: Count = key(1, "results; result k uses seed + k")
 
 
+class Interpolate(Section):
+    """A film from each image to the next (edit.py interpolate)."""
+
+    what: Literal["style", "structure", "both"] = key("both", "that changes; the other stays that of the first image")
+    frames: Count = key(48, "from each image to the next; slow near them")
+    fps: Fps = key(24, "frames per second")
+    loop: bool = key(False, "also from the last image to the first")
+
+
+class Pan(Section):
+    """A film along an image, or along a generated one without end (edit.py pan)."""
+
+    step: Count = key(4, "pixels from frame to frame")
+    frames: Count | None = key(None, "null: as many as the image has room for, 240 of a generated one")
+    length: Edge | None = key(None, "of a frame along the axis, pixels; null: half of the image (generated: all of it)")
+    to: Seed | None = key(None, "seed of the style that it has become at the end; null: it stays")
+    axis: Literal["horizontal", "vertical"] = key("horizontal", "to the right, or downwards (no generated images)")
+    fps: Fps = key(24, "frames per second")
+
+
 EDITS = (Edits, key([], "one after the other: [{fuse: {styles: [own, 3]}}, ...] (edit.py chain)"))
 SEED = (Seed, key(0, "all randomness is a function of it and of the position (step, index, row, column)"))
 
@@ -419,16 +442,19 @@ OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer
 InbetweenConfig = command("inbetween", inbetween=Inbetween, complete=Complete, infer=Edited)
 ResampleConfig = command("resample", resample=Resample, generate=Generated, complete=Complete, infer=Edited)
 ChainConfig = command("edits", edits=EDITS, generate=Generated, infer=Edited)
+InterpolateConfig = command("interpolate", interpolate=Interpolate, generate=Generated, infer=Inversion)
+PanConfig = command("pan", pan=Pan, generate=Generated, infer=Inversion)
 
 PROGRAMS = {
     "train.py": TrainConfig, "infer.py": InferConfig, "generate.py": GenerateConfig, "evaluate.py": EvaluateConfig,
     "edit.py fuse": FuseConfig, "edit.py outpaint": OutpaintConfig, "edit.py inbetween": InbetweenConfig,
     "edit.py resample": ResampleConfig, "edit.py chain": ChainConfig,
+    "edit.py interpolate": InterpolateConfig, "edit.py pan": PanConfig,
 }  # fmt: skip
 
 # All sections that there are, as configs/default.yaml shows them.
 Config = command(
     "", seed=SEED, model=Model, data=Data, train=Train, losses=Losses, infer=Infer, evaluate=Evaluate,
     generate=Generate, fuse=Fuse, complete=Complete, outpaint=Outpaint, inbetween=Inbetween, resample=Resample,
-    edits=EDITS,
+    interpolate=Interpolate, pan=Pan, edits=EDITS,
 )  # fmt: skip
