@@ -27,7 +27,7 @@ from itertools import chain
 from pathlib import Path
 
 from editing.sources import Job, file_jobs, generated_jobs
-from editing.verbs import VERBS, Verb
+from editing.verbs import VERBS, Verb, named_styles
 from images.writing import SUFFIXES as PICTURES
 from images.writing import TILES, picture_kind
 from inversion import commands
@@ -51,13 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = commands.load_model(arguments.checkpoint, config.infer)
     if photographs:
         model.require_encoder()
+    paths = [path for path, _ in files]
+    inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *paths]
+    inputs += named_styles(config[verb.command.own])
+    if verb.collect:
+        refuse_overwriting(inputs, [output])
+        exit_on_terminate()
+        return verb.collect(model, config, paths, output)
     edits = verb.prepare(model, config)
     if files:
         jobs = file_jobs(files, verb.images == 2, model, config.infer, output)
     else:
         jobs = generated_jobs(model, config.generate)
-    paths = [path for path, _ in files]
-    inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *paths]
     names = [f"{job.name}-{ending}" for job in jobs for ending in edits]
     refuse_overwriting(inputs, places(names, photographs, output))
     exit_on_terminate()
@@ -81,7 +86,9 @@ def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
     name = parser.parse_args(argv[:1]).verb
     verb = VERBS[name]
-    parser = commands.command_parser(f"{verb.help}; options: `{name}` in configs/default.yaml", "infer.format=tiff")
+    about = f"{verb.help}; options: `{verb.command.own}` in configs/default.yaml"
+    example, place = ("block=512", "file of the result") if verb.collect else ("infer.format=tiff", "folder of results")
+    parser = commands.command_parser(about, example, place)
     parser.prog = f"edit.py {name}"
     about = "left and right image, or latent file" if verb.images == 2 else "images, latent files, folders"
     about += "; without it, generated" if verb.generates else ""

@@ -2,7 +2,9 @@
 
 from editing.fuse import fuse
 from editing.inbetween import inbetween
+from editing.mix import mix
 from editing.outpaint import outpaint
 from editing.resample import resample
+from editing.restyle import restyle
 
-__all__ = ["fuse", "inbetween", "outpaint", "resample"]
+__all__ = ["fuse", "inbetween", "mix", "outpaint", "resample", "restyle"]

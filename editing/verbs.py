@@ -6,7 +6,7 @@ results. To add one: a function in a module of its own, its options in `utils/sc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,18 +15,28 @@ from editing.completion import FitOptions
 from editing.fuse import fuse, positions
 from editing.inbetween import canvas_size, inbetween
 from editing.masks import read_labels, read_mask
+from editing.mix import mix
 from editing.outpaint import outpaint, place
 from editing.resample import check_inside, resample
+from editing.restyle import last_band, restyle
 from editing.sources import Source
-from images.reading import open_photograph
+from editing.style_files import find_style, read_style, save_mean_style
 from inversion.commands import seeds_of
 from inversion.inverter import PatchInverter
-from inversion.latents import SUFFIXES, Latents
-from inversion.styles import Style, StyleMap
+from inversion.latents import Latents
+from inversion.styles import Style, StyleMap, mean_style
 from inversion.weight_maps import Boxes, LabelImage
 from utils.errors import UserError
 from utils.log import progress
-from utils.schema import FuseConfig, InbetweenConfig, OutpaintConfig, ResampleConfig
+from utils.schema import (
+    FuseConfig,
+    InbetweenConfig,
+    MixConfig,
+    OutpaintConfig,
+    ResampleConfig,
+    SaveStyleConfig,
+    StyleConfig,
+)
 
 OWN = "own"  # the style of the input
 
@@ -39,8 +49,9 @@ class Verb:
 
     help: str
     command: type  # the class of the sections that it reads
-    prepare: Callable[[PatchInverter, dict], Edits]  # (model, config) -> edits
+    prepare: Callable[[PatchInverter, dict], Edits] | None = None  # (model, config) -> edits
     images: int = 1  # that an edit takes
+    collect: Callable[..., int] | None = None  # (model, config, images, --output) -> exit code; in place of edits
 
     @property
     def generates(self) -> bool:
@@ -56,15 +67,28 @@ def prepare_fuse(model: PatchInverter, config: dict) -> Edits:
     if options.mask is not None:
         labels = read_labels(Path(options.mask), len(options.styles), config.infer.max_pixels)
     centres = positions(options.centres, len(options.styles))
-    styles = {item: _style(model, item, config.infer.max_pixels) for item in options.styles if item != OWN}
+    styles = _styles(model, options.styles, config)
 
     def make(source: Source) -> Latents:
         latents = source.latents()
-        chosen = [latents.style if item == OWN else styles[item] for item in options.styles]
+        chosen = styles(latents)
         where = centres if labels is None else LabelImage(labels, source.size)
         return fuse(model, latents, chosen, where, blur=options.blur, exact=options.modulation == "exact")
 
     return {"fused": make}
+
+
+def prepare_style(model: PatchInverter, config: dict) -> Edits:
+    """An image in another style."""
+    layers = None
+    if config.style.what != "both":
+        layers = (0, 0) if config.style.what == "colours" else (1, last_band(model))
+    return {"styled": _in_style(model, config, "style", restyle, strength=config.style.strength, layers=layers)}
+
+
+def prepare_mix(model: PatchInverter, config: dict) -> Edits:
+    """Some layers of an image in another style."""
+    return {"mixed": _in_style(model, config, "mix", mix, layers=tuple(config.mix.layers))}
 
 
 def prepare_outpaint(model: PatchInverter, config: dict) -> Edits:
@@ -107,15 +131,37 @@ def prepare_resample(model: PatchInverter, config: dict) -> Edits:
     return _by_seed("resample", options, "resampled", make)
 
 
-def _style(model: PatchInverter, item: int | str, max_pixels: int) -> Style | StyleMap:
-    """The style that an item of fuse.styles names: a seed, an image or a latent file."""
-    if isinstance(item, int):
-        return model.style(item)
-    if item.endswith(SUFFIXES):
-        latents = Latents.load(item)
-        model.check(latents, item)
-        return latents.style
-    return model.style(open_photograph(Path(item), max_pixels))
+def _in_style(
+    model: PatchInverter, config: dict, section: str, edit: Callable[..., Latents], **arguments: object
+) -> Callable[[Source], Latents]:
+    """An edit by the mean of styles, inside a mask, as a section says."""
+    options = config[section]
+    count, weights = len(options.styles), options.weights
+    if weights is not None and (len(weights) != count or sum(weights) == 0):
+        raise UserError(f"{section}.weights: {weights} for {count} styles; allowed: one for each, not all 0")
+    white = None if options.mask is None else read_mask(Path(options.mask), config.infer.max_pixels)
+    styles = _styles(model, options.styles, config)
+
+    def make(source: Source) -> Latents:
+        latents = source.latents()
+        chosen, where = styles(latents), None if white is None else LabelImage(white, source.size)
+        style = chosen[0] if count == 1 else mean_style(chosen, weights)
+        return edit(model, latents, style, where=where, soften=options.soften, **arguments)
+
+    return make
+
+
+def named_styles(options: dict) -> list[Path]:
+    """The files that `styles` of a section, if it has that key, stand for. UserError for names that do not."""
+    return [find_style(item) for item in options.get("styles", ()) if item != OWN and not isinstance(item, int)]
+
+
+def _styles(
+    model: PatchInverter, items: Sequence[int | str], config: dict
+) -> Callable[[Latents], list[Style | StyleMap]]:
+    """A function that gives the styles that are named, for latents whose own may be among them."""
+    found = {item: read_style(model, item, config.infer.max_pixels) for item in items if item != OWN}
+    return lambda latents: [latents.style if item == OWN else found[item] for item in items]
 
 
 def _fit(config: dict, name: str) -> dict:
@@ -132,6 +178,9 @@ def _by_seed(section: str, options: dict, word: str, make: Callable[..., Latents
 
 VERBS = {
     "fuse": Verb("several styles in one image", FuseConfig, prepare_fuse),
+    "style": Verb("an image in the style of another one", StyleConfig, prepare_style),
+    "mix": Verb("some layers of an image in another style", MixConfig, prepare_mix),
+    "save-style": Verb("the mean style of images, as a file", SaveStyleConfig, collect=save_mean_style),
     "outpaint": Verb("a photograph on a larger canvas", OutpaintConfig, prepare_outpaint),
     "inbetween": Verb("what may lie between two photographs", InbetweenConfig, prepare_inbetween, images=2),
     "resample": Verb("a part of an image made anew", ResampleConfig, prepare_resample),

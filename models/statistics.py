@@ -117,9 +117,9 @@ class StyleTransfer:
     Of the colours C_B^(1/2) q(C_A^(-1/2) (z - m_A)) + m_B, where q takes the quantiles of A to those of B, piecewise
     linear, with slopes from 0.4 to 2.5: so nearly the optimal transport of their distributions, which it is for each
     axis. Of the other channels, the lowest frequencies follow by its derivative in their cell, or smooth slopes would
-    become stairs; the others by that of slopes 1, which keeps textures alike everywhere. Each band of frequencies is then
-    scaled by the ratio of B's deviations to those that it has so far, between 2/3 and 3/2, and the less so the less of
-    them all a cell has: noise in a sky is no texture.
+    become stairs; the others by that of slopes 1, which keeps textures alike everywhere. Each band of these is then
+    scaled by the ratio of B's deviations to those that it has so far, between 2/3 and 3/2, and the less so the less
+    texture a cell has: noise in a sky is none.
     """
 
     def __init__(self, own: Tensor, other: Tensor, trunk: Trunk, channels: int) -> None:
