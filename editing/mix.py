@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from editing.masks import soft_mask
-from editing.restyle import check_layers, restyle
+from editing.restyle import check_layers, last_band, restyle
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
 from inversion.styles import Style, StyleMap, layer_styles
@@ -22,7 +23,7 @@ def mix(
     model: PatchInverter,
     latents: Latents,
     style: Style,
-    layers: tuple[int, int],  # first and last
+    layers: Sequence[int] | None = None,  # first and last; None: all but 0
     *,
     where: Boxes | LabelImage | None = None,  # labels above 0 are mixed; None: all
     soften: int = 16,  # pixels to each side over which the mask's edge is soft
@@ -35,9 +36,11 @@ def mix(
     """
     structure = latents.structure
     if not model.measured or latents.own is not None or not isinstance(structure, GeneratedStructure):
+        layers = (1, last_band(model)) if layers is None else layers
         return restyle(model, latents, style, layers=layers, where=where, soften=soften)
     model.check(latents)
     count, own = len(model.generator.structure.layers), latents.style
+    layers = (1, count) if layers is None else layers
     check_layers(layers, count)
     if isinstance(own, StyleMap) or isinstance(style, StyleMap):
         raise UserError("mix: a style varies over space itself; allowed: styles of whole images")

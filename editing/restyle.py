@@ -21,7 +21,7 @@ def restyle(
     style: Style,
     strength: float = 1.0,  # 0: as it is, to the last bit; 1: in the other style; beyond 1: overdone
     *,
-    layers: tuple[int, int] | None = None,  # first and last band that change; 0: colours, 1 ...: textures; None: all
+    layers: Sequence[int] | None = None,  # first and last band that change; 0: colours, 1 ...: textures; None: all
     where: Boxes | LabelImage | None = None,  # labels above 0 are restyled; None: all
     soften: int = 16,  # pixels to each side over which the mask's edge is soft
 ) -> Latents:
@@ -57,7 +57,7 @@ def check_layers(layers: Sequence[int], last: int) -> None:
 
 
 def _partly(
-    own: Style | StyleMap, other: Style, strength: float, layers: tuple[int, int], trunk: Trunk
+    own: Style | StyleMap, other: Style, strength: float, layers: Sequence[int], trunk: Trunk
 ) -> Style | StyleMap:
     if isinstance(own, StyleMap):
         return replace(own, styles=[_partly(each, other, strength, layers, trunk) for each in own.styles])

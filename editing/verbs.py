@@ -88,7 +88,7 @@ def prepare_style(model: PatchInverter, config: dict) -> Edits:
 
 def prepare_mix(model: PatchInverter, config: dict) -> Edits:
     """Some layers of an image in another style."""
-    return {"mixed": _in_style(model, config, "mix", mix, layers=tuple(config.mix.layers))}
+    return {"mixed": _in_style(model, config, "mix", mix, layers=config.mix.layers)}
 
 
 def prepare_outpaint(model: PatchInverter, config: dict) -> Edits:

@@ -385,7 +385,9 @@ class Style(Styled):
 class Mix(Styled):
     """Some layers of an image in another style (edit.py mix)."""
 
-    layers: FirstLast = key([1, 6], "first and last one in the other style, coarse to fine; 0: the colours")
+    layers: FirstLast | None = key(
+        None, "first and last one in the other style, coarse to fine; null: all but 0, colours"
+    )
 
 
 class Complete(Section):
