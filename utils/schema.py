@@ -385,9 +385,7 @@ class Style(Styled):
 class Mix(Styled):
     """Some layers of an image in another style (edit.py mix)."""
 
-    layers: FirstLast | None = key(
-        None, "first and last one in the other style, coarse to fine; null: all but 0, colours"
-    )
+    layers: FirstLast | None = key(None, "[first, last] in the other style, coarse to fine; null: all but 0, colours")
 
 
 class Complete(Section):
