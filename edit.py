@@ -29,7 +29,7 @@ from pathlib import Path
 
 from editing.film import FILM, Film, unfinished_film
 from editing.sources import Job, file_jobs, generated_jobs
-from editing.verbs import VERBS, Edits, Verb
+from editing.verbs import VERBS, Edits, Verb, named_styles
 from images.writing import SUFFIXES as PICTURES
 from images.writing import TILES, picture_kind
 from inversion import commands
@@ -54,13 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = commands.load_model(arguments.checkpoint, config.infer)
     if photographs:
         model.require_encoder()
+    paths = [path for path, _ in files]
+    inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *paths]
+    inputs += named_styles(config)
+    if verb.collect:
+        refuse_overwriting(inputs, [output])
+        exit_on_terminate()
+        return verb.collect(model, config, paths, output)
     edits = verb.prepare(model, config)
     if files:
         jobs = file_jobs(files, verb.images != 1, model, config.infer, output)
     else:
         jobs = generated_jobs(model, verb.images != 1, config.generate)
-    paths = [path for path, _ in files]
-    inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *paths]
     names = [f"{job.name}-{ending}{part_of(config.infer)}" for job in jobs for ending in edits]
     refuse_overwriting(inputs, places(names, photographs, output))
     exit_on_terminate()
@@ -84,7 +89,9 @@ def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
     name = parser.parse_args(argv[:1]).verb
     verb = VERBS[name]
-    parser = commands.command_parser(f"{verb.help}; options: `{name}` in configs/default.yaml", "infer.memory_mib=2048")
+    about = f"{verb.help}; options: `{verb.command.own}` in configs/default.yaml"
+    place = "file of the result" if verb.collect else "folder of the results"
+    parser = commands.command_parser(about, "infer.memory_mib=2048", place)
     parser.prog = f"edit.py {name}"
     about = "left and right image, or latent file" if verb.images == 2 else "images, latent files, folders"
     about += "; without it, generated" if verb.generates else ""

@@ -6,9 +6,10 @@ results. To add one: a function in a module of its own, its options in `utils/sc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from editing.completion import FitOptions
@@ -17,15 +18,17 @@ from editing.fuse import fuse, positions
 from editing.inbetween import canvas_size, inbetween
 from editing.interpolate import common_size, film, interpolate
 from editing.masks import read_labels, read_mask
+from editing.mix import mix
 from editing.outpaint import outpaint, place
 from editing.pan import frames_of, pan
 from editing.resample import check_inside, resample
+from editing.restyle import last_band, restyle
 from editing.sources import Source
-from images.reading import open_photograph
+from editing.style_files import find_style, read_style, save_mean_style
 from inversion.commands import seeds_of
 from inversion.inverter import PatchInverter
-from inversion.latents import SUFFIXES, Latents
-from inversion.styles import Style, StyleMap
+from inversion.latents import Latents
+from inversion.styles import Style, StyleMap, mean_style
 from inversion.weight_maps import Boxes, LabelImage
 from utils.config import complete_config
 from utils.errors import UserError
@@ -35,9 +38,12 @@ from utils.schema import (
     FuseConfig,
     InbetweenConfig,
     InterpolateConfig,
+    MixConfig,
     OutpaintConfig,
     PanConfig,
     ResampleConfig,
+    SaveStyleConfig,
+    StyleConfig,
 )
 
 OWN = "own"  # the style of the input
@@ -51,14 +57,20 @@ class Verb:
 
     help: str
     command: type  # the class of the sections that it reads
-    prepare: Callable[[PatchInverter, dict], Edits]  # (model, config) -> edits
+    prepare: Callable[[PatchInverter, dict], Edits] | None = None  # (model, config) -> edits
     images: int | None = 1  # that an edit takes; None: all that there are, at once
-    film: bool = False  # whether its edits give films, which other edits cannot take
+    film: bool = False  # whether its edits give films
+    collect: Callable[..., int] | None = None  # (model, config, images, --output) -> exit code; in place of edits
 
     @property
     def generates(self) -> bool:
         """Whether it works on generated images, where there is no --input."""
         return "generate" in self.command.model_fields
+
+    @property
+    def chained(self) -> bool:
+        """Whether it may stand in a chain: an edit of one image, which the next one takes."""
+        return self.images == 1 and not self.film and not self.collect and self.prepare is not prepare_chain
 
 
 def prepare_fuse(model: PatchInverter, config: dict) -> Edits:
@@ -69,15 +81,28 @@ def prepare_fuse(model: PatchInverter, config: dict) -> Edits:
     if options.mask is not None:
         labels = read_labels(Path(options.mask), len(options.styles), config.infer.max_pixels)
     centres = positions(options.centres, len(options.styles))
-    styles = {item: _style(model, item, config.infer.max_pixels) for item in options.styles if item != OWN}
+    styles = _styles(model, options.styles, config)
 
     def make(source: Source) -> Latents:
         latents = source.latents()
-        chosen = [latents.style if item == OWN else styles[item] for item in options.styles]
+        chosen = styles(latents)
         where = centres if labels is None else LabelImage(labels, source.size)
         return fuse(model, latents, chosen, where, blur=options.blur, exact=options.modulation == "exact")
 
     return {"fused": make}
+
+
+def prepare_style(model: PatchInverter, config: dict) -> Edits:
+    """An image in another style."""
+    layers = None
+    if config.style.what != "both":
+        layers = (0, 0) if config.style.what == "colours" else (1, last_band(model))
+    return {"styled": _in_style(model, config, "style", restyle, strength=config.style.strength, layers=layers)}
+
+
+def prepare_mix(model: PatchInverter, config: dict) -> Edits:
+    """Some layers of an image in another style."""
+    return {"mixed": _in_style(model, config, "mix", mix, layers=config.mix.layers)}
 
 
 def prepare_outpaint(model: PatchInverter, config: dict) -> Edits:
@@ -142,7 +167,7 @@ def _given(latents: Latents) -> Latents:
 
 def _step(model: PatchInverter, config: dict, edit: dict, where: str) -> Callable[[Source], Latents]:
     """One edit of a chain."""
-    chained = {name: verb for name, verb in VERBS.items() if verb.images == 1 and not verb.film and name != "chain"}
+    chained = {name: verb for name, verb in VERBS.items() if verb.chained}
     names = [name for name in edit if name in chained]
     if len(names) != 1 or "infer" in edit or "generate" in edit:
         given, verbs = ", ".join(map(str, edit)) or "nothing", ", ".join(chained)
@@ -156,6 +181,8 @@ def _step(model: PatchInverter, config: dict, edit: dict, where: str) -> Callabl
     if len(edits) != 1:
         raise UserError(f"{where}: {names[0]} gives {len(edits)} results; allowed in a chain: one")
     return next(iter(edits.values()))
+
+
 def prepare_interpolate(model: PatchInverter, config: dict) -> Edits:
     """A film from each image to the next."""
     options = config.interpolate
@@ -184,15 +211,39 @@ def prepare_pan(model: PatchInverter, config: dict) -> Edits:
     return {"pan": make}
 
 
-def _style(model: PatchInverter, item: int | str, max_pixels: int) -> Style | StyleMap:
-    """The style that an item of fuse.styles names: a seed, an image or a latent file."""
-    if isinstance(item, int):
-        return model.style(item)
-    if item.endswith(SUFFIXES):
-        latents = Latents.load(item)
-        model.check(latents, item)
-        return latents.style
-    return model.style(open_photograph(Path(item), max_pixels))
+def _in_style(
+    model: PatchInverter, config: dict, section: str, edit: Callable[..., Latents], **arguments: object
+) -> Callable[[Source], Latents]:
+    """An edit by the mean of styles, inside a mask, as a section says."""
+    options = config[section]
+    count, weights = len(options.styles), options.weights
+    if weights is not None and (len(weights) != count or sum(weights) == 0):
+        raise UserError(f"{section}.weights: {weights} for {count} styles; allowed: one for each, not all 0")
+    white = None if options.mask is None else read_mask(Path(options.mask), config.infer.max_pixels)
+    styles = _styles(model, options.styles, config)
+
+    def make(source: Source) -> Latents:
+        latents = source.latents()
+        chosen, where = styles(latents), None if white is None else LabelImage(white, source.size)
+        style = chosen[0] if count == 1 else mean_style(chosen, weights)
+        return edit(model, latents, style, where=where, soften=options.soften, **arguments)
+
+    return make
+
+
+def named_styles(config: dict) -> list[Path]:
+    """The files that `styles` of the sections, and of a chain's edits, stand for. UserError for names that do not."""
+    sections = [section for each in (config, *config.get("edits", ())) for section in each.values()]
+    items = chain(*(section.get("styles") or () for section in sections if isinstance(section, dict)))
+    return [find_style(item) for item in items if item != OWN and isinstance(item, str)]
+
+
+def _styles(
+    model: PatchInverter, items: Sequence[int | str], config: dict
+) -> Callable[[Latents], list[Style | StyleMap]]:
+    """A function that gives the styles that are named, for latents whose own may be among them."""
+    found = {item: read_style(model, item, config.infer.max_pixels) for item in items if item != OWN}
+    return lambda latents: [latents.style if item == OWN else found[item] for item in items]
 
 
 def _fit(config: dict, name: str) -> dict:
@@ -209,10 +260,13 @@ def _by_seed(section: str, options: dict, word: str, make: Callable[..., Latents
 
 VERBS = {
     "fuse": Verb("several styles in one image", FuseConfig, prepare_fuse),
+    "style": Verb("an image in the style of another one", StyleConfig, prepare_style),
+    "mix": Verb("some layers of an image in another style", MixConfig, prepare_mix),
+    "save-style": Verb("the mean style of images, as a file", SaveStyleConfig, collect=save_mean_style),
     "outpaint": Verb("a photograph on a larger canvas", OutpaintConfig, prepare_outpaint),
     "inbetween": Verb("what may lie between two photographs", InbetweenConfig, prepare_inbetween, images=2),
     "resample": Verb("a part of an image made anew", ResampleConfig, prepare_resample),
-    "chain": Verb("several edits, one after the other", ChainConfig, prepare_chain),
     "interpolate": Verb("a film from each image to the next", InterpolateConfig, prepare_interpolate, None, True),
     "pan": Verb("a film along an image, or a generated one without end", PanConfig, prepare_pan, film=True),
+    "chain": Verb("several edits, one after the other", ChainConfig, prepare_chain),
 }

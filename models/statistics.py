@@ -22,6 +22,8 @@ SLOPES = 0.4, 2.5  # of the map of quantiles
 LOW = 1  # row and column of the lowest frequencies
 BRIGHTEST = 0.6  # mean brightness of what is drawn in a style, of what white has
 RIDGE = 0.05  # of the trace of the colours' covariance
+GAINS = 1 / 1.5, 1.5  # of textures, in another style
+EVEN = 1e-4  # gains nearer to 1 are rounding
 COVARIANCE = COLOURS * (COLOURS + 1) // 2
 
 
@@ -88,13 +90,36 @@ def matrix_power(covariance: Tensor, power: float) -> Tensor:
     return (vectors * values.clamp(min=floor).pow(power)[..., None, :]) @ vectors.transpose(-2, -1)
 
 
+def bands(trunk: Trunk) -> Tensor:
+    """Of each coefficient of a trunk, its band [3 m^2]: 0 is the colours and what follows them, then coarse to fine."""
+    frequency = trunk.order.cpu() % trunk.cell**2
+    return (torch.maximum(frequency // trunk.cell, frequency % trunk.cell) - LOW).clamp(min=0)
+
+
+def take_bands(own: Tensor, other: Tensor, trunk: Trunk, first: int, last: int) -> Tensor:
+    """The style [S] of an image in its own one [S] that takes only these bands (`bands`) from another one."""
+    channels, band = trunk.channels, bands(trunk)[: trunk.channels]
+    taken = (band >= first) & (band <= last)
+    if bool(taken.all()):
+        return other
+    part = slice(channels, 2 * channels)
+    style, kept = own.clone(), own[part]
+    if first == 0 and not torch.equal(own, other):
+        style = other.clone()
+        kept = StyleTransfer(own, other, trunk, channels).carry(kept.double()).to(style)
+    style[part] = torch.where(taken, other[part], kept)
+    return style
+
+
 class StyleTransfer:
     """The map of latents in one style to another, cell by cell.
 
     Of the colours C_B^(1/2) q(C_A^(-1/2) (z - m_A)) + m_B, where q takes the quantiles of A to those of B, piecewise
     linear, with slopes from 0.4 to 2.5: so nearly the optimal transport of their distributions, which it is for each
     axis. Of the other channels, the lowest frequencies follow by its derivative in their cell, or smooth slopes would
-    become stairs; the others by that of slopes 1, which keeps textures alike everywhere.
+    become stairs; the others by that of slopes 1, which keeps textures alike everywhere. Each band of these is then
+    scaled by the ratio of B's deviations to those that it has so far, between 2/3 and 3/2, and the less so the less
+    texture a cell has: noise in a sky is none.
     """
 
     def __init__(self, own: Tensor, other: Tensor, trunk: Trunk, channels: int) -> None:
@@ -115,30 +140,55 @@ class StyleTransfer:
         self.values = values + (quantiles_b.mean(1, keepdim=True) - values.mean(1, keepdim=True))
 
         # coefficient k of axis a gets weight[k, b] J[a, b] of that at beside[k, b], of the same frequency and axis b
-        self.axis, frequency = order // trunk.cell**2, order % trunk.cell**2
-        self.low = (frequency // trunk.cell <= LOW) & (frequency % trunk.cell <= LOW)
+        self.axis, frequency, count = order // trunk.cell**2, order % trunk.cell**2, torch.arange(channels)
         same = (frequency[:, None] == frequency)[:, None] & (self.axis == torch.arange(COLOURS)[:, None])  # [C, 3, C]
         self.beside = same.int().argmax(2)
         self.weight = same.any(2) * scale[self.beside] / scale[:, None]
         self.weight *= (scale[:COLOURS, None] / scale[:COLOURS])[self.axis]  # J is of the first three channels
+        self.even = (self.colour @ self.whiten)[self.axis] * self.weight  # with slopes of 1
+        band = bands(trunk)[:channels]
+        self.low = torch.nonzero((band == 0) & (count >= COLOURS))[:, 0]
+        across = (self.even != 0) & (band > 0)[:, None] & (self.beside != count[:, None])
+        self.across = [torch.nonzero(column)[:, 0] for column in across.T]
+
+        known = min(channels, trunk.channels)
+        deviation, deviation_b = (each.double()[trunk.channels :][:known].clamp(min=FLOOR) for each in (own, other))
+        self.gain, ratio = torch.ones(channels), (deviation_b / self.carry(deviation).clamp(min=FLOOR)).log()
+        for each in range(1, int(band[:known].max()) + 1):
+            if bool((band[:known] == each).any()):
+                self.gain[band == each] = ratio[band[:known] == each].mean().exp().clamp(*GAINS).float()
+        self.deviation = deviation.tolist()
+
+    def carry(self, deviation: Tensor) -> Tensor:
+        """Deviations [C'] of the first channels, as the colours' map alone leaves them; as if axes were independent."""
+        every = F.pad(deviation, (0, len(self.axis) - len(deviation)))
+        return (self.even * every[self.beside]).square().sum(1).sqrt()[: len(deviation)]
 
     def __call__(self, z: Tensor) -> Tensor:
         """Latents [C, h, w], float32 -> the same in the other style."""
-        flat = z.flatten(1).double()
-        white = _times(self.whiten, flat[:COLOURS] - self.mean)
+        flat = z.flatten(1)
+        white = _times(self.whiten, flat[:COLOURS].double() - self.mean)
         place = torch.searchsorted(self.knots, white, right=True).sub_(1).clamp_(0, QUANTILES - 2)
         knots, values, slopes = (each.gather(1, place) for each in (self.knots, self.values, self.slopes))
-        colours = _times(self.colour, values + (white - knots) * slopes) + self.mean_b
-        steep, even = (
-            torch.stack([_times(self.colour, each * column[:, None]) for column in self.whiten.T], 1)
-            for each in (slopes, torch.ones_like(slopes[:, :1]))
-        )
-        result, low = torch.zeros_like(flat), self.low[:, None]
-        for axis in range(COLOURS):
-            derivative = torch.where(low, steep[self.axis, axis], even[self.axis, axis])
-            result += flat[self.beside[:, axis]] * derivative * self.weight[:, axis, None]
-        result[:COLOURS] = colours
-        return result.reshape(z.shape).float()
+        result = flat * self.even[torch.arange(len(flat)), self.axis, None].float()
+        for axis, rows in enumerate(self.across):
+            result[rows] += flat[self.beside[rows, axis]] * self.even[rows, axis, None].float()
+        if bool(((self.gain - 1).abs() > EVEN).any()):
+            result *= 1 + (self.gain[:, None] - 1) * self._active(flat)
+        result[:COLOURS] = (_times(self.colour, values + (white - knots) * slopes) + self.mean_b).float()
+        steep = torch.stack([_times(self.colour, slopes * column[:, None]) for column in self.whiten.T], 1)
+        for k in self.low:
+            parts = (steep[self.axis[k], b] * self.weight[k, b] * flat[self.beside[k, b]] for b in range(COLOURS))
+            result[k] = sum(parts).float()
+        return result.reshape(z.shape)
+
+    def _active(self, flat: Tensor) -> Tensor:
+        """How much texture cells [C, n] have, from 0 to 1: [n]; 1/2 is the mean of their image."""
+        square = torch.zeros_like(flat[0])
+        for k in range(COLOURS, len(self.deviation)):  # in one order for every n
+            square += (flat[k] * (1 / self.deviation[k])).square_()
+        square /= max(len(self.deviation) - COLOURS, 1)
+        return square / (1 + square)
 
 
 def _times(matrix: Tensor, values: Tensor) -> Tensor:

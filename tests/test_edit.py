@@ -30,6 +30,7 @@ from utils.files import lock_folder
 EXAMPLES = Path(__file__).parent.parent / "configs" / "edit"
 SMALL = {  # options of each verb that tiny networks take no time for, and the ends of the results' names
     "fuse": (["styles=[own,2]", "fuse.blur=9"], ["fused"]),
+    "style": (["styles=2"], ["styled"]),
     "outpaint": (["width=100", "complete.steps=1", "count=2"], ["seed-0", "seed-1"]),
     "inbetween": (["seed=3", "steps=1"], ["seed-3"]),
     "chain": (
@@ -194,6 +195,43 @@ def test_styles_and_masks_of_files(run, photographs, tmp_path):
     assert change[:, :20].max() <= 1 and (change > 0)[:, 60:].mean() > 0.5
 
 
+def test_layers_of_photographs_and_of_generated_images(run, trunk_checkpoint):
+    """The mixture draws again, and is none where its style is the image's own."""
+    for given, name in (([], "a"), (GENERATED, "seed-4")):
+        pictures = {}
+        for style in ("own", 2):
+            output, _ = run("mix", *given, f"styles={style}", "layers=[0,1]", output=f"{style}", given=trunk_checkpoint)
+            pictures[style] = png(output / f"{name}-mixed.png")
+        drawn, _ = run("style", "--input", output / "latents" / f"{name}-mixed.safetensors", "strength=0",
+                       output="again", given=trunk_checkpoint)  # fmt: skip
+        assert (png(drawn / f"{name}-mixed-styled.png") == pictures[2]).all()
+        assert abs(pictures[2] - pictures["own"]).mean() > 1
+
+
+def test_a_saved_style_is_the_mean_of_images(run, photographs, tmp_path, monkeypatch):
+    """And counts, by its name, as their mean does; a damaged image among them is named, and left out."""
+    monkeypatch.chdir(tmp_path)
+    (photographs[0].parent / "c.png").write_text("no image")
+    _, err = run("save-style", "--input", photographs[0].parent, output="styles/both.safetensors", code=1)
+    assert (
+        len(err) == 1 and "c.png" in err[0] and [path.name for path in Path("styles").iterdir()] == ["both.safetensors"]
+    )
+    a, b = photographs
+    for verb in ("style", "fuse"):
+        named, _ = run(verb, "styles=both", output=f"named-{verb}")
+        if verb == "style":
+            given, _ = run(verb, f"styles=[{a},{b}]", output="given")
+            assert (png(named / "a-styled.png") == png(given / "a-styled.png")).all()
+    before = contents(tmp_path)
+    (tmp_path / "linked" / "latents").parent.mkdir()
+    (tmp_path / "linked" / "latents").symlink_to(tmp_path / "styles")
+    shutil.copy("styles/both.safetensors", "styles/a-styled.safetensors")
+    _, err = run("style", "styles=a-styled", output="linked", code=2)
+    assert "would overwrite the input" in err[0]
+    _, err = run("save-style", "--input", a, output="photographs/a.png", code=2)
+    assert "would overwrite the input" in err[0] and contents(tmp_path).items() >= before.items()
+
+
 def test_two_photographs_of_one_name(run, photographs, tmp_path):
     other = tmp_path / "a.jpg"
     PIL.Image.new("RGB", (50, 40), "green").save(other)
@@ -223,6 +261,7 @@ RESULTS = [
     ("interpolate", "--input {b} {a}", "inversions/a.safetensors"),
     ("fuse", "--input {b} styles=[own,{a}]", "b-fused.png"),
     ("resample", "--input {b} box=null mask={a}", "b-resampled-5.png"),
+    ("style", "--input {b} mask={a}", "b-styled.png"), ("mix", "--input {b} styles={a}", "latents/b-mixed.safetensors"),
 ]  # fmt: skip
 
 
@@ -340,7 +379,7 @@ WRONG = [
     ("resample", "mask={mask}", "one of them"),
     ("fuse", "infer.region=0,0,8,84", "a.png: region: [0, 0, 8, 84], but the image has 64 x 83 pixels"),
     ("chain", "edits=[]", "edits: none given"),
-    ("chain", "edits=[{{}}]", "edits[0]: nothing; allowed: one of fuse, outpaint, resample, and further"),
+    ("chain", "edits=[{{}}]", "edits[0]: nothing; allowed: one of fuse, "),
     ("chain", "edits=[{{fuse:{{}},resample:{{}}}}]", "edits[0]: fuse, resample; allowed: one of"),
     ("chain", "edits=[{{fuse:{{}},infer:{{}}}}]", "edits[0]: fuse, infer; allowed: one of"),
     ("chain", "edits=[{{fuse:{{\"blurr\":3}}}}]", "edits[0]: unknown key 'fuse.blurr'; the nearest"),
@@ -353,6 +392,19 @@ WRONG = [
     ("pan", "length=84", "a.png: pan.length: 84 px, but the image has a width of 83"),
     ("pan", "generate.height=1", "films of 1 x 512 pixels; allowed: edges of 2 to 16384"),
     ("pan", "generate.width=64 axis=vertical", "generated images have a horizon"),
+    ("style", "styles=[1,2] weights=[1]", "style.weights: [1.0] for 2 styles; allowed: one for each, not all 0"),
+    ("style", "styles=[1,2] weights=[0,0]", "style.weights: [0.0, 0.0] for 2 styles"),
+    ("style", "styles=dawn", "dawn: neither a file nor a saved style; those in styles"),
+    ("style", "styles={tmp}/none.png", "none.png"),
+    ("style", "strength=5", "style.strength"),
+    ("style", "mask={black}", "black.png: white nowhere"),
+    ("style", "mask={dot} soften=0", "a.png: mask: no latent cell has its centre inside it"),
+    ("style", "what=colours", "told apart by checkpoints with a trunk"),
+    ("mix", "layers=[1]", "mix.layers"),
+    ("mix", "layers=[0,0]", "told apart by checkpoints with a trunk"),
+    ("save-style", "--output {tmp}/style.png", "styles are saved as .safetensors"),
+    ("save-style", "--input {tmp}/none.png --output {tmp}/style.safetensors", "none.png: no such file"),
+    ("save-style", "strength=2", "unknown key"),
 ]
 
 
@@ -364,8 +416,12 @@ def test_a_wrong_command_gets_one_line(run, command, photographs, tmp_path, verb
     write_inverter(changed, inverter)
     command(generate.main, *GENERATED, "save_latents=true", output="other", given=changed)
     (tmp_path / "empty").mkdir()
-    PIL.Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "mask.png")
-    places = {"mask": tmp_path / "mask.png", "other": tmp_path / "other" / "latents" / "seed-4.safetensors"}
+    dot = np.zeros((64, 83), np.uint8)
+    dot[11, 11] = 255
+    for name, values in ("mask", np.array([[0, 255]], np.uint8)), ("black", np.zeros((2, 2), np.uint8)), ("dot", dot):
+        PIL.Image.fromarray(values).save(tmp_path / f"{name}.png")
+    places = {name: tmp_path / f"{name}.png" for name in ("mask", "black", "dot")}
+    places |= {"other": tmp_path / "other" / "latents" / "seed-4.safetensors"}
     places |= {"tmp": tmp_path, "a": photographs[0], "folder": photographs[0].parent}
     before = contents(tmp_path)
     _, err = run(verb, *(word.format(**places) for word in wrong.split()), code=2)
@@ -403,6 +459,8 @@ CONFIGS = {  # overrides that tiny networks take no time for, and the pictures t
     "fuse": (["generate.height=24", "generate.width=80", "fuse.blur=9"], 1),
     "panorama": (["generate.height=24", "generate.width=64"], 1),
     "chain": ([], 1),
+    "style": (["generate.height=24", "generate.width=64"], 1),
+    "mix": (["generate.height=24", "generate.width=64"], 1),
     "outpaint": (["complete.steps=2"], 3),
     "inbetween": (["complete.steps=2"], 2),
     "resample": (["generate.height=104", "generate.width=120", "complete.steps=2"], 4),
@@ -412,16 +470,17 @@ CONFIGS = {  # overrides that tiny networks take no time for, and the pictures t
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_config_runs_as_its_head_says(command, tmp_path, path):
+def test_a_config_runs_as_its_head_says(command, checkpoint, trunk_checkpoint, tmp_path, path):
     small, count = CONFIGS[path.stem]
-    for word in ("PHOTO", "LEFT", "RIGHT"):
-        PIL.Image.new("RGB", (120, 104), "red").save(tmp_path / f"{word}.png")
+    for word in ("PHOTO", "OTHER", "LEFT", "RIGHT", "MASK"):
+        PIL.Image.new("RGB", (120, 104), "white" if word == "MASK" else "red").save(tmp_path / f"{word}.png")
     head = re.findall(r"^# +python (\S+)\.py (.*)$", path.read_text(), re.MULTILINE)
     for k, (program, rest) in enumerate(head):
-        words = [tmp_path / f"{word}.png" if word.isupper() else word for word in shlex.split(rest)]
+        words = [re.sub("[A-Z]{4,}", lambda found: f"{tmp_path / found[0]}.png", word) for word in shlex.split(rest)]
         del words[words.index("--output") : words.index("--output") + 2]
         main = main_of(words.pop(0)) if program == "edit" else generate.main
-        code, err, output = command(main, *words, *small, output=str(k))
+        given = trunk_checkpoint if "mix" in rest.split() else checkpoint
+        code, err, output = command(main, *words, *small, output=str(k), given=given)
         assert code == 0 and len(pictures(output)) == count, err
     assert head
 

@@ -52,6 +52,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Point = Annotated[list[Share], Field(min_length=2, max_length=2)]
 Points = Annotated[list[Point], Field(min_length=1, max_length=256)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
+Weights = Annotated[list[Weight], Field(min_length=1, max_length=256)]
 Factor = Annotated[float, Field(ge=0, le=1e3)]
 Rate = Annotated[float, Field(gt=0, le=1e3)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -65,8 +66,13 @@ LINE = r"^[^\x00-\x1f\x85\u2028\u2029]+$"  # text without control characters
 Path = Annotated[str, Field(title="a path (a line of text)", pattern=LINE), AfterValidator(os.path.expanduser)]
 File = Path | None
 Scale = Annotated[int, Field(title="1, 1/2, 1/4, 1/8 ... (a power of two)"), BeforeValidator(read_scale)]
-SOURCES = f"a seed (a whole number from 0 to {LARGEST_SEED}), the path of an image or latent file, or own"
-Styles = Annotated[list[Annotated[Seed | Path, Field(title=SOURCES)]], Field(min_length=1, max_length=256)]
+SOURCES = f"a seed (a whole number from 0 to {LARGEST_SEED}), an image, latent file or saved style, or own"
+Styles = Annotated[
+    list[Annotated[Seed | Path, Field(title=SOURCES)]],
+    Field(min_length=1, max_length=256),
+    BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+]
+FirstLast = Annotated[list[Whole], Field(title="[first, last], whole numbers from 0", min_length=2, max_length=2)]
 EDGES = "top, left, bottom, right (bottom and right excluded): four whole numbers from 0 on"
 STEPS = "a list of edits, each {verb: {key: value, ...}}, and sections that the verb reads as well"
 Edits = Annotated[list[dict[str, Any]], Field(title=STEPS, max_length=64)]
@@ -278,7 +284,13 @@ class Compute(Section):
     memory_mib: Count = key(1024, "memory beyond the loaded networks that `block: auto` keeps within, MiB")
 
 
-class Inversion(Compute):
+class Reading(Compute):
+    """How photographs are read."""
+
+    max_pixels: Count = key(2**28, "larger images are refused before they are decoded; those read by window are not")
+
+
+class Inversion(Reading):
     """How photographs are inverted."""
 
     refine: int = key(0, "steps that optimise structure latents after encoding", ge=0, le=100_000)
@@ -287,7 +299,6 @@ class Inversion(Compute):
     noise: Noise | None = key(None, "texture noise; null: that of saved latents, of photographs none (the closest)")
     seed: Seed = key(0, "of the noise field")
     channels: Count | None = key(None, "that are kept, with a trunk up to all coefficients; null: those of the model")
-    max_pixels: Count = key(2**28, "larger images are refused before they are decoded; those read by window are not")
 
 
 class Pictures(Compute):
@@ -354,11 +365,33 @@ class Generate(Generated):
 class Fuse(Section):
     """Several styles in one image (edit.py fuse)."""
 
-    styles: Styles = key([1, 2, 3, 4], "seed of a generated style | image or latent file | own (that of the input)")
+    styles: Styles = key([1, 2, 3, 4], "seed of a generated style | image, latent file, saved style | own (input's)")
     centres: Points | None = key(None, "[row, column] of each style, shares of height and width; null: left to right")
     mask: File = key(None, "image with one flat colour for each style, from dark to bright, stretched to the canvas")
     blur: int = key(127, "pixels to each side over which neighbouring styles blend", ge=0, le=1024)
     modulation: Literal["exact", "fast"] = key("exact", "fast: one convolution for all styles, as InfinityGAN")
+
+
+class Styled(Section):
+    """Another style, and where an image takes it."""
+
+    styles: Styles = key([1], "seed of a generated style | image, latent file, saved style | own; several: a mean")
+    weights: Weights | None = key(None, "of each style in the mean, in proportion; null: all alike")
+    mask: File = key(None, "image, white where the style changes, stretched to the canvas; null: everywhere")
+    soften: int = key(16, "pixels to each side over which the mask's edge is soft", ge=0, le=1024)
+
+
+class Style(Styled):
+    """An image in another style (edit.py style)."""
+
+    strength: float = key(1.0, "0: as it is; 1: in the other style; beyond 1: overdone", ge=-4, le=4)
+    what: Literal["both", "colours", "texture"] = key("both", "colours with their contrast, textures, or both (trunk)")
+
+
+class Mix(Styled):
+    """Some layers of an image in another style (edit.py mix)."""
+
+    layers: FirstLast | None = key(None, "[first, last] in the other style, coarse to fine; null: all but 0, colours")
 
 
 class Complete(Section):
@@ -438,6 +471,9 @@ InferConfig = command("infer", infer=Infer)
 EvaluateConfig = command("evaluate", seed=SEED, evaluate=Evaluate, infer=Inversion, losses=PretrainedLosses)
 GenerateConfig = command("generate", generate=Generate, infer=Pictures)
 FuseConfig = command("fuse", fuse=Fuse, generate=Generated, infer=Edited)
+StyleConfig = command("style", style=Style, generate=Generated, infer=Edited)
+MixConfig = command("mix", mix=Mix, generate=Generated, infer=Edited)
+SaveStyleConfig = command("infer", infer=Reading)
 OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer=Edited)
 InbetweenConfig = command("inbetween", inbetween=Inbetween, complete=Complete, infer=Edited)
 ResampleConfig = command("resample", resample=Resample, generate=Generated, complete=Complete, infer=Edited)
@@ -447,14 +483,15 @@ PanConfig = command("pan", pan=Pan, generate=Generated, infer=Inversion)
 
 PROGRAMS = {
     "train.py": TrainConfig, "infer.py": InferConfig, "generate.py": GenerateConfig, "evaluate.py": EvaluateConfig,
-    "edit.py fuse": FuseConfig, "edit.py outpaint": OutpaintConfig, "edit.py inbetween": InbetweenConfig,
-    "edit.py resample": ResampleConfig, "edit.py chain": ChainConfig,
-    "edit.py interpolate": InterpolateConfig, "edit.py pan": PanConfig,
+    "edit.py fuse": FuseConfig, "edit.py style": StyleConfig, "edit.py mix": MixConfig,
+    "edit.py save-style": SaveStyleConfig, "edit.py outpaint": OutpaintConfig, "edit.py inbetween": InbetweenConfig,
+    "edit.py resample": ResampleConfig, "edit.py interpolate": InterpolateConfig, "edit.py pan": PanConfig,
+    "edit.py chain": ChainConfig,
 }  # fmt: skip
 
 # All sections that there are, as configs/default.yaml shows them.
 Config = command(
     "", seed=SEED, model=Model, data=Data, train=Train, losses=Losses, infer=Infer, evaluate=Evaluate,
-    generate=Generate, fuse=Fuse, complete=Complete, outpaint=Outpaint, inbetween=Inbetween, resample=Resample,
-    interpolate=Interpolate, pan=Pan, edits=EDITS,
+    generate=Generate, fuse=Fuse, style=Style, mix=Mix, complete=Complete, outpaint=Outpaint, inbetween=Inbetween,
+    resample=Resample, interpolate=Interpolate, pan=Pan, edits=EDITS,
 )  # fmt: skip
