@@ -26,25 +26,35 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from editing.boundary import describe, fit_boundary
+from editing.film import WIDEST, strip
 from editing.sources import Job, file_jobs, generated_jobs
 from editing.verbs import VERBS, Verb
+from images.listing import find_images
 from images.writing import SUFFIXES as PICTURES
-from images.writing import TILES, picture_kind
+from images.writing import TILES, picture_kind, write_picture
 from inversion import commands
 from inversion.inverter import PatchInverter
-from inversion.latents import SUFFIXES, Latents, latents_suffix
+from inversion.latents import FILE, SUFFIXES, Latents, latents_suffix
 from utils import log
 from utils.arguments import add_paths, parse_arguments
 from utils.config import files_read, load_config
 from utils.device import release_freed_memory
 from utils.errors import UserError, failures, naming, run_command
 from utils.files import lock_folder, refuse_overwriting, remove_stale
+from utils.schema import FitDirectionConfig
 from utils.signals import exit_on_terminate
+
+FIT = "fit-direction"  # the verb that makes no image
+STRIP = "strip"  # end of the name of several results side by side
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, and edit one image after the other."""
-    verb, arguments = parse(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == [FIT]:
+        return fit_direction(argv[1:])
+    verb, arguments = parse(argv)
     config = load_config(verb.command, arguments.config, arguments.overrides)
     files, output = find_inputs(verb, arguments), arguments.output
     photographs = [name for path, name in files if path.suffix not in SUFFIXES]
@@ -58,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         jobs = generated_jobs(model, config.generate)
     paths = [path for path, _ in files]
     inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *paths]
-    names = [f"{job.name}-{ending}" for job in jobs for ending in edits]
+    endings = [*edits, STRIP] if verb.strip else edits
+    names = [f"{job.name}-{ending}" for job in jobs for ending in endings]
     refuse_overwriting(inputs, places(names, photographs, output))
     exit_on_terminate()
     many, failed = len(arguments.input) > verb.images or paths != arguments.input, {}
@@ -66,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         remove_stale(output)
         for job in jobs:
             with failures(job.images[0], failed) if many else naming(*job.images):
-                run(model, job, edits, output, config.infer)
+                made = run(model, job, edits, output, config.infer)
+                if verb.strip and len(made) > 1:
+                    save_strip(model, made, output / f"{job.name}-{STRIP}.png")
     if many:
         log.info(f"{len(jobs) - len(failed)} of {len(jobs)} images done; results in {output}")
     return 1 if failed else 0
@@ -75,10 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
     """The verb, which is the first argument, and the others."""
     verbs = "\n".join(f"  {name:<10} {verb.help}" for name, verb in VERBS.items())
+    verbs += f"\n  {FIT} a direction from one set of photographs to another"
     parser = argparse.ArgumentParser(
         "edit.py", description=__doc__, epilog=f"verbs:\n{verbs}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
+    parser.add_argument("verb", choices=[*VERBS, FIT], metavar="VERB", help=", ".join([*VERBS, FIT]))
     name = parser.parse_args(argv[:1]).verb
     verb = VERBS[name]
     parser = commands.command_parser(f"{verb.help}; options: `{name}` in configs/default.yaml", "infer.format=tiff")
@@ -115,8 +129,11 @@ def places(names: Iterable[str], photographs: Iterable[str], output: Path) -> It
     yield from (output / f"inversions/{name}{suffix}" for name in photographs for suffix in SUFFIXES)
 
 
-def run(model: PatchInverter, job: Job, edits: dict[str, Callable[..., Latents]], output: Path, options: dict) -> None:
-    """Make, save and draw the edits of a job, as pictures that `infer` options ask for."""
+def run(
+    model: PatchInverter, job: Job, edits: dict[str, Callable[..., Latents]], output: Path, options: dict
+) -> list[Path]:
+    """Make, save and draw the edits of a job, as pictures that `infer` options ask for; returns the latents' paths."""
+    paths = []
     sources = job.open()
     metadata = sources[0].metadata if len(sources) == 1 and options.get("metadata") else None
     for ending, edit in edits.items():
@@ -124,8 +141,56 @@ def run(model: PatchInverter, job: Job, edits: dict[str, Callable[..., Latents]]
         picture_kind(options.format, latents.size, options.depth)
         path = output / "latents" / f"{name}{latents_suffix('auto', latents.structure.shape)}"
         latents.save(path)
+        paths.append(path)
         release_freed_memory()
         commands.save_picture(model, Latents.load(path), output / f"{name}.png", options, metadata=metadata)
+    return paths
+
+
+def save_strip(model: PatchInverter, paths: Sequence[Path], path: Path) -> None:
+    """Small pictures of latents side by side, as PNG."""
+    pictures = []
+    for latents in map(Latents.load, paths):
+        scale = 1
+        while scale < model.cell and latents.size[1] // (2 * scale) * len(paths) >= WIDEST:
+            scale *= 2
+        pictures.append(model.draw(latents) if scale == 1 else model.preview(latents, scale))
+    write_picture(path, strip(pictures), "png")
+    log.info(f"wrote {path}")
+
+
+def fit_direction(argv: Sequence[str]) -> int:
+    """Fit a direction to two sets of photographs, and say how well they are told apart."""
+    about = "a direction from one set of photographs to another, for edit.py direction; options: `infer`"
+    parser = commands.command_parser(about, "infer.device=cuda", "file of the direction (.safetensors)")
+    parser.prog = f"edit.py {FIT}"
+    add_paths(parser, "--input", "two folders of photographs", required=True)
+    arguments = parse_arguments(parser, argv)
+    folders, output = arguments.input, arguments.output
+    if len(folders) != 2:
+        raise UserError(
+            f"--input: {len(folders)} given; two folders are needed, from whose photographs it leads to whose"
+        )
+    if output.suffix != FILE:
+        raise UserError(f"--output {output}: directions are saved as {FILE}")
+    config = load_config(FitDirectionConfig, arguments.config, arguments.overrides)
+    sets = [list(commands.find_files("--input", [path], find_images, commands.IMAGES)) for path in folders]
+    model = commands.load_model(arguments.checkpoint, config.infer)
+    model.require_encoder()
+    inputs = [arguments.checkpoint, *files_read(FitDirectionConfig, config, arguments.config), *chain(*sets)]
+    refuse_overwriting(inputs, [output])
+    exit_on_terminate()
+    failed, described = {}, ([], [])
+    for folder, files, values in zip(folders, sets, described, strict=True):
+        for file in log.progress(files, folder.name, "photograph"):
+            with failures(file, failed):
+                values.append(describe(model, file))
+    boundary = fit_boundary(*described)
+    direction = boundary.direction([*described[0], *described[1]], output.stem)
+    direction.save(output, model, {"accuracy": f"{boundary.accuracy:.3f}"})
+    counts = " and ".join(str(len(values)) for values in described)
+    log.info(f"wrote {output}: tells {counts} photographs apart, of held-out ones {boundary.accuracy:.0%}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

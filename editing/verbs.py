@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from editing.completion import FitOptions
+from editing.direction import find_direction, move
 from editing.fuse import fuse, positions
 from editing.inbetween import canvas_size, inbetween
 from editing.masks import read_labels, read_mask
@@ -23,10 +24,10 @@ from inversion.commands import seeds_of
 from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents
 from inversion.styles import Style, StyleMap
-from inversion.weight_maps import Boxes, LabelImage
+from inversion.weight_maps import Boxes, LabelImage, LabelMap
 from utils.errors import UserError
 from utils.log import progress
-from utils.schema import FuseConfig, InbetweenConfig, OutpaintConfig, ResampleConfig
+from utils.schema import DirectionConfig, FuseConfig, InbetweenConfig, OutpaintConfig, ResampleConfig
 
 OWN = "own"  # the style of the input
 
@@ -41,6 +42,7 @@ class Verb:
     command: type  # the class of the sections that it reads
     prepare: Callable[[PatchInverter, dict], Edits]  # (model, config) -> edits
     images: int = 1  # that an edit takes
+    strip: bool = False  # whether several results of an image are also shown side by side
 
     @property
     def generates(self) -> bool:
@@ -65,6 +67,25 @@ def prepare_fuse(model: PatchInverter, config: dict) -> Edits:
         return fuse(model, latents, chosen, where, blur=options.blur, exact=options.modulation == "exact")
 
     return {"fused": make}
+
+
+def prepare_direction(model: PatchInverter, config: dict) -> Edits:
+    """A move along a direction of styles."""
+    options, white = config.direction, None
+    if options.direction is None:
+        raise UserError("direction.direction: null; allowed: pca:K, sefa:K, a name or a file")
+    direction = find_direction(model, options.direction, options.layers)
+    if options.mask is not None:
+        white = read_mask(Path(options.mask), config.infer.max_pixels)
+
+    def make(strength: float, source: Source) -> Latents:
+        size, mask = source.size, None
+        if white is not None:
+            mask = LabelMap(LabelImage(white, size), 2, size, options.soften)
+        return move(model, source.latents(), direction, strength, mask)
+
+    strengths = options.strengths or [options.strength]
+    return {f"{direction.name}{strength + 0.0:+g}": partial(make, strength) for strength in strengths}
 
 
 def prepare_outpaint(model: PatchInverter, config: dict) -> Edits:
@@ -134,5 +155,6 @@ VERBS = {
     "fuse": Verb("several styles in one image", FuseConfig, prepare_fuse),
     "outpaint": Verb("a photograph on a larger canvas", OutpaintConfig, prepare_outpaint),
     "inbetween": Verb("what may lie between two photographs", InbetweenConfig, prepare_inbetween, images=2),
+    "direction": Verb("further along a direction of styles", DirectionConfig, prepare_direction, strip=True),
     "resample": Verb("a part of an image made anew", ResampleConfig, prepare_resample),
 }

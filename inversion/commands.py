@@ -37,10 +37,14 @@ IMAGES = f"{', '.join(READ[:-1])} or {READ[-1]} image"
 LONGEST = 200  # bytes of a name, of 255 that file systems take
 
 
-def command_parser(description: str, example: str) -> argparse.ArgumentParser:
-    """A parser of --output, --checkpoint, --config and key=value; `example`: one of these."""
+def command_parser(
+    description: str,
+    example: str,  # of key=value
+    results: str = "folder of the results",  # what --output is
+) -> argparse.ArgumentParser:
+    """A parser of --output, --checkpoint, --config and key=value."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=one_path, required=True, help="folder of the results")
+    parser.add_argument("--output", type=one_path, required=True, help=results)
     parser.add_argument("--checkpoint", type=one_path, default=SHIPPED, help="weights that train.py exported")
     parser.add_argument("--config", help="YAML file with options")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"single options, as {example}")

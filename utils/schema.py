@@ -65,6 +65,9 @@ File = Path | None
 Scale = Annotated[int, Field(title="1, 1/2, 1/4, 1/8 ... (a power of two)"), BeforeValidator(read_scale)]
 SOURCES = f"a seed (a whole number from 0 to {LARGEST_SEED}), the path of an image or latent file, or own"
 Styles = Annotated[list[Annotated[Seed | Path, Field(title=SOURCES)]], Field(min_length=1, max_length=256)]
+Strength = Annotated[float, Field(ge=-3, le=3)]
+Strengths = Annotated[list[Strength], Field(min_length=1, max_length=64)]
+Layer = Annotated[list[Whole], Field(title="[first, last], whole numbers from 0 on", min_length=2, max_length=2)]
 EDGES = "top, left, bottom, right (bottom and right excluded): four whole numbers from 0 on"
 Rectangle = Annotated[list[Whole], Field(title=EDGES, min_length=4, max_length=4), WrapValidator(read_rectangle)]
 
@@ -355,6 +358,17 @@ class Fuse(Section):
     modulation: Literal["exact", "fast"] = key("exact", "fast: one convolution for all styles, as InfinityGAN")
 
 
+class Direction(Section):
+    """A move along a direction of styles (edit.py direction)."""
+
+    direction: File = key("day-dusk", "pca:K | sefa:K | name of a shipped one | .safetensors file of fit-direction")
+    strength: Strength = key(1.0, "deviations of the images that it comes from; 0: the same image")
+    strengths: Strengths | None = key(None, "or several, each a result, and a strip of them; null: strength alone")
+    layers: Layer | None = key(None, "sefa: [first, last] of structure, then texture synthesizer; null: all structure")
+    mask: File = key(None, "image, white where the image is moved, stretched to it; null: everywhere")
+    soften: int = key(16, "pixels to each side over which the mask's border is softened", ge=0, le=1024)
+
+
 class Complete(Section):
     """New structure that goes on from known structure (edit.py outpaint, inbetween, resample)."""
 
@@ -411,6 +425,8 @@ InferConfig = command("infer", infer=Infer)
 EvaluateConfig = command("evaluate", seed=SEED, evaluate=Evaluate, infer=Inversion, losses=PretrainedLosses)
 GenerateConfig = command("generate", generate=Generate, infer=Pictures)
 FuseConfig = command("fuse", fuse=Fuse, generate=Generated, infer=Edited)
+DirectionConfig = command("direction", direction=Direction, generate=Generated, infer=Edited)
+FitDirectionConfig = command("infer", infer=Compute)
 OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer=Edited)
 InbetweenConfig = command("inbetween", inbetween=Inbetween, complete=Complete, infer=Edited)
 ResampleConfig = command("resample", resample=Resample, generate=Generated, complete=Complete, infer=Edited)
@@ -418,11 +434,13 @@ ResampleConfig = command("resample", resample=Resample, generate=Generated, comp
 PROGRAMS = {
     "train.py": TrainConfig, "infer.py": InferConfig, "generate.py": GenerateConfig, "evaluate.py": EvaluateConfig,
     "edit.py fuse": FuseConfig, "edit.py outpaint": OutpaintConfig, "edit.py inbetween": InbetweenConfig,
-    "edit.py resample": ResampleConfig,
+    "edit.py resample": ResampleConfig, "edit.py direction": DirectionConfig,
+    "edit.py fit-direction": FitDirectionConfig,
 }  # fmt: skip
 
 # All sections that there are, as configs/default.yaml shows them.
 Config = command(
     "", seed=SEED, model=Model, data=Data, train=Train, losses=Losses, infer=Infer, evaluate=Evaluate,
     generate=Generate, fuse=Fuse, complete=Complete, outpaint=Outpaint, inbetween=Inbetween, resample=Resample,
+    direction=Direction,
 )  # fmt: skip
