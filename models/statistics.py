@@ -25,6 +25,7 @@ LOW = 1  # row and column of the lowest frequencies
 BRIGHTEST = 0.6  # mean brightness of what is drawn in a style, of what white has
 BRIGHT, DARK = 1.6, 1.1  # deviations from the mean colour that `within_gamut` keeps from white, from black
 LEAST = 0.35  # of the deviations, that it keeps
+WIDEST = 2.0  # times the colours' own deviation: faint ones, and what compression left of them, would become stains
 RIDGE = 0.05  # of the trace of the colours' covariance
 COVARIANCE = COLOURS * (COLOURS + 1) // 2
 
@@ -115,11 +116,13 @@ def within_gamut(style: Tensor, own: Tensor, trunk: Trunk) -> Tensor:
     """A style [S], float64, near the given one, whose colours do not leave what pictures show further than `own` does.
 
     Of each of red, green and blue, the mean and BRIGHT (upwards) or DARK (downwards) deviations lie in [-1, 1]: first
-    means give way, until LEAST of the deviations has room, then all deviations, by one factor.
+    the mean gives way, until LEAST of the deviations has room, then these. Along no axis are they wider than WIDEST
+    times those of `own`.
     """
     to_rgb = (trunk.axes.T * trunk.scale[:COLOURS] / trunk.cell).cpu().double()
     parts, (own_mean, _, own_covariance, _) = (_parts(each[None].double(), trunk.channels) for each in (style, own))
     mean, deviation, covariance, quantiles = parts
+    before, covariance = covariance, _limited(covariance, own_covariance, WIDEST**2)
     (centre, reach), (own_centre, own_reach) = (
         (to_rgb @ m[0, :COLOURS], (to_rgb @ c[0] @ to_rgb.T).diagonal().clamp(min=FLOOR**2).sqrt())
         for m, c in ((mean, covariance), (own_mean, own_covariance))
@@ -127,9 +130,12 @@ def within_gamut(style: Tensor, own: Tensor, trunk: Trunk) -> Tensor:
     top, bottom = (own_centre + BRIGHT * own_reach).clamp(min=1), (own_centre - DARK * own_reach).clamp(max=-1)
     least = LEAST * torch.minimum(reach, (top - bottom) / (BRIGHT + DARK))
     centre = torch.minimum(torch.maximum(centre, bottom + DARK * least), top - BRIGHT * least)
-    room = torch.minimum((top - centre) / (BRIGHT * reach), (centre - bottom) / (DARK * reach)).min().clamp(max=1)
+    room = torch.minimum((top - centre) / BRIGHT, (centre - bottom) / DARK) / reach
+    narrower = torch.linalg.solve(to_rgb, room.clamp(max=1)[:, None] * to_rgb)
     mean = torch.cat([torch.linalg.solve(to_rgb, centre)[None], mean[:, COLOURS:]], 1)
-    return _joined(mean, deviation * room, covariance * room**2, quantiles)[0]
+    covariance = narrower @ covariance @ narrower.T
+    change = (covariance / before)[0].diagonal().sqrt()[trunk.order[: trunk.channels].cpu() // trunk.cell**2]
+    return _joined(mean, deviation * change, covariance, quantiles)[0]
 
 
 class StyleTransfer:
@@ -210,6 +216,15 @@ def _joined(mean: Tensor, deviation: Tensor, covariance: Tensor, quantiles: Tens
     rows, cols = torch.triu_indices(COLOURS, COLOURS)
     parts = [mean, deviation, covariance[:, rows, cols]]
     return torch.cat(parts if quantiles is None else [*parts, quantiles.flatten(1)], 1)
+
+
+def _limited(covariance: Tensor, own: Tensor, most: float) -> Tensor:
+    """Covariances [N, 3, 3] that are nowhere more than so many times others."""
+    root, inverse = (
+        _of_eigenvalues(own, lambda values, power=power: values.clamp(min=FLOOR**2).pow(power)) for power in (0.5, -0.5)
+    )
+    ratio = _of_eigenvalues(inverse @ covariance @ inverse, lambda values: values.clamp(max=most))
+    return root @ ratio @ root
 
 
 def _of_eigenvalues(matrices: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
