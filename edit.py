@@ -27,6 +27,7 @@ from itertools import chain
 from pathlib import Path
 
 from editing.boundary import describe, fit_boundary
+from editing.direction import require_styles
 from editing.film import WIDEST, strip
 from editing.sources import Job, file_jobs, generated_jobs
 from editing.verbs import VERBS, Verb
@@ -176,6 +177,7 @@ def fit_direction(argv: Sequence[str]) -> int:
     config = load_config(FitDirectionConfig, arguments.config, arguments.overrides)
     sets = [list(commands.find_files("--input", [path], find_images, commands.IMAGES)) for path in folders]
     model = commands.load_model(arguments.checkpoint, config.infer)
+    require_styles(model)
     model.require_encoder()
     inputs = [arguments.checkpoint, *files_read(FitDirectionConfig, config, arguments.config), *chain(*sets)]
     refuse_overwriting(inputs, [output])
