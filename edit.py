@@ -4,10 +4,11 @@
     python edit.py fuse --output fused/ --input photo.jpg "styles=[own,3,other.jpg]"
     python edit.py outpaint --output outpainted/ --input photos/ count=3
     python edit.py inbetween --output between/ --input left.jpg right.jpg
-    python edit.py resample --output resampled/ generate.seed=11 "region=[0,96,192,192]" what=noise
+    python edit.py resample --output resampled/ generate.seed=11 box=0,96,192,192 what=noise
 
 `python edit.py VERB --help` says more of a verb, configs/edit/ has an example of each. Writes NAME.png into the output
-folder, latents/NAME for further edits, and the photographs' own latents into inversions/.
+folder, latents/NAME for further edits, and the photographs' own latents into inversions/; with infer.region only a
+picture of that part.
 Exit code: 0 all done; 1 some images of a folder failed, the others are done; 2 the command itself was wrong.
 """
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = [path for path, _ in files]
     inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *paths]
     endings = [*edits, STRIP] if verb.strip else edits
-    names = [f"{job.name}-{ending}" for job in jobs for ending in endings]
+    names = [f"{job.name}-{ending}{part_of(config.infer)}" for job in jobs for ending in endings]
     refuse_overwriting(inputs, places(names, photographs, output))
     exit_on_terminate()
     many, failed = len(arguments.input) > verb.images or paths != arguments.input, {}
@@ -130,15 +131,27 @@ def places(names: Iterable[str], photographs: Iterable[str], output: Path) -> It
     yield from (output / f"inversions/{name}{suffix}" for name in photographs for suffix in SUFFIXES)
 
 
+def part_of(options: dict) -> str:
+    """What the names of pictures of a region end with."""
+    return "" if options.region is None else f"-{'-'.join(map(str, options.region))}"
+
+
 def run(
     model: PatchInverter, job: Job, edits: dict[str, Callable[..., Latents]], output: Path, options: dict
 ) -> list[Path]:
-    """Make, save and draw the edits of a job, as pictures that `infer` options ask for; returns the latents' paths."""
+    """Make, save and draw the edits of a job, as pictures that `infer` options ask for; gives what is saved: latents.
+
+    With a region, these are not.
+    """
     paths = []
     sources = job.open()
     metadata = sources[0].metadata if len(sources) == 1 and options.get("metadata") else None
     for ending, edit in edits.items():
         name, latents = f"{job.name}-{ending}", edit(*sources)
+        if options.region is not None:
+            save = partial(commands.save_picture, metadata=metadata, region=options.region)
+            save(model, latents, output / f"{name}{part_of(options)}.png", options)
+            continue
         picture_kind(options.format, latents.size, options.depth)
         path = output / "latents" / f"{name}{latents_suffix('auto', latents.structure.shape)}"
         latents.save(path)

@@ -61,4 +61,4 @@ def check_inside(where: Boxes | LabelImage, size: tuple[int, int]) -> None:
     """UserError for a box that ends outside an image of (height, width)."""
     for box in where.boxes if isinstance(where, Boxes) else ():
         if box[2] > size[0] or box[3] > size[1]:
-            raise UserError(f"resample.region: {list(box)}, but the image has {size[0]} x {size[1]} pixels")
+            raise UserError(f"resample.box: {list(box)}, but the image has {size[0]} x {size[1]} pixels")

@@ -25,9 +25,10 @@ from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents
 from inversion.styles import Style, StyleMap
 from inversion.weight_maps import Boxes, LabelImage, LabelMap
+from utils.config import complete_config
 from utils.errors import UserError
 from utils.log import progress
-from utils.schema import DirectionConfig, FuseConfig, InbetweenConfig, OutpaintConfig, ResampleConfig
+from utils.schema import ChainConfig, DirectionConfig, FuseConfig, InbetweenConfig, OutpaintConfig, ResampleConfig
 
 OWN = "own"  # the style of the input
 
@@ -115,17 +116,55 @@ def prepare_inbetween(model: PatchInverter, config: dict) -> Edits:
 def prepare_resample(model: PatchInverter, config: dict) -> Edits:
     """A part of an image made anew."""
     options = config.resample
-    if (options.mask is None) == (options.region is None):
-        raise UserError("resample.mask, resample.region: one of them says where the image is made anew")
+    if (options.mask is None) == (options.box is None):
+        raise UserError("resample.mask, resample.box: one of them says where the image is made anew")
     white = None if options.mask is None else read_mask(Path(options.mask), config.infer.max_pixels)
 
     def make(seed: int, source: Source) -> Latents:
-        where = Boxes([options.region]) if white is None else LabelImage(white, source.size)
+        where = Boxes([options.box]) if white is None else LabelImage(white, source.size)
         check_inside(where, source.size)
         structure = options.what == "structure"
         return resample(model, source.latents(), where, seed, structure=structure, **_fit(config, source.name))
 
     return _by_seed("resample", options, "resampled", make)
+
+
+def prepare_chain(model: PatchInverter, config: dict) -> Edits:
+    """Several edits, one after the other."""
+    if not config.edits:
+        raise UserError("edits: none given; allowed: a list of edits, each {verb: {key: value, ...}}")
+    steps = [_step(model, config, edit, f"edits[{number}]") for number, edit in enumerate(config.edits)]
+
+    def make(source: Source) -> Latents:
+        latents = None
+        for step in steps:
+            latents = step(source)
+            source = Source(source.name, latents.size, partial(_given, latents))
+        return latents
+
+    return {"edited": make}
+
+
+def _given(latents: Latents) -> Latents:
+    return latents
+
+
+def _step(model: PatchInverter, config: dict, edit: dict, where: str) -> Callable[[Source], Latents]:
+    """One edit of a chain."""
+    chained = {name: verb for name, verb in VERBS.items() if verb.images == 1 and name != "chain"}
+    names = [name for name in edit if name in chained]
+    if len(names) != 1 or "infer" in edit or "generate" in edit:
+        given, verbs = ", ".join(map(str, edit)) or "nothing", ", ".join(chained)
+        allowed = f"one of {verbs}, and further sections that it reads, but infer and generate"
+        raise UserError(f"{where}: {given}; allowed: {allowed}")
+    verb = chained[names[0]]
+    values = {name: {} if value is None else value for name, value in edit.items()}
+    complete = complete_config(verb.command, values, where)
+    complete.infer = config.infer
+    edits = verb.prepare(model, complete)
+    if len(edits) != 1:
+        raise UserError(f"{where}: {names[0]} gives {len(edits)} results; allowed in a chain: one")
+    return next(iter(edits.values()))
 
 
 def _style(model: PatchInverter, item: int | str, max_pixels: int) -> Style | StyleMap:
@@ -157,4 +196,5 @@ VERBS = {
     "inbetween": Verb("what may lie between two photographs", InbetweenConfig, prepare_inbetween, images=2),
     "direction": Verb("further along a direction of styles", DirectionConfig, prepare_direction, strip=True),
     "resample": Verb("a part of an image made anew", ResampleConfig, prepare_resample),
+    "chain": Verb("several edits, one after the other", ChainConfig, prepare_chain),
 }

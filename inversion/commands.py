@@ -22,7 +22,7 @@ from images.listing import find_images, walk
 from images.metadata import Metadata
 from images.writing import SUFFIXES as PICTURES
 from images.writing import TILES, Rounded, picture_kind, write_picture
-from inversion.inverter import PatchInverter
+from inversion.inverter import PatchInverter, region_of
 from inversion.latents import FOLDER, SUFFIXES, ChunkRows, Latents, create_zarr
 from inversion.runs import HELD, noise_of
 from models.geometry import Region
@@ -170,6 +170,7 @@ def save_picture(
     options: dict,  # `infer.format` and `infer.depth`
     scale: int = 1,
     metadata: Metadata | None = None,  # that it keeps
+    region: Sequence[int] | None = None,  # top, left, bottom, right: only this part
 ) -> None:
     """Draw an image into a picture, with a progress bar; the path's suffix becomes that of its format.
 
@@ -177,7 +178,9 @@ def save_picture(
     format does not hold them, or for a scale that `PatchInverter.preview` refuses.
     """
     size = latents.size if scale == 1 else model.preview_size(latents.size, scale)
-    kind, whole = picture_kind(options.format, size, options.depth), Region.at(0, 0, *size)
+    whole = Region.at(0, 0, *size) if region is None else region_of(region, size)
+    size = whole.shape
+    kind = picture_kind(options.format, size, options.depth)
     blocks = list(model.pixel_blocks(whole) if scale == 1 else model.preview_blocks(whole, scale))
     path = path.with_name(f"{path.stem}{PICTURES[kind]}")
     with scratch_folder(path) as folder:
@@ -187,7 +190,7 @@ def save_picture(
         else:
             out = np.empty(shape, dtype)
         todo = log.progress(blocks, path.stem)
-        draw = model.draw if scale == 1 else partial(model.preview, scale=scale)
+        draw = partial(model.draw, region=region) if scale == 1 else partial(model.preview, scale=scale)
         draw(latents, out=out, blocks=todo)
         pixels = out if isinstance(out, np.ndarray) else ChunkRows(out)
         write_picture(path, Rounded(pixels, options.depth), kind, metadata)

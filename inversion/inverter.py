@@ -13,7 +13,7 @@ Letters: C channels, D global latent, h/w latent cells, H/W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -241,7 +241,7 @@ class PatchInverter:
         dtype = np.dtype(dtype if out is None else out.dtype)
         if dtype not in (np.uint8, np.float32):
             raise UserError(f"dtype: {dtype}; pixels are drawn as uint8 or float32")
-        window = Region.at(0, 0, *latents.size) if region is None else _inside(region, latents.size)
+        window = Region.at(0, 0, *latents.size) if region is None else region_of(region, latents.size)
         out = np.empty((*window.shape, 3), dtype) if out is None else out
         blocks = self.pixel_blocks(window) if blocks is None else blocks
         cells, read_ahead = self.cells(latents.size), not isinstance(latents.structure, TiledStructure)
@@ -459,8 +459,8 @@ def _aligned(block: Region, pixels: int) -> tuple[slice, slice]:
     return tuple(slice(axis.first % pixels, axis.first % pixels + axis.size) for axis in (block.rows, block.cols))
 
 
-def _inside(box: tuple[int, int, int, int], size: tuple[int, int]) -> Region:
-    """The region of a box. UserError where it is not inside an image of (height, width)."""
+def region_of(box: Sequence[int], size: tuple[int, int]) -> Region:
+    """The region of a box (top, left, bottom, right). UserError where it is not inside an image of (height, width)."""
     top, left, bottom, right = box
     if not (0 <= top < bottom <= size[0] and 0 <= left < right <= size[1]):
         raise UserError(f"region: {list(box)}, but the image has {size[0]} x {size[1]} pixels")

@@ -30,7 +30,14 @@ SMALL = {  # options of each verb that tiny networks take no time for, and the e
     "fuse": (["styles=[own,2]", "fuse.blur=9"], ["fused"]),
     "outpaint": (["width=100", "complete.steps=1", "count=2"], ["seed-0", "seed-1"]),
     "inbetween": (["seed=3", "steps=1"], ["seed-3"]),
-    "resample": (["region=0,0,20,20", "complete.steps=1", "resample.seed=5"], ["resampled-5"]),
+    "chain": (
+        [
+            "edits=[{fuse: {styles: [own, 2], blur: 9}}, {outpaint: {width: 100, seed: 1}, complete: {steps: 1}}, "
+            "{resample: {box: [0, 0, 20, 20]}, complete: {steps: 1}}]"
+        ],
+        ["edited"],
+    ),
+    "resample": (["box=0,0,20,20", "complete.steps=1", "resample.seed=5"], ["resampled-5"]),
 }
 GENERATED = ["generate.height=40", "generate.width=70", "generate.seed=4"]
 
@@ -124,6 +131,27 @@ def test_a_folder(run, photographs, verb):
         assert (png(output / f"{name}.png") == png(single / f"{name}.png")).all()
 
 
+def test_a_chain_is_its_edits_one_after_the_other(run):
+    chained, _ = run("chain", output="chained")
+    fused, _ = run("fuse", output="fused")
+    wider = ["width=100", "seed=1", "count=1"]
+    outpainted, _ = run("outpaint", "--input", *(fused / "latents").iterdir(), *wider, output="outpainted")
+    resampled, _ = run("resample", "--input", *(outpainted / "latents").iterdir(), "seed=1", output="resampled")
+    assert (png(chained / "a-edited.png") == png(next(resampled.glob("*.png")))).all()
+    assert not (chained / "inversions" / "a-edited.safetensors").exists()
+
+
+@pytest.mark.parametrize("verb", SMALL)
+def test_a_region_of_a_result(run, verb):
+    """The same pixels as those of the whole, and no latents."""
+    whole, _ = run(verb, output="whole")
+    part, _ = run(verb, "infer.region=3,10,40,62", output="part")
+    for path in whole.glob("*.png"):
+        drawn = png(part / f"{path.stem}-3-10-40-62.png")
+        assert drawn.shape == (37, 52, 3) and abs(drawn - png(path)[3:40, 10:62]).max() <= 1
+    assert not (part / "latents").exists() and len(pictures(part)) == len(pictures(whole))
+
+
 def test_what_is_wrong_with_an_image_names_it(run, photographs):
     """Before it is inverted; the others of a folder are done."""
     output, err = run("outpaint", "--input", photographs[0].parent, "height=50", code=1)
@@ -166,7 +194,7 @@ def test_styles_and_masks_of_files(run, photographs, tmp_path):
     found = [png(run("fuse", f"styles=[7,{style}]", mask, output=str(k))[0] / "a-fused.png")
              for k, style in enumerate((photographs[0], stored, "own"))]  # fmt: skip
     assert (found[0] == found[1]).all() and (found[0] == found[2]).all()
-    output, _ = run("resample", "region=null", mask, "what=noise")
+    output, _ = run("resample", "box=null", mask, "what=noise")
     plain = png(run("fuse", "styles=[own]", output="plain")[0] / "a-fused.png")
     change = abs(png(output / "a-resampled-5.png") - plain)
     assert change[:, :20].max() <= 1 and (change > 0)[:, 60:].mean() > 0.5
@@ -198,7 +226,7 @@ RESULTS = [
     ("outpaint", "--input {a}", "inversions/a.safetensors"),
     ("inbetween", "--input {b} {a}", "inversions/b.safetensors"),
     ("fuse", "--input {b} styles=[own,{a}]", "b-fused.png"),
-    ("resample", "--input {b} region=null mask={a}", "b-resampled-5.png"),
+    ("resample", "--input {b} box=null mask={a}", "b-resampled-5.png"),
 ]  # fmt: skip
 
 
@@ -261,7 +289,16 @@ WRONG = [
     ("fuse", "generate.seed=4294967295 generate.count=2", "generate.count: 2 from seed 4294967295 on"),
     ("outpaint", "--input {a} {a}x", "a.pngx: no such file"),
     ("resample", "mask={mask}", "one of them"),
-    ("resample", "region=0,0,65,20", "a.png: resample.region: [0, 0, 65, 20], but the image has 64 x 83 pixels"),
+    ("fuse", "infer.region=0,0,8,84", "a.png: region: [0, 0, 8, 84], but the image has 64 x 83 pixels"),
+    ("chain", "edits=[]", "edits: none given"),
+    ("chain", "edits=[{{}}]", "edits[0]: nothing; allowed: one of fuse, outpaint, resample, and further"),
+    ("chain", "edits=[{{fuse:{{}},resample:{{}}}}]", "edits[0]: fuse, resample; allowed: one of"),
+    ("chain", "edits=[{{fuse:{{}},infer:{{}}}}]", "edits[0]: fuse, infer; allowed: one of"),
+    ("chain", "edits=[{{fuse:{{\"blurr\":3}}}}]", "edits[0]: unknown key 'fuse.blurr'; the nearest"),
+    ("chain", "edits=[{{\"fuse\":null}},{{outpaint:{{\"count\":2}}}}]", "edits[1]: outpaint gives 2 results; allowed"),
+    ("chain", "edits=[{{fuse:{{styles:[{a}]}}}}] --output {a}", "a.png"),
+    ("chain", "edits=3", "edits: 3 given; allowed: a list of edits, each"),
+    ("resample", "box=0,0,65,20", "a.png: resample.box: [0, 0, 65, 20], but the image has 64 x 83 pixels"),
 ]
 
 
@@ -311,6 +348,7 @@ def test_another_edit_is_a_function_its_options_and_an_entry(run, monkeypatch):
 CONFIGS = {  # overrides that tiny networks take no time for, and the pictures that come of each command
     "fuse": (["generate.height=24", "generate.width=80", "fuse.blur=9"], 1),
     "panorama": (["generate.height=24", "generate.width=64"], 1),
+    "chain": ([], 1),
     "outpaint": (["complete.steps=2"], 3),
     "inbetween": (["complete.steps=2"], 2),
     "resample": (["generate.height=104", "generate.width=120", "complete.steps=2"], 4),

@@ -48,6 +48,11 @@ def load_config(command: type[Section], path: str | Path | None = None, override
     return _nested(values)
 
 
+def complete_config(command: type[Section], values: Any, where: str) -> EasyDict:
+    """The complete config of a command, by its defaults and by values that stand elsewhere (`where`, in errors)."""
+    return _nested(_checked(command, command().model_dump(), "defaults") | _checked(command, values, where))
+
+
 def files_read(command: type[Section], config: dict, path: str | Path | None) -> list[Path]:
     """The files that a command reads by its config: the YAML file, those that it rests on, and those that keys name.
 
@@ -57,9 +62,18 @@ def files_read(command: type[Section], config: dict, path: str | Path | None) ->
     for key, section in keys_of(command).items():
         value, name = reduce(EasyDict.get, key.split("."), config), key.rpartition(".")[2]
         if (section.model_fields[name].annotation == File and name != "output") or isinstance(value, list):
-            named = [Path(each) for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
+            named = map(Path, _texts(value))
             found += [each for each in named if os.path.isfile(each) or each.suffix == ZARR]
     return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value, in lists and sections of it, too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
 
 
 def validate_section(name: str, values: dict, where: str) -> EasyDict:

@@ -69,6 +69,8 @@ Strength = Annotated[float, Field(ge=-3, le=3)]
 Strengths = Annotated[list[Strength], Field(min_length=1, max_length=64)]
 Layer = Annotated[list[Whole], Field(title="[first, last], whole numbers from 0 on", min_length=2, max_length=2)]
 EDGES = "top, left, bottom, right (bottom and right excluded): four whole numbers from 0 on"
+STEPS = "a list of edits, each {verb: {key: value, ...}}, and sections that the verb reads as well"
+Edits = Annotated[list[dict[str, Any]], Field(title=STEPS, max_length=64)]
 Rectangle = Annotated[list[Whole], Field(title=EDGES, min_length=4, max_length=4), WrapValidator(read_rectangle)]
 
 
@@ -300,6 +302,7 @@ class Edited(Inversion, Pictures):
     """How photographs are inverted, and pictures drawn and written."""
 
     metadata: bool = key(True, "keep a photograph's EXIF (date, camera, place), XMP and resolution in its results")
+    region: Rectangle | None = key(None, "draw only [top, left, bottom, right], pixels; edits then save no latents")
 
 
 class Infer(Edited):
@@ -406,11 +409,12 @@ class Resample(Section):
 
     what: Literal["structure", "noise"] = key("structure", "structure: new local latents; noise: new texture noise")
     mask: File = key(None, "image, white where the result is new, stretched to the canvas")
-    region: Rectangle | None = key(None, "or [top, left, bottom, right] of what is new, pixels")
+    box: Rectangle | None = key(None, "or [top, left, bottom, right] of what is new, pixels")
     seed: Seed = key(1, "of what is new")
     count: Count = key(1, "results; result k uses seed + k")
 
 
+EDITS = (Edits, key([], "one after the other: [{fuse: {styles: [own, 3]}}, ...] (edit.py chain)"))
 SEED = (Seed, key(0, "all randomness is a function of it and of the position (step, index, row, column)"))
 
 
@@ -430,11 +434,12 @@ FitDirectionConfig = command("infer", infer=Compute)
 OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer=Edited)
 InbetweenConfig = command("inbetween", inbetween=Inbetween, complete=Complete, infer=Edited)
 ResampleConfig = command("resample", resample=Resample, generate=Generated, complete=Complete, infer=Edited)
+ChainConfig = command("edits", edits=EDITS, generate=Generated, infer=Edited)
 
 PROGRAMS = {
     "train.py": TrainConfig, "infer.py": InferConfig, "generate.py": GenerateConfig, "evaluate.py": EvaluateConfig,
     "edit.py fuse": FuseConfig, "edit.py outpaint": OutpaintConfig, "edit.py inbetween": InbetweenConfig,
-    "edit.py resample": ResampleConfig, "edit.py direction": DirectionConfig,
+    "edit.py resample": ResampleConfig, "edit.py chain": ChainConfig, "edit.py direction": DirectionConfig,
     "edit.py fit-direction": FitDirectionConfig,
 }  # fmt: skip
 
@@ -442,5 +447,5 @@ PROGRAMS = {
 Config = command(
     "", seed=SEED, model=Model, data=Data, train=Train, losses=Losses, infer=Infer, evaluate=Evaluate,
     generate=Generate, fuse=Fuse, complete=Complete, outpaint=Outpaint, inbetween=Inbetween, resample=Resample,
-    direction=Direction,
+    direction=Direction, edits=EDITS,
 )  # fmt: skip

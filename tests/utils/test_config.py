@@ -205,7 +205,7 @@ def test_wrong_bases(tmp_path):
         ("infer.device=tpu", ["auto | cpu | cuda | mps | cuda:N"]),
         ("fuse.styles=[true]", ["[True] given", "a list of 1 to 256 items, each a seed", "or own"]),
         ("fuse.centres=[[0, 1.5]]", ["null | a list of 1 to 256 items", "a list of 2 items", "0 <= x <= 1"]),
-        ("resample.region=5,5,5,8", ["four whole numbers from 0"]),
+        ("resample.box=5,5,5,8", ["four whole numbers from 0"]),
         ("data.train=", ["'' given", "null | a path"]),
         ("seed={a: 1, a: 2}", ["'a' is given twice"]),
         ("train={batch: 1, optimizer.lr: 1, optimizer: {lr: 2}}", ["key 'train.optimizer.lr' is given twice"]),

@@ -87,7 +87,7 @@ def test_commands_do_their_work_without_what_only_unix_has(photographs, checkpoi
     given = {
         "infer": ["--input", str(photographs), *common],
         "generate": ["height=32", "width=32", *common],
-        "edit": ["resample", "region=0,0,8,8", "generate.height=32", "generate.width=32", "complete.steps=1", *common],
+        "edit": ["resample", "box=0,0,8,8", "generate.height=32", "generate.width=32", "complete.steps=1", *common],
         "prepare_data": ["--input", str(photographs)],
     }
     commands = [[name, *words, "--output", str(tmp_path / name)] for name, words in given.items()]
