@@ -27,14 +27,15 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from editing.film import FILM, Film, unfinished_film
+from editing.film import FILM, WIDEST, Film, strip, unfinished_film
 from editing.sources import Job, file_jobs, generated_jobs
 from editing.verbs import VERBS, Edits, Verb, named_styles
+from images.listing import find_images
 from images.writing import SUFFIXES as PICTURES
-from images.writing import TILES, picture_kind
+from images.writing import TILES, picture_kind, write_picture
 from inversion import commands
 from inversion.inverter import PatchInverter
-from inversion.latents import SUFFIXES, Latents, latents_suffix
+from inversion.latents import FILE, SUFFIXES, Latents, latents_suffix
 from inversion.runs import file_version
 from utils import log
 from utils.arguments import add_paths, parse_arguments
@@ -44,29 +45,29 @@ from utils.errors import UserError, failures, naming, run_command
 from utils.files import lock_folder, refuse_overwriting, remove_stale
 from utils.signals import exit_on_terminate
 
+STRIP = "strip"  # end of the name of several results side by side
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, and edit one image after the other."""
     verb, arguments = parse(sys.argv[1:] if argv is None else argv)
     config = load_config(verb.command, arguments.config, arguments.overrides)
+    if verb.collect:
+        return collect(verb, arguments, config)
     files, output = find_inputs(verb, arguments), arguments.output
     photographs = [name for path, name in files if path.suffix not in SUFFIXES]
     model = commands.load_model(arguments.checkpoint, config.infer)
     if photographs:
         model.require_encoder()
-    paths = [path for path, _ in files]
-    inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *paths]
-    inputs += named_styles(config)
-    if verb.collect:
-        refuse_overwriting(inputs, [output])
-        exit_on_terminate()
-        return verb.collect(model, config, paths, output)
     edits = verb.prepare(model, config)
     if files:
         jobs = file_jobs(files, verb.images != 1, model, config.infer, output)
     else:
         jobs = generated_jobs(model, verb.images != 1, config.generate)
-    names = [f"{job.name}-{ending}{part_of(config.infer)}" for job in jobs for ending in edits]
+    paths = [path for path, _ in files]
+    inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *paths, *named_styles(config)]
+    endings = [*edits, STRIP] if verb.strip else edits
+    names = [f"{job.name}-{ending}{part_of(config.infer)}" for job in jobs for ending in endings]
     refuse_overwriting(inputs, places(names, photographs, output))
     exit_on_terminate()
     many, failed = verb.images == 1 and (len(paths) > 1 or paths != arguments.input), {}
@@ -74,10 +75,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         remove_stale(output)
         for job in jobs:
             with failures(job.images[0], failed) if many else naming(*job.images):
-                run(model, job, edits, output, config)
+                made = run(model, job, edits, output, config)
+                if verb.strip and len(made) > 1:
+                    save_strip(model, made, output / f"{job.name}-{STRIP}.png")
     if many:
         log.info(f"{len(jobs) - len(failed)} of {len(jobs)} images done; results in {output}")
     return 1 if failed else 0
+
+
+def collect(verb: Verb, arguments: argparse.Namespace, config: dict) -> int:
+    """What makes one file of the images of each --input."""
+    output = arguments.output
+    if output.suffix != FILE:
+        raise UserError(f"--output {output}: allowed: a {FILE} file")
+    sets = [list(commands.find_files("--input", [path], find_images, commands.IMAGES)) for path in arguments.input]
+    model = commands.load_model(arguments.checkpoint, config.infer)
+    inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *chain(*sets)]
+    refuse_overwriting(inputs, [output])
+    exit_on_terminate()
+    return verb.collect(model, config.infer.max_pixels, sets, output)
 
 
 def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
@@ -131,9 +147,12 @@ def part_of(options: dict) -> str:
     return "" if region is None else f"-{'-'.join(map(str, region))}"
 
 
-def run(model: PatchInverter, job: Job, edits: Edits, output: Path, config: dict) -> None:
-    """Make, save and draw the edits of a job, as pictures that `infer` options ask for, or as films."""
-    sources, options = job.open(), config.infer
+def run(model: PatchInverter, job: Job, edits: Edits, output: Path, config: dict) -> list[Path]:
+    """Make, save and draw the edits of a job, as pictures that `infer` options ask for, or as films.
+
+    Gives the latents that are saved: those of pictures of whole images.
+    """
+    sources, options, paths = job.open(), config.infer, []
     metadata = sources[0].metadata if len(sources) == 1 and options.get("metadata") else None
     for ending, edit in edits.items():
         name, latents = f"{job.name}-{ending}", edit(*sources)
@@ -148,8 +167,22 @@ def run(model: PatchInverter, job: Job, edits: Edits, output: Path, config: dict
         picture_kind(options.format, latents.size, options.depth)
         path = output / "latents" / f"{name}{latents_suffix('auto', latents.structure.shape)}"
         latents.save(path)
+        paths.append(path)
         release_freed_memory()
         commands.save_picture(model, Latents.load(path), output / f"{name}.png", options, metadata=metadata)
+    return paths
+
+
+def save_strip(model: PatchInverter, paths: Sequence[Path], path: Path) -> None:
+    """Small pictures of latents side by side, as PNG."""
+    pictures = []
+    for latents in map(Latents.load, paths):
+        scale = 1
+        while scale < model.cell and latents.size[1] // (2 * scale) * len(paths) >= WIDEST:
+            scale *= 2
+        pictures.append(model.draw(latents) if scale == 1 else model.preview(latents, scale))
+    write_picture(path, strip(pictures), "png")
+    log.info(f"wrote {path}")
 
 
 if __name__ == "__main__":

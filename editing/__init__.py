@@ -1,5 +1,6 @@
 """Edits: functions that make latents, or films, of latents. Nothing is drawn before it is asked for."""
 
+from editing.direction import find_direction, move
 from editing.fuse import fuse
 from editing.inbetween import inbetween
 from editing.interpolate import interpolate
@@ -9,4 +10,6 @@ from editing.pan import pan
 from editing.resample import resample
 from editing.restyle import restyle
 
-__all__ = ["fuse", "inbetween", "interpolate", "mix", "outpaint", "pan", "resample", "restyle"]
+__all__ = [
+    "find_direction", "fuse", "inbetween", "interpolate", "mix", "move", "outpaint", "pan", "resample", "restyle",
+]  # fmt: skip

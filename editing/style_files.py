@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import safetensors
@@ -69,14 +70,12 @@ def read_style(model: PatchInverter, item: int | str, max_pixels: int) -> Style 
     return latents.style
 
 
-def save_mean_style(model: PatchInverter, config: dict, paths: Sequence[Path], output: Path) -> int:
+def save_mean_style(model: PatchInverter, max_pixels: int, sets: Sequence[Sequence[Path]], output: Path) -> int:
     """The mean of the styles of images, in a file; the exit code: 1 where some of several could not be read."""
-    if output.suffix != SUFFIX:
-        raise UserError(f"--output {output}: styles are saved as {SUFFIX}")
-    styles, failed = [], {}
+    styles, failed, paths = [], {}, list(dict.fromkeys(chain(*sets)))
     for path in paths:
         with failures(path, failed) if len(paths) > 1 else naming(path):
-            styles.append(read_style(model, str(path), config.infer.max_pixels))
+            styles.append(read_style(model, str(path), max_pixels))
     if styles:
         save_style(model, mean_style(styles), output)
         log.info(f"the style of {len(styles)} of {len(paths)} images is in {output}")

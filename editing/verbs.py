@@ -12,7 +12,9 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from editing.boundary import fit_direction
 from editing.completion import FitOptions
+from editing.direction import find_direction, move
 from editing.film import Film, load_encoder
 from editing.fuse import fuse, positions
 from editing.inbetween import canvas_size, inbetween
@@ -29,22 +31,11 @@ from inversion.commands import seeds_of
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
 from inversion.styles import Style, StyleMap, mean_style
-from inversion.weight_maps import Boxes, LabelImage
+from inversion.weight_maps import Boxes, LabelImage, LabelMap
+from utils import schema
 from utils.config import complete_config
 from utils.errors import UserError
 from utils.log import progress
-from utils.schema import (
-    ChainConfig,
-    FuseConfig,
-    InbetweenConfig,
-    InterpolateConfig,
-    MixConfig,
-    OutpaintConfig,
-    PanConfig,
-    ResampleConfig,
-    SaveStyleConfig,
-    StyleConfig,
-)
 
 OWN = "own"  # the style of the input
 
@@ -59,8 +50,9 @@ class Verb:
     command: type  # the class of the sections that it reads
     prepare: Callable[[PatchInverter, dict], Edits] | None = None  # (model, config) -> edits
     images: int | None = 1  # that an edit takes; None: all that there are, at once
+    strip: bool = False  # whether several results of an image are also shown side by side
     film: bool = False  # whether its edits give films
-    collect: Callable[..., int] | None = None  # (model, config, images, --output) -> exit code; in place of edits
+    collect: Callable[..., int] | None = None  # in place of edits: see `edit.collect`
 
     @property
     def generates(self) -> bool:
@@ -103,6 +95,25 @@ def prepare_style(model: PatchInverter, config: dict) -> Edits:
 def prepare_mix(model: PatchInverter, config: dict) -> Edits:
     """Some layers of an image in another style."""
     return {"mixed": _in_style(model, config, "mix", mix, layers=config.mix.layers)}
+
+
+def prepare_direction(model: PatchInverter, config: dict) -> Edits:
+    """A move along a direction of styles."""
+    options, white = config.direction, None
+    if options.direction is None:
+        raise UserError("direction.direction: null; allowed: pca:K, sefa:K, a name or a file")
+    direction = find_direction(model, options.direction, options.layers)
+    if options.mask is not None:
+        white = read_mask(Path(options.mask), config.infer.max_pixels)
+
+    def make(strength: float, source: Source) -> Latents:
+        size, mask = source.size, None
+        if white is not None:
+            mask = LabelMap(LabelImage(white, size), 2, size, options.soften)
+        return move(model, source.latents(), direction, strength, mask)
+
+    strengths = options.strengths or [options.strength]
+    return {f"{direction.name}{strength + 0.0:+g}": partial(make, strength) for strength in strengths}
 
 
 def prepare_outpaint(model: PatchInverter, config: dict) -> Edits:
@@ -259,14 +270,18 @@ def _by_seed(section: str, options: dict, word: str, make: Callable[..., Latents
 
 
 VERBS = {
-    "fuse": Verb("several styles in one image", FuseConfig, prepare_fuse),
-    "style": Verb("an image in the style of another one", StyleConfig, prepare_style),
-    "mix": Verb("some layers of an image in another style", MixConfig, prepare_mix),
-    "save-style": Verb("the mean style of images, as a file", SaveStyleConfig, collect=save_mean_style),
-    "outpaint": Verb("a photograph on a larger canvas", OutpaintConfig, prepare_outpaint),
-    "inbetween": Verb("what may lie between two photographs", InbetweenConfig, prepare_inbetween, images=2),
-    "resample": Verb("a part of an image made anew", ResampleConfig, prepare_resample),
-    "interpolate": Verb("a film from each image to the next", InterpolateConfig, prepare_interpolate, None, True),
-    "pan": Verb("a film along an image, or a generated one without end", PanConfig, prepare_pan, film=True),
-    "chain": Verb("several edits, one after the other", ChainConfig, prepare_chain),
+    "fuse": Verb("several styles in one image", schema.FuseConfig, prepare_fuse),
+    "style": Verb("an image in the style of another one", schema.StyleConfig, prepare_style),
+    "mix": Verb("some layers of an image in another style", schema.MixConfig, prepare_mix),
+    "save-style": Verb("the mean style of images, as a file", schema.CollectConfig, collect=save_mean_style),
+    "direction": Verb("further along a direction of styles", schema.DirectionConfig, prepare_direction, strip=True),
+    "fit-direction": Verb("the direction between two sets of images", schema.CollectConfig, collect=fit_direction),
+    "outpaint": Verb("a photograph on a larger canvas", schema.OutpaintConfig, prepare_outpaint),
+    "inbetween": Verb("what may lie between two photographs", schema.InbetweenConfig, prepare_inbetween, images=2),
+    "resample": Verb("a part of an image made anew", schema.ResampleConfig, prepare_resample),
+    "interpolate": Verb(
+        "a film from each image to the next", schema.InterpolateConfig, prepare_interpolate, None, film=True
+    ),
+    "pan": Verb("a film along an image, or a generated one without end", schema.PanConfig, prepare_pan, film=True),
+    "chain": Verb("several edits, one after the other", schema.ChainConfig, prepare_chain),
 }

@@ -10,6 +10,8 @@ Letters: N styles, K channels, S length of a style, D style w.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +23,9 @@ QUANTILES = 8  # of each colour channel
 SLOPES = 0.4, 2.5  # of the map of quantiles
 LOW = 1  # row and column of the lowest frequencies
 BRIGHTEST = 0.6  # mean brightness of what is drawn in a style, of what white has
+BRIGHT, DARK = 1.6, 1.1  # deviations from the mean colour that `within_gamut` keeps from white, from black
+LEAST = 0.35  # of the deviations, that it keeps
+WIDEST = 2.0  # times the colours' own deviation: faint ones, and what compression left of them, would become stains
 RIDGE = 0.05  # of the trace of the colours' covariance
 GAINS = 1 / 1.5, 1.5  # of textures, in another style
 EVEN = 1e-4  # gains nearer to 1 are rounding
@@ -76,8 +81,7 @@ def assemble(mean: Tensor, variance: Tensor, colours: Tensor) -> Tensor:
     whitened = matrix_power(covariance, -0.5) @ centred
     shares = (torch.arange(QUANTILES, dtype=colours.dtype, device=colours.device) + 0.5) / QUANTILES
     quantiles = torch.quantile(whitened, shares, dim=2).permute(1, 2, 0)  # [N, 3, 8]
-    rows, cols = torch.triu_indices(COLOURS, COLOURS)
-    return torch.cat([mean, variance.clamp(min=0).sqrt(), covariance[:, rows, cols], quantiles.flatten(1)], 1)
+    return _joined(mean, variance.clamp(min=0).sqrt(), covariance, quantiles)
 
 
 def matrix_power(covariance: Tensor, power: float) -> Tensor:
@@ -86,8 +90,54 @@ def matrix_power(covariance: Tensor, power: float) -> Tensor:
     Those of a style beyond another one may be negative.
     """
     floor = RIDGE * covariance.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True).clamp(min=0) + FLOOR**2
-    values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp(min=floor).pow(power)[..., None, :]) @ vectors.transpose(-2, -1)
+    return _of_eigenvalues(covariance, lambda values: values.clamp(min=floor).pow(power))
+
+
+def to_features(styles: Tensor, channels: int) -> Tensor:
+    """Numbers [N, 2K + 6], float64, of style vectors [N, S], in which styles are moved along straight lines.
+
+    Means, and logarithms: of deviations, and of the colours' covariance as a matrix (log-Euclidean: Arsigny et al.,
+    SIAM J. Matrix Anal. Appl. 2007), so that whatever they become is positive.
+    """
+    mean, deviation, covariance, _ = _parts(styles.double(), channels)
+    covariance = _of_eigenvalues(covariance, lambda values: values.clamp(min=FLOOR**2).log())
+    return _joined(mean, deviation.clamp(min=FLOOR).log(), covariance)
+
+
+def from_features(features: Tensor, styles: Tensor, channels: int) -> Tensor:
+    """The style vectors [N, S], float64, of any features, with the quantiles of other styles [N, S].
+
+    So the map from these to them is linear: one that bends where quantiles lie leaves stains beside clouds and ridges.
+    """
+    mean, deviation, covariance = _parts(features.double(), channels)[:3]
+    quantiles = _parts(styles.double(), channels)[3]
+    return _joined(mean, deviation.exp(), _of_eigenvalues(covariance, torch.exp), quantiles)
+
+
+def within_gamut(style: Tensor, own: Tensor, trunk: Trunk) -> Tensor:
+    """A style [S], float64, near the given one, whose colours do not leave what pictures show further than `own` does.
+
+    Of each of red, green and blue, the mean and BRIGHT (upwards) or DARK (downwards) deviations lie in [-1, 1]: first
+    the mean gives way, until LEAST of the deviations has room, then these. Along no axis are they wider than WIDEST
+    times those of `own`.
+    """
+    to_rgb = (trunk.axes.T * trunk.scale[:COLOURS] / trunk.cell).cpu().double()
+    parts, (own_mean, _, own_covariance, _) = (_parts(each[None].double(), trunk.channels) for each in (style, own))
+    mean, deviation, covariance, quantiles = parts
+    before, covariance = covariance, _limited(covariance, own_covariance, WIDEST**2)
+    (centre, reach), (own_centre, own_reach) = (
+        (to_rgb @ m[0, :COLOURS], (to_rgb @ c[0] @ to_rgb.T).diagonal().clamp(min=FLOOR**2).sqrt())
+        for m, c in ((mean, covariance), (own_mean, own_covariance))
+    )
+    top, bottom = (own_centre + BRIGHT * own_reach).clamp(min=1), (own_centre - DARK * own_reach).clamp(max=-1)
+    least = LEAST * torch.minimum(reach, (top - bottom) / (BRIGHT + DARK))
+    centre = torch.minimum(torch.maximum(centre, bottom + DARK * least), top - BRIGHT * least)
+    room = torch.minimum((top - centre) / BRIGHT, (centre - bottom) / DARK) / reach
+    narrower = torch.linalg.solve(to_rgb, room.clamp(max=1)[:, None] * to_rgb)
+    mean = torch.cat([torch.linalg.solve(to_rgb, centre)[None], mean[:, COLOURS:]], 1)
+    covariance = narrower @ covariance @ narrower.T
+    change = (covariance / before)[0].diagonal().sqrt()[trunk.order[: trunk.channels].cpu() // trunk.cell**2]
+    return _joined(mean, deviation * change, covariance, quantiles)[0]
 
 
 def bands(trunk: Trunk) -> Tensor:
@@ -198,8 +248,36 @@ def _times(matrix: Tensor, values: Tensor) -> Tensor:
 
 def _colours(style: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [3], covariance [3, 3] and quantiles [3, 8] of the colours of a style [S]."""
-    mean, _, upper, quantiles = style.split([channels, channels, COVARIANCE, COLOURS * QUANTILES])
-    covariance = style.new_zeros(COLOURS, COLOURS)
+    mean, _, covariance, quantiles = _parts(style[None], channels)
+    return mean[0, :COLOURS], covariance[0], quantiles[0]
+
+
+def _parts(styles: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Means and deviations [N, K], covariances [N, 3, 3] and quantiles [N, 3, 8] (features have none) of styles."""
+    mean, deviation, upper, quantiles = styles.tensor_split([channels, 2 * channels, 2 * channels + COVARIANCE], 1)
+    covariance = styles.new_zeros(len(styles), COLOURS, COLOURS)
     rows, cols = torch.triu_indices(COLOURS, COLOURS)
-    covariance[rows, cols] = covariance[cols, rows] = upper
-    return mean[:COLOURS], covariance, quantiles.reshape(COLOURS, QUANTILES)
+    covariance[:, rows, cols] = covariance[:, cols, rows] = upper
+    return mean, deviation, covariance, quantiles.unflatten(1, (COLOURS, -1)) if quantiles.shape[1] else quantiles
+
+
+def _joined(mean: Tensor, deviation: Tensor, covariance: Tensor, quantiles: Tensor | None = None) -> Tensor:
+    """The styles [N, S], or features, of their parts."""
+    rows, cols = torch.triu_indices(COLOURS, COLOURS)
+    parts = [mean, deviation, covariance[:, rows, cols]]
+    return torch.cat(parts if quantiles is None else [*parts, quantiles.flatten(1)], 1)
+
+
+def _limited(covariance: Tensor, own: Tensor, most: float) -> Tensor:
+    """Covariances [N, 3, 3] that are nowhere more than so many times others."""
+    root, inverse = (
+        _of_eigenvalues(own, lambda values, power=power: values.clamp(min=FLOOR**2).pow(power)) for power in (0.5, -0.5)
+    )
+    ratio = _of_eigenvalues(inverse @ covariance @ inverse, lambda values: values.clamp(max=most))
+    return root @ ratio @ root
+
+
+def _of_eigenvalues(matrices: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """A function of symmetric matrices [N, 3, 3]."""
+    values, vectors = torch.linalg.eigh(matrices)
+    return (vectors * function(values)[..., None, :]) @ vectors.transpose(-2, -1)

@@ -23,7 +23,7 @@ from inversion import Latents, PatchInverter, commands, runs
 from inversion.noise import FieldNoise
 from models.weights import export
 from tests.conftest import write_inverter
-from tests.inversion.conftest import photograph, tiny_inverter
+from tests.inversion.conftest import photograph, tiny_inverter, trunk_inverter
 from utils import schema
 from utils.files import lock_folder
 
@@ -53,6 +53,14 @@ def photographs(tmp_path):
     for path, size in zip(paths, [(64, 83), (48, 70)], strict=True):
         PIL.Image.fromarray(photograph(*size)).save(path)
     return paths
+
+
+@pytest.fixture(scope="module")
+def trunk_checkpoint(tmp_path_factory):
+    """The file of a tiny inverter with a trunk."""
+    inverter, path = trunk_inverter(), tmp_path_factory.mktemp("weights") / "trunk.safetensors"
+    export(path, inverter.model, {"generator": inverter.generator, "encoder": inverter.encoder}, 0)
+    return path
 
 
 @pytest.fixture
@@ -402,7 +410,7 @@ WRONG = [
     ("style", "what=colours", "told apart by checkpoints with a trunk"),
     ("mix", "layers=[1]", "mix.layers"),
     ("mix", "layers=[0,0]", "told apart by checkpoints with a trunk"),
-    ("save-style", "--output {tmp}/style.png", "styles are saved as .safetensors"),
+    ("save-style", "--output {tmp}/style.png", "allowed: a .safetensors file"),
     ("save-style", "--input {tmp}/none.png --output {tmp}/style.safetensors", "none.png: no such file"),
     ("save-style", "strength=2", "unknown key"),
 ]
@@ -466,7 +474,9 @@ CONFIGS = {  # overrides that tiny networks take no time for, and the pictures t
     "resample": (["generate.height=104", "generate.width=120", "complete.steps=2"], 4),
     "interpolate": (["generate.height=24", "generate.width=40", "interpolate.frames=2"], 1),
     "pan": (["generate.height=24", "generate.width=40", "pan.frames=3"], 1),
+    "direction": (["direction=pca:1", "generate.height=40", "generate.width=48"], 6),
 }
+TRUNK = ["direction", "mix"]  # verbs that need one
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -479,7 +489,7 @@ def test_a_config_runs_as_its_head_says(command, checkpoint, trunk_checkpoint, t
         words = [re.sub("[A-Z]{4,}", lambda found: f"{tmp_path / found[0]}.png", word) for word in shlex.split(rest)]
         del words[words.index("--output") : words.index("--output") + 2]
         main = main_of(words.pop(0)) if program == "edit" else generate.main
-        given = trunk_checkpoint if "mix" in rest.split() else checkpoint
+        given = trunk_checkpoint if path.stem in TRUNK else checkpoint
         code, err, output = command(main, *words, *small, output=str(k), given=given)
         assert code == 0 and len(pictures(output)) == count, err
     assert head
@@ -507,3 +517,82 @@ def test_edits_keep_what_a_photograph_says_of_itself(run, command, photographs):
     assert np.ptp(png(output / "a-fused.png"), axis=2).max() > 0
     code, err, _ = command(generate.main, "depth=16", "format=webp")
     assert code == 2 and "infer.depth: 16, but webp holds 8 bits" in err
+
+
+def test_strengths_of_a_direction(run, photographs, trunk_checkpoint, tmp_path):
+    """Each a result, and a strip of them; one alone has none. Outside a mask nothing changes."""
+    options = ["direction=pca:1", "strengths=[-1.5,0,2]"]
+    output, _ = run("direction", *options, given=trunk_checkpoint)
+    assert pictures(output) == ["a-pca-1+0", "a-pca-1+2", "a-pca-1-1.5", "a-strip"]
+    assert png(output / "a-strip.png").shape == (64, 3 * 83 + 2 * 4, 3)
+    dark, plain, bright = (png(output / f"a-pca-1{strength}.png") for strength in ("-1.5", "+0", "+2"))
+    assert dark.mean() < plain.mean() < bright.mean()
+    PIL.Image.fromarray(np.array([[0, 0, 0, 255]], np.uint8)).save(tmp_path / "mask.png")
+    masked, _ = run("direction", *options[:1], f"mask={tmp_path / 'mask.png'}", "strength=2", "soften=4",
+                    output="masked", given=trunk_checkpoint)  # fmt: skip
+    assert pictures(masked) == ["a-pca-1+2"]
+    change = (png(masked / "a-pca-1+2.png") != plain).any((0, 2))
+    assert change[75:].all() and not change[:20].any()
+    again, _ = run("direction", "--input", output / "latents" / "a-pca-1+2.safetensors", *options[:1], "strength=0",
+                   output="again", given=trunk_checkpoint)  # fmt: skip
+    assert (png(again / "a-pca-1+2-pca-1+0.png") == bright).all()
+
+
+@pytest.fixture
+def sides(tmp_path):
+    """Folders of dark and of bright photographs."""
+    for name, (low, high) in {"dark": (0, 150), "bright": (100, 255)}.items():
+        (tmp_path / name).mkdir()
+        for k in range(4):
+            values = low + photograph(40, 48, 10 * high + k) / 255 * (high - low)
+            PIL.Image.fromarray(values.astype(np.uint8)).save(tmp_path / name / f"{k}.png")
+    return tmp_path / "dark", tmp_path / "bright"
+
+
+def test_a_direction_between_two_folders(command, run, sides, trunk_checkpoint):
+    """It says how well they are told apart, does what they say, and leaves nothing else behind."""
+    fit = main_of("fit-direction")
+    (sides[0] / "text.png").write_text("this is a text file")
+    code, err, path = command(fit, "--input", *sides, output="brighter.safetensors", given=trunk_checkpoint)
+    assert code == 1 and "failed: " in err and "text.png" in err
+    (sides[0] / "text.png").unlink()
+    code, err, path = command(fit, "--input", *sides, output="brighter.safetensors", given=trunk_checkpoint)
+    assert code == 0 and path.is_file() and not list(path.parent.glob(".*"))
+    output, _ = run("direction", f"direction={path}", "strengths=[-1,1]", output="moved", given=trunk_checkpoint)
+    assert png(output / "a-brighter-1.png").mean() + 20 < png(output / "a-brighter+1.png").mean()
+    before = path.read_bytes()
+    link = output / "latents" / "a-brighter+1.safetensors"
+    link.unlink()
+    link.hardlink_to(path)
+    _, err = run("direction", f"direction={path}", output="moved", given=trunk_checkpoint, code=2)
+    assert "would overwrite the input" in err[0] and path.read_bytes() == before
+
+
+NO_DIRECTION = [
+    ("fit-direction", "--input {dark}", "--input: 1 given; two folders are needed"),
+    ("fit-direction", "--input {dark} {dark}", "4 photographs are in both sets"),
+    ("fit-direction", "--input {dark} {tmp}/empty", "no JPEG, PNG"),
+    ("fit-direction", "--input {dark} {dark}/0.png --output {tmp}/x", "allowed: a .safetensors file"),
+    ("fit-direction", "--input {dark} {bright}/0.png", "a set of 1 different photographs; two or more"),
+    ("fit-direction", "--input {dark} {bright} infer.refine=3", "'infer.refine' is not read here"),
+    ("fit-direction", "--input {dark} {bright} --checkpoint {tiny}", "needs a checkpoint with a trunk"),
+    ("direction", "direction=pca:1 --checkpoint {tiny}", "needs a checkpoint with a trunk"),
+    ("direction", "direction=day-dusk", "fitted in the styles of another model"),
+    ("direction", "direction=dask", "allowed: pca:K, sefa:K, a .safetensors file, or one of clear-hazy, day-dusk"),
+    ("direction", "direction=null", "direction.direction: null; allowed"),
+    ("direction", "direction=pca:1 strength=4", "direction.strength: 4"),
+    ("direction", "direction=pca:1 strengths=[]", "direction.strengths"),
+    ("direction", "direction=pca:1 layers=[0,1]", "only sefa:K reads them"),
+]
+
+
+@pytest.mark.parametrize(("verb", "wrong", "said"), NO_DIRECTION)
+def test_what_is_wrong_with_a_direction(command, sides, checkpoint, trunk_checkpoint, tmp_path, verb, wrong, said):
+    (tmp_path / "empty").mkdir()
+    places = {"tmp": tmp_path, "dark": sides[0], "bright": sides[1], "tiny": checkpoint}
+    words = wrong.format(**places).split()
+    words += [] if "--input" in words else ["--input", str(sides[0] / "0.png")]
+    before = contents(tmp_path)
+    code, err, _ = command(main_of(verb), *words, output="new.safetensors", given=trunk_checkpoint)
+    (line,) = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+    assert code == 2 and said in line and contents(tmp_path) == before

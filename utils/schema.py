@@ -73,6 +73,8 @@ Styles = Annotated[
     BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
 ]
 FirstLast = Annotated[list[Whole], Field(title="[first, last], whole numbers from 0", min_length=2, max_length=2)]
+Strength = Annotated[float, Field(ge=-3, le=3)]
+Strengths = Annotated[list[Strength], Field(min_length=1, max_length=64)]
 EDGES = "top, left, bottom, right (bottom and right excluded): four whole numbers from 0 on"
 STEPS = "a list of edits, each {verb: {key: value, ...}}, and sections that the verb reads as well"
 Edits = Annotated[list[dict[str, Any]], Field(title=STEPS, max_length=64)]
@@ -394,6 +396,17 @@ class Mix(Styled):
     layers: FirstLast | None = key(None, "[first, last] in the other style, coarse to fine; null: all but 0, colours")
 
 
+class Direction(Section):
+    """A move along a direction of styles (edit.py direction)."""
+
+    direction: File = key("day-dusk", "pca:K | sefa:K | name of a shipped one | .safetensors file of fit-direction")
+    strength: Strength = key(1.0, "deviations of the images that it comes from; 0: the same image")
+    strengths: Strengths | None = key(None, "or several, each a result, and a strip of them; null: strength alone")
+    layers: FirstLast | None = key(None, "sefa: [first, last] of structure and texture synthesizer; null: all structure")
+    mask: File = key(None, "image, white where the image is moved, stretched to it; null: everywhere")
+    soften: int = key(16, "pixels to each side over which the mask's border is softened", ge=0, le=1024)
+
+
 class Complete(Section):
     """New structure that goes on from known structure (edit.py outpaint, inbetween, resample)."""
 
@@ -473,7 +486,8 @@ GenerateConfig = command("generate", generate=Generate, infer=Pictures)
 FuseConfig = command("fuse", fuse=Fuse, generate=Generated, infer=Edited)
 StyleConfig = command("style", style=Style, generate=Generated, infer=Edited)
 MixConfig = command("mix", mix=Mix, generate=Generated, infer=Edited)
-SaveStyleConfig = command("infer", infer=Reading)
+DirectionConfig = command("direction", direction=Direction, generate=Generated, infer=Edited)
+CollectConfig = command("infer", infer=Reading)
 OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer=Edited)
 InbetweenConfig = command("inbetween", inbetween=Inbetween, complete=Complete, infer=Edited)
 ResampleConfig = command("resample", resample=Resample, generate=Generated, complete=Complete, infer=Edited)
@@ -484,14 +498,14 @@ PanConfig = command("pan", pan=Pan, generate=Generated, infer=Inversion)
 PROGRAMS = {
     "train.py": TrainConfig, "infer.py": InferConfig, "generate.py": GenerateConfig, "evaluate.py": EvaluateConfig,
     "edit.py fuse": FuseConfig, "edit.py style": StyleConfig, "edit.py mix": MixConfig,
-    "edit.py save-style": SaveStyleConfig, "edit.py outpaint": OutpaintConfig, "edit.py inbetween": InbetweenConfig,
-    "edit.py resample": ResampleConfig, "edit.py interpolate": InterpolateConfig, "edit.py pan": PanConfig,
-    "edit.py chain": ChainConfig,
+    "edit.py save-style": CollectConfig, "edit.py direction": DirectionConfig, "edit.py fit-direction": CollectConfig,
+    "edit.py outpaint": OutpaintConfig, "edit.py inbetween": InbetweenConfig, "edit.py resample": ResampleConfig,
+    "edit.py interpolate": InterpolateConfig, "edit.py pan": PanConfig, "edit.py chain": ChainConfig,
 }  # fmt: skip
 
 # All sections that there are, as configs/default.yaml shows them.
 Config = command(
     "", seed=SEED, model=Model, data=Data, train=Train, losses=Losses, infer=Infer, evaluate=Evaluate,
-    generate=Generate, fuse=Fuse, style=Style, mix=Mix, complete=Complete, outpaint=Outpaint, inbetween=Inbetween,
-    resample=Resample, interpolate=Interpolate, pan=Pan, edits=EDITS,
+    generate=Generate, fuse=Fuse, style=Style, mix=Mix, direction=Direction, complete=Complete, outpaint=Outpaint,
+    inbetween=Inbetween, resample=Resample, interpolate=Interpolate, pan=Pan, edits=EDITS,
 )  # fmt: skip
