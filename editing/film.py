@@ -70,7 +70,7 @@ class Film:
 
         frames = drawn()
         for segment in segments[done:]:
-            with atomic_path(segment, sync=False) as temporary:
+            with atomic_path(segment) as temporary:
                 _encode(temporary, islice(frames, SEGMENT), self.size, self.fps)
         with atomic_path(path) as temporary:
             _join(temporary, segments, self.fps)
