@@ -86,12 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def collect(verb: Verb, arguments: argparse.Namespace, config: dict) -> int:
     """What makes one file of the images of each --input."""
     output = arguments.output
-    if output.suffix != FILE:
-        raise UserError(f"--output {output}: allowed: a {FILE} file")
     sets = [list(commands.find_files("--input", [path], find_images, commands.IMAGES)) for path in arguments.input]
-    model = commands.load_model(arguments.checkpoint, config.infer)
     inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *chain(*sets)]
     refuse_overwriting(inputs, [output])
+    if output.suffix != FILE:
+        raise UserError(f"--output {output}: allowed: a {FILE} file")
+    model = commands.load_model(arguments.checkpoint, config.infer)
     exit_on_terminate()
     return verb.collect(model, config.infer.max_pixels, sets, output)
 

@@ -23,7 +23,7 @@ from inversion import Latents, PatchInverter, commands, runs
 from inversion.noise import FieldNoise
 from models.weights import export
 from tests.conftest import write_inverter
-from tests.inversion.conftest import photograph, tiny_inverter, trunk_inverter
+from tests.inversion.conftest import photograph, tiny_inverter
 from utils import schema
 from utils.files import lock_folder
 
@@ -53,14 +53,6 @@ def photographs(tmp_path):
     for path, size in zip(paths, [(64, 83), (48, 70)], strict=True):
         PIL.Image.fromarray(photograph(*size)).save(path)
     return paths
-
-
-@pytest.fixture(scope="module")
-def trunk_checkpoint(tmp_path_factory):
-    """The file of a tiny inverter with a trunk."""
-    inverter, path = trunk_inverter(), tmp_path_factory.mktemp("weights") / "trunk.safetensors"
-    export(path, inverter.model, {"generator": inverter.generator, "encoder": inverter.encoder}, 0)
-    return path
 
 
 @pytest.fixture

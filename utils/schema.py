@@ -402,7 +402,7 @@ class Direction(Section):
     direction: File = key("day-dusk", "pca:K | sefa:K | name of a shipped one | .safetensors file of fit-direction")
     strength: Strength = key(1.0, "deviations of the images that it comes from; 0: the same image")
     strengths: Strengths | None = key(None, "or several, each a result, and a strip of them; null: strength alone")
-    layers: FirstLast | None = key(None, "sefa: [first, last] of structure and texture synthesizer; null: all structure")
+    layers: FirstLast | None = key(None, "sefa: [first, last] of structure and texture synthesizer; null: structure")
     mask: File = key(None, "image, white where the image is moved, stretched to it; null: everywhere")
     soften: int = key(16, "pixels to each side over which the mask's border is softened", ge=0, le=1024)
 
