@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from images.reading import open_image
+from inversion.inverter import PatchInverter
+from inversion.weight_maps import Labels
+from models.geometry import Interval, Region, reflect
 from utils.errors import UserError
 
 STRIP = 256  # rows
@@ -35,6 +38,25 @@ def read_mask(path: Path, max_pixels: int) -> np.ndarray:
     if not white.any():
         raise UserError(f"{path}: white nowhere; a mask is white (mean colour {WHITE} of 255 or more) where it applies")
     return white
+
+
+def seen_cells(model: PatchInverter, labels: Labels, size: tuple[int, int]) -> Callable[[Region], np.ndarray]:
+    """A mask of the latent cells that see a labelled pixel (label above 0) of an image of (height, width).
+
+    A function from a region of cells to bool [h, w]; needs an encoder.
+    """
+    rule = model.networks.encoder.rule
+
+    def seen(axis: Interval, edge: int) -> list[np.ndarray]:
+        fields = (rule.receptive_field(Interval(cell, cell)) for cell in range(axis.first, axis.last + 1))
+        return [reflect(np.arange(field.first, field.last + 1), edge) for field in fields]
+
+    def mask(region: Region) -> np.ndarray:
+        cols = np.arange(size[1])
+        rows = np.stack([(labels(each, cols) > 0).any(0) for each in seen(region.rows, size[0])])
+        return np.stack([rows[:, each].any(1) for each in seen(region.cols, size[1])], 1)
+
+    return mask
 
 
 def _strips(path: Path, max_pixels: int) -> Iterator[np.ndarray]:

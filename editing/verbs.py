@@ -7,11 +7,13 @@ results. To add one: a function in a module of its own, its options in `utils/sc
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from editing.completion import FitOptions
+from editing.content import Content
+from editing.fill import fill
 from editing.fuse import fuse, positions
 from editing.inbetween import canvas_size, inbetween
 from editing.masks import read_labels, read_mask
@@ -26,7 +28,7 @@ from inversion.styles import Style, StyleMap
 from inversion.weight_maps import Boxes, LabelImage
 from utils.errors import UserError
 from utils.log import progress
-from utils.schema import FuseConfig, InbetweenConfig, OutpaintConfig, ResampleConfig
+from utils.schema import FillConfig, FuseConfig, InbetweenConfig, OutpaintConfig, ResampleConfig
 
 OWN = "own"  # the style of the input
 
@@ -69,42 +71,57 @@ def prepare_fuse(model: PatchInverter, config: dict) -> Edits:
 
 def prepare_outpaint(model: PatchInverter, config: dict) -> Edits:
     """A photograph on a larger canvas."""
-    options = config.outpaint
+    options, content = config.outpaint, _content(model, config)
     asked = (options.height, options.width), (options.top, options.left)
 
     def make(seed: int, source: Source) -> Latents:
         size, at = place(model.cell, source.size, *asked)
-        return outpaint(model, source.latents(), size, at, seed, **_fit(config, source.name))
+        return outpaint(model, source.latents(), size, at, seed, content=content(source.name))
 
     return _by_seed("outpaint", options, "seed", make)
 
 
 def prepare_inbetween(model: PatchInverter, config: dict) -> Edits:
     """What may lie between two photographs."""
-    options = config.inbetween
+    options, content = config.inbetween, _content(model, config)
 
     def make(seed: int, left: Source, right: Source) -> Latents:
         size = canvas_size(model.cell, [left.size, right.size], (options.height, options.width))
-        fit = _fit(config, f"{left.name}-{right.name}")
-        return inbetween(model, left.latents(), right.latents(), size, seed, **fit)
+        made = content(f"{left.name}-{right.name}")
+        return inbetween(model, left.latents(), right.latents(), size, seed, content=made)
 
     return _by_seed("inbetween", options, "seed", make)
 
 
 def prepare_resample(model: PatchInverter, config: dict) -> Edits:
     """A part of an image made anew."""
-    options = config.resample
+    options, content = config.resample, _content(model, config)
     if (options.mask is None) == (options.region is None):
         raise UserError("resample.mask, resample.region: one of them says where the image is made anew")
     white = None if options.mask is None else read_mask(Path(options.mask), config.infer.max_pixels)
 
     def make(seed: int, source: Source) -> Latents:
         where = Boxes([options.region]) if white is None else LabelImage(white, source.size)
-        check_inside(where, source.size)
+        check_inside(where, source.size, "resample.region")
         structure = options.what == "structure"
-        return resample(model, source.latents(), where, seed, structure=structure, **_fit(config, source.name))
+        return resample(model, source.latents(), where, seed, structure=structure, content=content(source.name))
 
     return _by_seed("resample", options, "resampled", make)
+
+
+def prepare_fill(model: PatchInverter, config: dict) -> Edits:
+    """Something taken out of an image."""
+    options, content = config.fill, _content(model, config)
+    if (options.mask is None) == (options.box is None):
+        raise UserError("fill.mask, fill.box: one of them says what is taken out")
+    white = None if options.mask is None else read_mask(Path(options.mask), config.infer.max_pixels)
+
+    def make(seed: int, source: Source) -> Latents:
+        where = Boxes([options.box]) if white is None else LabelImage(white, source.size)
+        check_inside(where, source.size, "fill.box")
+        return fill(model, source.latents(), where, seed, content=content(source.name))
+
+    return _by_seed("fill", options, "filled", make)
 
 
 def _style(model: PatchInverter, item: int | str, max_pixels: int) -> Style | StyleMap:
@@ -112,17 +129,28 @@ def _style(model: PatchInverter, item: int | str, max_pixels: int) -> Style | St
     if isinstance(item, int):
         return model.style(item)
     if item.endswith(SUFFIXES):
-        latents = Latents.load(item)
-        model.check(latents, item)
-        return latents.style
+        return _latents(model, Path(item), max_pixels).style
     return model.style(open_photograph(Path(item), max_pixels))
 
 
-def _fit(config: dict, name: str) -> dict:
-    """The arguments of functions that fit new structure, of the section `complete`."""
-    values = {key: value for key, value in config.complete.items() if key != "noise"}
-    shown = partial(progress, name=f"{name}: fit", unit="step")
-    return {"fit": FitOptions(**values), "noise": config.complete.noise == "field", "progress": shown}
+def _content(model: PatchInverter, config: dict) -> Callable[[str], Content]:
+    """How what is new is made, by the section `complete`, for the image of a name."""
+    options = config.complete
+    fit = FitOptions(**{key: options[key] for key in FitOptions.__dataclass_fields__})
+    sources = [_latents(model, Path(path), config.infer.max_pixels) for path in options.sources]
+    avoid = None if options.avoid is None else read_mask(Path(options.avoid), config.infer.max_pixels)
+    noise = None if options.noise is None else options.noise == "field"
+    content = Content(options.source, sources, avoid, noise, fit)
+    return lambda name: replace(content, progress=partial(progress, name=f"{name}: fit", unit="step"))
+
+
+def _latents(model: PatchInverter, path: Path, max_pixels: int) -> Latents:
+    """Of an image, or a latent file."""
+    if path.suffix not in SUFFIXES:
+        return model.invert(open_photograph(path, max_pixels))
+    latents = Latents.load(path)
+    model.check(latents, str(path))
+    return latents
 
 
 def _by_seed(section: str, options: dict, word: str, make: Callable[..., Latents]) -> Edits:
@@ -131,6 +159,7 @@ def _by_seed(section: str, options: dict, word: str, make: Callable[..., Latents
 
 
 VERBS = {
+    "fill": Verb("something taken out, and the hole closed from the rest", FillConfig, prepare_fill),
     "fuse": Verb("several styles in one image", FuseConfig, prepare_fuse),
     "outpaint": Verb("a photograph on a larger canvas", OutpaintConfig, prepare_outpaint),
     "inbetween": Verb("what may lie between two photographs", InbetweenConfig, prepare_inbetween, images=2),

@@ -62,6 +62,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"] | Annotated[str, Field(title="cud
 LINE = r"^[^\x00-\x1f\x85\u2028\u2029]+$"  # text without control characters
 Path = Annotated[str, Field(title="a path (a line of text)", pattern=LINE), AfterValidator(os.path.expanduser)]
 File = Path | None
+Files = Annotated[list[Path], Field(max_length=64)]
 Scale = Annotated[int, Field(title="1, 1/2, 1/4, 1/8 ... (a power of two)"), BeforeValidator(read_scale)]
 SOURCES = f"a seed (a whole number from 0 to {LARGEST_SEED}), the path of an image or latent file, or own"
 Styles = Annotated[list[Annotated[Seed | Path, Field(title=SOURCES)]], Field(min_length=1, max_length=256)]
@@ -356,15 +357,24 @@ class Fuse(Section):
 
 
 class Complete(Section):
-    """New structure that goes on from known structure (edit.py outpaint, inbetween, resample)."""
+    """New structure that goes on from known structure (edit.py outpaint, inbetween, resample, fill)."""
 
-    steps: Whole = key(60, "of the fit of local latents to the known structure; 0 goes on without regard to it")
+    source: Literal["auto", "photograph", "generator"] = key(
+        "auto", "photograph: copied from the image itself; auto: generator where it has texture noise"
+    )
+    sources: Files = key([], "photograph: further images or latent files to copy from")
+    avoid: File = key(None, "photograph: image, white where nothing is copied from, stretched to the photograph")
+    steps: Whole = key(
+        60, "generator: of the fit of local latents to the known structure; 0 goes on without regard to it"
+    )
     lr: Rate = key(0.15, "learning rate of local latents")
     style_lr: Factor = key(0.05, "learning rate of the new structure's global latent; 0: the photograph's")
     fidelity: Weight = key(10.0, "weight of the known structure against the draw of the seed")
     band: Small = key(6, "latent cells of known structure beside the border that the fit looks at")
     fade: int = key(12, "latent cells over which what the fit leaves fades out", ge=0, le=64)
-    noise: Noise = key("field", "texture noise of what is new (infer.noise is that of the rest)")
+    noise: Noise | None = key(
+        None, "texture noise of what is new (infer.noise: of the rest); null: generator only"
+    )
 
 
 class Outpaint(Section):
@@ -397,6 +407,15 @@ class Resample(Section):
     count: Count = key(1, "results; result k uses seed + k")
 
 
+class Fill(Section):
+    """Something taken out of a photograph (edit.py fill)."""
+
+    mask: File = key(None, "image, white where something is taken out, stretched to the photograph")
+    box: Rectangle | None = key(None, "or [top, left, bottom, right] of it, pixels")
+    seed: Seed = key(0, "of what is new")
+    count: Count = key(1, "results; result k uses seed + k")
+
+
 SEED = (Seed, key(0, "all randomness is a function of it and of the position (step, index, row, column)"))
 
 
@@ -413,16 +432,18 @@ GenerateConfig = command("generate", generate=Generate, infer=Pictures)
 FuseConfig = command("fuse", fuse=Fuse, generate=Generated, infer=Edited)
 OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer=Edited)
 InbetweenConfig = command("inbetween", inbetween=Inbetween, complete=Complete, infer=Edited)
+FillConfig = command("fill", fill=Fill, complete=Complete, infer=Edited)
 ResampleConfig = command("resample", resample=Resample, generate=Generated, complete=Complete, infer=Edited)
 
 PROGRAMS = {
     "train.py": TrainConfig, "infer.py": InferConfig, "generate.py": GenerateConfig, "evaluate.py": EvaluateConfig,
     "edit.py fuse": FuseConfig, "edit.py outpaint": OutpaintConfig, "edit.py inbetween": InbetweenConfig,
-    "edit.py resample": ResampleConfig,
+    "edit.py resample": ResampleConfig, "edit.py fill": FillConfig,
 }  # fmt: skip
 
 # All sections that there are, as configs/default.yaml shows them.
 Config = command(
     "", seed=SEED, model=Model, data=Data, train=Train, losses=Losses, infer=Infer, evaluate=Evaluate,
     generate=Generate, fuse=Fuse, complete=Complete, outpaint=Outpaint, inbetween=Inbetween, resample=Resample,
+    fill=Fill,
 )  # fmt: skip
