@@ -25,6 +25,7 @@ from models.geometry import Interval, Region
 from models.trunk import COLOURS, Trunk
 from utils.errors import UserError
 
+PATCHES = 150, 2500  # at most, by which something is told to be unusual, as a whole and in detail
 FEATURES = 16  # first channels, by which cells are compared
 STRIP = 64  # rows of cells that are read at a time
 NOWHERE = -(2**20)  # row and column of what is no part of the canvas
@@ -166,17 +167,19 @@ class Collage:
         shape = height, 2 * len(features) * width
         values = np.zeros((*shape, len(signs)), np.float32)
         usable, down, rare = np.zeros(shape, bool), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        original = np.zeros(shape, np.int64)
         at = np.full((2, *shape), NOWHERE, np.float32)
         for n, (sheet, each) in enumerate(zip(self.sheets, features, strict=True)):
-            unlike, (h, w) = unusual(each, sheet.usable), sheet.usable.shape
+            unlike, (h, w) = np.maximum(*(unusual(each, sheet.usable, most) for most in PATCHES)), sheet.usable.shape
             own = sheet.rows if sheet.at is None else Interval(rows.first - sheet.at[0], rows.last - sheet.at[0])
             for mirrored, step in enumerate((1, -1)):
                 box = np.s_[:h, (start := (2 * n + mirrored) * width) : start + w]
                 values[box] = each[:, ::-1] * signs if mirrored else each
                 usable[box], rare[box] = sheet.usable[:, ::step], unlike[:, ::step]
                 down[box] = ((np.arange(h) - own.first) / own.size)[:, None]
+                original[box] = (n * height + np.arange(h)[:, None]) * width + np.arange(w)[::step]
                 if sheet.at is not None:
                     at[0][box] = (sheet.at[0] + np.arange(h))[:, None]
                     at[1][box] = sheet.at[1] + np.arange(w)[::step]
         reach = REACH * min(min(each.shape[:2]) for each in features)
-        return Sources(values, usable, down, rare, at, reach)
+        return Sources(values, usable, down, rare, at, reach, original)

@@ -25,16 +25,18 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from scipy.sparse.linalg import cg
 
 NODES = 2500  # open cells of the coarsest canvas
-MATCHED = 200  # patches at the border of what is open, whose nearest sources are offsets to try
+MATCHED = 100  # patches at the border of what is open, whose nearest sources are offsets to try
 NEAREST = 3  # of them for each patch
-RANDOM = 200  # offsets at random
-SWEEPS = 2  # over all offsets
+RANDOM = 150  # offsets at random
+SMALL = 12  # cells of a piece, below which only its seams move
 WINDOW = 4000  # cells around a piece, up to which its offset is tried anew
 TILE = 48  # cells along the edge of what is cut at a time in larger ones
 MARGIN = 4  # cells around a piece that may join it
+STEPS = (0, 0), (0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)
 SIDES = (0, 1), (0, -1), (1, 0), (-1, 0)
 EMPTY = 1e4  # cost of a cell without a source
 UNSEEN = 4.0  # cost of a seam where neither side is known at the other's position
+BORDER = 2.0  # weight of seams to what is known, which are straight and long
 MOST = 10.0  # of the squared distance at a cell
 HELD = 5e-3  # weight of no change of tones, beside a gradient's 1
 LARGEST = 1.5  # step of a tone that is evened out
@@ -50,7 +52,8 @@ class Costs:
 
     rows: float = 400.0  # of the squared difference of rows, as shares of the height, beyond the slack
     near: float = 3.0  # of a source that lies where the cell itself lies; falls to 0 over a distance
-    unusual: float = 5.0  # of a source that occurs once
+    unusual: float = 12.0  # of a source that occurs once
+    used: float = 3.0  # of a source for each other cell that takes it
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,14 @@ class Sources:
     unusual: np.ndarray  # [h, w]: 0 for what occurs more than once
     at: np.ndarray  # [2, h, w]: row and column of the canvas where they lie themselves; far outside: nowhere
     reach: float  # cells over which the cost of being near falls
+    original: np.ndarray  # [h, w]: a number that a source has in common with its mirror image
 
     def halved(self) -> Sources:
         """At half the resolution: usable are cells of which all is usable."""
         rows, rare, *at = (_pooled(each) for each in (self.rows, self.unusual, *self.at))
         at = (np.stack(at) - 0.5) / 2
-        return Sources(_pooled(self.values), _pooled(self.usable) == 1, rows, rare, at, self.reach / 2)
+        usable, original = _pooled(self.usable) == 1, self.original[::2, ::2]
+        return Sources(_pooled(self.values), usable, rows, rare, at, self.reach / 2, original)
 
 
 def compose(canvas: Canvas, sources: Sources, costs: Costs, seed: int) -> Pieces:
@@ -120,24 +125,32 @@ class Pieces:
             fine = coarse.repeat(2, 1).repeat(2, 2)[:, :height, :width]
             self._set(*np.nonzero(canvas.open & (fine[0] >= 0)), 2 * fine + self.grid % 2)
         self._cover()
+        self.uses: np.ndarray | None = None  # how many cells take each source, mirrored or not
 
     def settle(self, random: np.random.Generator) -> None:
         """Choose from offsets that continue what is known, and random ones."""
         self.place[:] = -1
+        self.uses = np.zeros(self.sources.original.max() + 1, np.float32)
         offsets = self._proposals(random)
-        for _ in range(SWEEPS):
-            changed = sum(self.expand(offset) for offset in offsets)
-            if not changed:
-                break
+        for offset in offsets:
+            self.expand(offset)
+        for offset, _, _ in list(self._pieces()):
+            self.expand(offset)
+        self.uses = None
         self._cover()
+
+    def _used(self, place: np.ndarray) -> np.ndarray:
+        return self.uses[self.sources.original[*place]]
+
+    def _count(self, place: np.ndarray, change: int) -> None:
+        np.add.at(self.uses, self.sources.original[*place], change)
 
     def refine(self) -> None:
         """Move each piece by a cell, and its seams, as far as that helps."""
-        for offset, box in self._boxes():
+        for offset, box, size in self._pieces():
             if self.canvas.open[box].sum() <= WINDOW:
-                for down in (0, -1, 1):
-                    for right in (0, -1, 1):
-                        self.expand((offset[0] + down, offset[1] + right), box)
+                for down, right in STEPS if size >= SMALL else STEPS[:1]:
+                    self.expand((offset[0] + down, offset[1] + right), box)
             else:
                 for tile in self._seams(offset, box):
                     self.expand(offset, tile)
@@ -153,8 +166,11 @@ class Pieces:
         free = self.canvas.open[box] & usable & (now != place).any(0)
         if not free.any():
             return 0
-        cells = self.grid[:, *box]
-        cost = self.unary(cells, place) - np.where(empty, EMPTY, self.unary(cells, np.maximum(now, 0)))
+        cells, old = self.grid[:, *box], np.maximum(now, 0)
+        cost = self.unary(cells, place) - np.where(empty, EMPTY, self.unary(cells, old))
+        if self.uses is not None:
+            held = (now == place).all(0)
+            cost += self.costs.used * (self._used(place) - held - np.where(empty, 0, self._used(old) - 1))
         number = np.full(free.shape, -1)
         number[free] = np.arange(free.sum())
         cost, edges = cost[free].astype(np.float64), []
@@ -170,6 +186,9 @@ class Pieces:
         taken = np.zeros(free.shape, bool)
         taken[free] = _cut(cost, *(np.concatenate(each) for each in zip(*edges, strict=True)))
         rows, cols = np.nonzero(taken)
+        if self.uses is not None:
+            self._count(now[:, taken & ~empty], -1)
+            self._count(place[:, taken], 1)
         full = np.full_like(self.place, -1)
         full[:, *box] = place
         self._set(rows + box[0].start, cols + box[1].start, full)
@@ -235,8 +254,10 @@ class Pieces:
         stay = _cost(_apart(own[p], back), seen, _apart(ahead, own[q]), sees)
         left = _cost(_apart(new[p], back), seen & usable[p], _apart(new[q], own[q]), usable[q])
         other = _cost(_apart(own[p], new[p]), usable[p], _apart(ahead, new[q]), sees & usable[q])
-        present = known[p] & known[q]
-        return p, q, [np.where(present, stay, 0), np.where(known[q], left, 0), np.where(known[p], other, 0)]
+        fixed = self.canvas.known[box]
+        weight = np.where(fixed[p] | fixed[q], BORDER, np.float32(1))
+        there = known[p] & known[q], known[q], known[p]
+        return p, q, [np.where(each, cost * weight, 0) for each, cost in zip(there, (stay, left, other), strict=True)]
 
     def _set(self, rows: np.ndarray, cols: np.ndarray, place: np.ndarray) -> None:
         """Give cells the places of an array [2, H, W], as far as these are usable."""
@@ -272,8 +293,8 @@ class Pieces:
             parts.append(part)
         return tuple(parts)
 
-    def _boxes(self) -> Iterator[tuple[Offset, Box]]:
-        """The offsets that occur, those of most cells first, and the boxes around their cells."""
+    def _pieces(self) -> Iterator[tuple[Offset, Box, int]]:
+        """The offsets that occur, those of most cells first, the boxes around their cells, and how many these are."""
         rows, cols = np.nonzero(self.place[0] >= 0)
         offsets = (self.place - self.grid)[:, rows, cols].T
         names, of, counts = np.unique(offsets, axis=0, return_inverse=True, return_counts=True)
@@ -284,7 +305,7 @@ class Pieces:
                 slice(max(0, axis[own].min() - MARGIN), min(edge, axis[own].max() + MARGIN + 1))
                 for axis, edge in zip((rows, cols), self.canvas.open.shape, strict=True)
             )
-            yield tuple(names[n].tolist()), box
+            yield tuple(names[n].tolist()), box, int(counts[n])
 
     def _seams(self, offset: Offset, box: Box) -> Iterator[Box]:
         """The tiles of a box in which a label ends."""
@@ -329,11 +350,14 @@ class Pieces:
             yield cell, centres[:, np.argsort(cost, kind="stable")[:NEAREST]]
 
 
-def unusual(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """How much rarer than most each cell of sources [h, w, F] is: 0 to 1 [h, w], by the nearest patch elsewhere."""
-    if usable.sum() > NODES:
+def unusual(values: np.ndarray, usable: np.ndarray, most: int) -> np.ndarray:
+    """How much rarer than most each cell of sources [h, w, F] is: 0 to 1 [h, w], by the nearest patch elsewhere.
+
+    Patches are of 3 x 3 cells, at the resolution of which at most so many are usable.
+    """
+    if usable.sum() > most:
         height, width = usable.shape
-        half = unusual(_pooled(values), _pooled(usable) == 1)
+        half = unusual(_pooled(values), _pooled(usable) == 1, most)
         return half.repeat(2, 0).repeat(2, 1)[:height, :width]
     result = np.zeros(usable.shape, np.float32)
     centres = np.array(np.nonzero(_around(usable).all((2, 3))))
@@ -355,16 +379,22 @@ def _cut(cost: np.ndarray, first: np.ndarray, second: np.ndarray, weight: np.nda
     count = len(cost)
     if (cost >= 0).all():
         return np.zeros(count, bool)
-    source, sink, nodes = np.full(count, count), np.full(count, count + 1), np.arange(count)
-    whole = np.rint(cost * UNITS)
-    rows, cols = np.concatenate([second, source, nodes]), np.concatenate([first, nodes, sink])
-    capacity = np.concatenate([np.rint(weight * UNITS), np.maximum(-whole, 0), np.maximum(whole, 0)])
-    graph = csr_array((capacity.astype(np.int32), (rows, cols)), shape=(count + 2, count + 2))
-    rest = graph - maximum_flow(graph, count, count + 1).flow
-    rest.data[rest.data < 0] = 0
-    rest.eliminate_zeros()
+    nodes, whole, between = np.arange(count), np.rint(cost * UNITS), np.rint(weight * UNITS)
+    ends = np.full(count, count), np.full(count, count + 1)  # source and sink
+    # each edge beside its reverse, which lets the flow have the same places
+    rows = np.concatenate([second, first, ends[0], nodes, nodes, ends[1]])
+    cols = np.concatenate([first, second, nodes, ends[0], ends[1], nodes])
+    none = np.zeros(count)
+    capacity = [between, np.zeros(len(between)), np.maximum(-whole, 0), none, np.maximum(whole, 0), none]
+    order = np.argsort(rows * (count + 2) + cols, kind="stable")
+    starts = np.concatenate([[0], np.bincount(rows, minlength=count + 2).cumsum()]).astype(np.int32)
+    values, cols = np.concatenate(capacity)[order].astype(np.int32), cols[order].astype(np.int32)
+    graph = csr_array((values, cols, starts), shape=(count + 2, count + 2))
+    rest = values - maximum_flow(graph, count, count + 1).flow.data
+    left = np.concatenate([[0], (rest > 0).cumsum()])[starts]
+    graph = csr_array((rest[rest > 0], cols[rest > 0], left), shape=graph.shape)
     taken = np.zeros(count + 2, bool)
-    taken[breadth_first_order(rest, count, return_predecessors=False)] = True
+    taken[breadth_first_order(graph, count, return_predecessors=False)] = True
     return taken[:count]
 
 
