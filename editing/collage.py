@@ -81,13 +81,14 @@ class Collage:
         cells: Region,  # of the canvas
         sheets: Sequence[Sheet],
         trunk: Trunk,
+        costs: Costs,
         seed: int,
     ) -> None:
         """UserError where there is nothing to copy."""
         if not any(sheet.usable.any() for sheet in sheets):
             raise UserError("nothing is left to copy from; allowed: photographs and masks that leave some cells")
         self.shape = (known.channels, *cells.shape)
-        self.known, self.cells, self.sheets, self.seed = known, cells, sheets, seed
+        self.known, self.cells, self.sheets, self.costs, self.seed = known, cells, sheets, costs, seed
         frequencies = trunk.order[: known.channels].cpu().numpy() % trunk.cell
         self.signs = np.where(frequencies % 2, np.float32(-1), np.float32(1))  # of a mirrored cell's channels
         self.width = max(sheet.usable.shape[1] for sheet in sheets)  # of a sheet's place among the sources
@@ -130,7 +131,9 @@ class Collage:
         mean, deviation = copied.mean(1), copied.std(1)
         scale = np.maximum(np.sqrt(deviation * deviation[0]), SMALLEST)  # whitens in part
         features = [(np.moveaxis(each, 0, 2) - mean) / scale for each in features]
-        pieces = compose(self._canvas(features), self._sources(features, self.signs[: len(mean)]), Costs(), self.seed)
+        pieces = compose(
+            self._canvas(features), self._sources(features, self.signs[: len(mean)]), self.costs, self.seed
+        )
         tones = pieces.tones(COLOURS) * scale[:COLOURS, None, None]
         return pieces.place.astype(np.int32), tones.astype(np.float32)
 

@@ -12,6 +12,7 @@ from editing.collage import Collage, Sheet
 from editing.completion import FitOptions, Progress, complete
 from editing.known import KnownLatents, Placement
 from editing.masks import seen_cells
+from editing.montage import AROUND, INSIDE
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
 from inversion.styles import ArrayLike, Style, StyleMap
@@ -71,4 +72,5 @@ class Content:
             model.check(latents)
             latents = latents.with_style(style) if isinstance(style, Style) else latents
             sheets.append(Sheet.of(model, model.as_drawn(latents)))
-        return Collage(known, model.cells(size), sheets, model.generator.texture.trunk, seed)
+        costs = AROUND if known.mask is None else INSIDE
+        return Collage(known, model.cells(size), sheets, model.generator.texture.trunk, costs, seed)

@@ -36,9 +36,7 @@ def fill(
     if all(each.all() for each in taken):
         raise UserError("fill: the mask takes everything out; allowed: masks that leave some latent cells")
     if not any(each.any() for each in taken):
-        raise UserError(
-            "fill: the mask takes nothing out; allowed: masks with a white pixel in its size"
-        )
+        raise UserError("fill: the mask takes nothing out; allowed: masks with a white pixel in its size")
     known = KnownLatents(model.generator.structure.local_dim, [(latents.structure, cells, cells)], mask)
     made = content.make(model, [Placement(latents, 0, 0)], known, latents.size, latents.style, seed)
     if not content.adds_noise(model, [latents]):

@@ -25,7 +25,7 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from scipy.sparse.linalg import cg
 
 NODES = 2500  # open cells of the coarsest canvas
-MATCHED = 100  # patches at the border of what is open, whose nearest sources are offsets to try
+MATCHED = 150  # patches at the border of what is open, whose nearest sources are offsets to try
 NEAREST = 3  # of them for each patch
 RANDOM = 150  # offsets at random
 SMALL = 12  # cells of a piece, below which only its seams move
@@ -50,10 +50,14 @@ Box = tuple[slice, slice]
 class Costs:
     """What a source's place costs."""
 
-    rows: float = 400.0  # of the squared difference of rows, as shares of the height, beyond the slack
-    near: float = 3.0  # of a source that lies where the cell itself lies; falls to 0 over a distance
-    unusual: float = 12.0  # of a source that occurs once
-    used: float = 3.0  # of a source for each other cell that takes it
+    rows: float  # of the squared difference of rows, as shares of the height, beyond the slack
+    near: float  # of a source that lies where the cell itself lies; falls to 0 over a distance
+    unusual: float  # of a source that occurs once
+    used: float  # of a source for each other cell that takes it
+
+
+AROUND = Costs(rows=400, near=3, unusual=12, used=3)  # for the surroundings of a photograph: no landmark again
+INSIDE = Costs(rows=100, near=0.3, unusual=2, used=0.5)  # for holes, where what is beside them goes on
 
 
 @dataclass(frozen=True)
