@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     features = SceneFeatures(torch.device("cpu"))
     seen = zip(photographs, range(len(photographs)), strict=True)
     wanted = features(np.concatenate([elsewhere(photograph, options.size, number) for photograph, number in seen]))
-    info(f"{'method':<22} {'Frechet':>8} {'PSNR, dB':>9} {'gradients':>10} {'seconds':>8}")
+    info(f"{'method':<24} {'Frechet':>8} {'PSNR, dB':>9} {'gradients':>10} {'seconds':>8}")
     for name, method in {"photograph": lambda photograph, box: photograph, **methods()}.items():
         results, started = [], time.process_time()
         for photograph, box in progress(list(zip(photographs, boxes, strict=True)), name, "square"):
@@ -63,9 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         taken = (time.process_time() - started) / len(results)
         windows = [beside(result, box) for result, box in zip(results, boxes, strict=True)]
         distance = frechet_distance(features(np.concatenate(windows)), wanted)
-        told = [measured(*each) for each in zip(photographs, results, boxes, strict=True)]
-        fidelity, steepness = (float(np.mean(values)) for values in zip(*told, strict=True))
-        info(f"{name:<22} {distance:8.2f} {fidelity:9.2f} {steepness:10.2f} {taken:8.2f}")
+        inside = [np.s_[top:bottom, left:right] for top, left, bottom, right in boxes]
+        pairs = zip(photographs, results, inside, strict=True)
+        fidelity = np.mean([pixelwise(photograph[box], result[box])["psnr"] for photograph, result, box in pairs])
+        steep = [sum(map(steepness, images, boxes)) for images in (results, photographs)]
+        info(f"{name:<24} {distance:8.2f} {fidelity:9.2f} {steep[0] / steep[1]:10.2f} {taken:8.2f}")
     return 0
 
 
@@ -131,18 +133,13 @@ def elsewhere(photograph: np.ndarray, size: int, number: int) -> np.ndarray:
     return np.stack([photograph[y : y + size, x : x + size] for y, x in found])
 
 
-def measured(photograph: np.ndarray, result: np.ndarray, box: Box) -> tuple[float, float]:
-    """PSNR inside a square, and how steep luminance is across its edges, over what it is in the photograph."""
+def steepness(image: np.ndarray, box: Box) -> float:
+    """How much luminance differs across the edges of a square, on average."""
     top, left, bottom, right = box
-    inside = np.s_[top:bottom, left:right]
-
-    def steepness(image: np.ndarray) -> float:
-        luminance = image.astype(np.float64).mean(2)
-        down, across = (np.abs(np.diff(luminance, axis=axis)) for axis in (0, 1))
-        rows, cols = [top - 1, bottom - 1], [left - 1, right - 1]
-        return float(down[rows, left:right].mean() + across[top:bottom, cols].mean())
-
-    return pixelwise(photograph[inside], result[inside])["psnr"], steepness(result) / max(steepness(photograph), 1.0)
+    luminance = image.astype(np.float64).mean(2)
+    down, across = (np.abs(np.diff(luminance, axis=axis)) for axis in (0, 1))
+    rows, cols = [top - 1, bottom - 1], [left - 1, right - 1]
+    return float(down[rows, left:right].mean() + across[top:bottom, cols].mean())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from inversion.latents import Latents
 from inversion.styles import ArrayLike, locate
 from inversion.synthesis import Mask
 from models.geometry import Interval, Region
-from models.trunk import COLOURS, Trunk
+from models.trunk import COLOURS, Trunk, lapped_basis
 from utils.errors import UserError
 
 PATCHES = 150, 2500  # at most, by which something is told to be unusual, as a whole and in detail
@@ -89,8 +89,13 @@ class Collage:
             raise UserError("nothing is left to copy from; allowed: photographs and masks that leave some cells")
         self.shape = (known.channels, *cells.shape)
         self.known, self.cells, self.sheets, self.costs, self.seed = known, cells, sheets, costs, seed
-        frequencies = trunk.order[: known.channels].cpu().numpy() % trunk.cell
-        self.signs = np.where(frequencies % 2, np.float32(-1), np.float32(1))  # of a mirrored cell's channels
+        order, scale = (each[: known.channels].cpu().numpy() for each in (trunk.order, trunk.scale))
+        down, right = order // trunk.cell % trunk.cell, order % trunk.cell  # frequencies
+        self.signs = np.where(right % 2, np.float32(-1), np.float32(1))  # of a mirrored cell's channels
+        # [C, 3, 3]: what each channel has of a tone of 1 at a cell and those around it, linear between them
+        response, self.axis = _hats(trunk.cell), order // trunk.cell**2
+        blends = response[down][:, :, None] * response[right][:, None] / response[0].sum() ** 2
+        self.blends = (blends * (scale[self.axis] / scale)[:, None, None]).astype(np.float32)
         self.width = max(sheet.usable.shape[1] for sheet in sheets)  # of a sheet's place among the sources
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
@@ -100,11 +105,12 @@ class Collage:
         new = ~self.known.where(region)
         if new.any():
             window = region.slices_in(self.cells)
-            place, tones = (each[:, *window] for each in self._montage)
+            place, tones = self._montage
+            place = place[:, *window]
             for n, sheet in enumerate(self.sheets):
                 for mirrored in (False, True):
                     self._copy(values, place, new, sheet, self.width * (2 * n + mirrored), mirrored)
-            values[:COLOURS] += tones
+            values += self._toned(tones, window) * new
         return values[channels]
 
     def _copy(
@@ -122,6 +128,23 @@ class Collage:
                 strip = np.asarray(sheet.structure[:, top : top + STRIP, first : last + 1])
                 found = strip[:, place[0][here] - top, cols[here] - first]
                 values[:, here] = found * self.signs[:, None] if mirrored else found
+
+    def _toned(self, tones: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
+        """The latents [C, h, w] in a window of the image that lies linearly between tones [3, H, W] at the cells.
+
+        One product and sum after the other: each cell has the same bits in every window.
+        """
+        rows, cols = window
+        part = tones[:, max(0, rows.start - 1) : rows.stop + 1, max(0, cols.start - 1) : cols.stop + 1]
+        rims = [(axis.start == 0, axis.stop == edge) for axis, edge in zip(window, tones.shape[1:], strict=True)]
+        near = np.pad(part, [(0, 0), *rims], "edge")[self.axis]
+        height, width = rows.stop - rows.start, cols.stop - cols.start
+        result = np.zeros((len(near), height, width), np.float32)
+        for down in range(3):
+            for right in range(3):
+                part = near[:, down : down + height, right : right + width]
+                result += self.blends[:, down, right, None, None] * part
+        return result
 
     @cached_property
     def _montage(self) -> tuple[np.ndarray, np.ndarray]:
@@ -186,3 +209,9 @@ class Collage:
                     at[1][box] = sheet.at[1] + np.arange(w)[::step]
         reach = REACH * min(min(each.shape[:2]) for each in features)
         return Sources(values, usable, down, rare, at, reach, original)
+
+
+def _hats(cell: int) -> np.ndarray:
+    """[m, 3]: the coefficients, of one axis, of hat functions that are 1 at the cell before, at it, and after it."""
+    taps = (np.arange(2 * cell) + 0.5) / cell - 1  # cells from the middle
+    return lapped_basis(cell) @ np.maximum(1 - np.abs(taps[:, None] - np.arange(-1, 2)), 0)

@@ -15,7 +15,7 @@ Letters: H/W cells of the canvas, h/w of the sources, F features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,9 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from scipy.sparse.linalg import cg
 
 NODES = 2500  # open cells of the coarsest canvas
-MATCHED = 150  # patches at the border of what is open, whose nearest sources are offsets to try
+RADII = 1, 3  # of the patches that are compared, in cells
+CHUNK = 4096  # sources that are compared at a time
+MATCHED = 100  # patches at the border of what is open, whose nearest sources are offsets to try
 NEAREST = 3  # of them for each patch
 RANDOM = 150  # offsets at random
 SMALL = 12  # cells of a piece, below which only its seams move
@@ -34,13 +36,13 @@ TILE = 48  # cells along the edge of what is cut at a time in larger ones
 MARGIN = 4  # cells around a piece that may join it
 STEPS = (0, 0), (0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)
 SIDES = (0, 1), (0, -1), (1, 0), (-1, 0)
-EMPTY = 1e4  # cost of a cell without a source
-UNSEEN = 4.0  # cost of a seam where neither side is known at the other's position
+EMPTY = 1e3  # cost of a cell without a source
+UNSEEN = 12.0  # cost of a seam where neither label has something at the other side
 BORDER = 2.0  # weight of seams to what is known, which are straight and long
-MOST = 10.0  # of the squared distance at a cell
-HELD = 5e-3  # weight of no change of tones, beside a gradient's 1
-LARGEST = 1.5  # step of a tone that is evened out
-UNITS = 1000  # of a cost of 1, for cuts in integers
+MOST = 12.0  # of the squared distance at a cell
+HELD = 1e-2  # weight of no change of tones, beside a gradient's 1
+LARGEST = 1.0  # step of a tone that is evened out
+UNITS = 100  # of a cost of 1, for cuts in integers
 
 Offset = tuple[int, int]
 Box = tuple[slice, slice]
@@ -324,8 +326,9 @@ class Pieces:
         """Offsets that continue what is known at the border, and random ones, as rows want it; in random order."""
         where = np.array(np.nonzero(self.sources.usable))
         found = []
-        for cell, centres in self._matches(random):
-            found += (centres - cell[:, None]).T.tolist()
+        for radius in RADII:
+            for cell, centres in self._matches(random, radius):
+                found += (centres - cell[:, None]).T.tolist()
         cells = np.array(np.nonzero(self.canvas.open))
         for cell in cells[:, random.integers(cells.shape[1], size=RANDOM)].T:
             cost = self.unary(cell[:, None], where)
@@ -335,22 +338,26 @@ class Pieces:
         random.shuffle(offsets)
         return offsets
 
-    def _matches(self, random: np.random.Generator) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    def _matches(self, random: np.random.Generator, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Known cells beside open ones, and the sources [2, n] around which it looks most as around them."""
-        known, open_ = (_around(mask) for mask in (self.canvas.known, self.canvas.open))
-        cells = np.array(np.nonzero(known.sum((2, 3)) * open_.any((2, 3)) * self.canvas.known >= 4))
-        centres = np.array(np.nonzero(_around(self.sources.usable).all((2, 3))))
-        if not cells.size or not centres.size:
-            return
+        known = self.canvas.known
+        cells = np.array(np.nonzero(known & _around(self.canvas.open, 1).any((2, 3))))
+        centres = np.array(np.nonzero(self.sources.usable))
         cells = cells[:, random.permutation(cells.shape[1])[:MATCHED]]
-        weight = known[*cells].reshape(-1, 9, 1).astype(np.float32)
-        wanted = _around(self.canvas.values)[*cells].transpose(0, 2, 3, 1).reshape(len(weight), 9, -1) * weight
-        weight = np.broadcast_to(weight, wanted.shape).reshape(len(weight), -1)
-        wanted = wanted.reshape(len(weight), -1)
-        given = _around(self.sources.values)[*centres].transpose(0, 2, 3, 1).reshape(centres.shape[1], -1)
-        for n, cell in enumerate(cells.T):
-            distance = np.square(given) @ weight[n] - 2 * given @ wanted[n]
-            cost = distance / 9 + self.unary(cell[:, None], centres)
+        count = cells.shape[1]
+        weight = _around(known, radius)[*cells].reshape(count, -1).astype(np.float32)
+        wanted = _around(self.canvas.values, radius)[*cells].transpose(0, 2, 3, 1).reshape(count, weight.shape[1], -1)
+        wanted = (wanted * weight[..., None]).reshape(count, -1)
+        square = np.square(self.sources.values).sum(2) + UNSEEN * ~self.sources.usable
+        given, square = _around(self.sources.values, radius), _around(square, radius)
+        costs = np.empty((count, centres.shape[1]), np.float32)
+        for start in range(0, centres.shape[1], CHUNK):
+            part = np.s_[start : start + CHUNK]
+            patches = given[*centres[:, part]].transpose(0, 2, 3, 1).reshape(-1, wanted.shape[1])
+            squares = square[*centres[:, part]].reshape(len(patches), -1)
+            costs[:, part] = (weight @ squares.T - 2 * wanted @ patches.T) / weight.sum(1, keepdims=True)
+        for cell, cost in zip(cells.T, costs, strict=True):
+            cost = cost + self.unary(cell[:, None], centres)
             yield cell, centres[:, np.argsort(cost, kind="stable")[:NEAREST]]
 
 
@@ -364,10 +371,10 @@ def unusual(values: np.ndarray, usable: np.ndarray, most: int) -> np.ndarray:
         half = unusual(_pooled(values), _pooled(usable) == 1, most)
         return half.repeat(2, 0).repeat(2, 1)[:height, :width]
     result = np.zeros(usable.shape, np.float32)
-    centres = np.array(np.nonzero(_around(usable).all((2, 3))))
+    centres = np.array(np.nonzero(_around(usable, 1).all((2, 3))))
     if centres.shape[1] < 2:
         return result
-    patches = _around(values)[*centres].reshape(centres.shape[1], -1)
+    patches = _around(values, 1)[*centres].reshape(centres.shape[1], -1)
     square = np.square(patches).sum(1)
     distance = square[:, None] + square - 2 * patches @ patches.T
     distance[np.abs(centres[:, :, None] - centres[:, None]).max(0) <= 2] = np.inf
@@ -419,7 +426,7 @@ def _pooled(values: np.ndarray) -> np.ndarray:
     return values.reshape(height, 2, width, 2, *values.shape[2:]).mean((1, 3), dtype=np.float32)
 
 
-def _around(values: np.ndarray) -> np.ndarray:
-    """The 3 x 3 cells around each, [H, W, ..., 3, 3]; beyond the rim 0."""
-    pad = [(1, 1), (1, 1), *[(0, 0)] * (values.ndim - 2)]
-    return sliding_window_view(np.pad(values, pad), (3, 3), (0, 1))
+def _around(values: np.ndarray, radius: int) -> np.ndarray:
+    """The n x n cells around each, [H, W, ..., n, n] with n = 2 * radius + 1; beyond the rim 0."""
+    pad = [(radius, radius), (radius, radius), *[(0, 0)] * (values.ndim - 2)]
+    return sliding_window_view(np.pad(values, pad), (2 * radius + 1,) * 2, (0, 1))
