@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ from images.reading import open_image
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
 from inversion.synthesis import GeneratedStructure
-from inversion.weight_maps import Boxes, LabelImage, LabelMap
+from inversion.weight_maps import Boxes, LabelImage, LabelMap, Labels
+from models.geometry import Interval, Region, reflect
 from utils.errors import UserError
 
 STRIP = 256  # rows
@@ -56,6 +57,25 @@ def soft_mask(model: PatchInverter, latents: Latents, where: Boxes | LabelImage,
             "mask: no latent cell has its centre inside it; allowed: a mask with a pixel whose row and column are"
             f" multiples of {model.cell}, or a larger `soften`"
         )
+    return mask
+
+
+def seen_cells(model: PatchInverter, labels: Labels, size: tuple[int, int]) -> Callable[[Region], np.ndarray]:
+    """A mask of the latent cells that see a labelled pixel (label above 0) of an image of (height, width).
+
+    A function from a region of cells to bool [h, w]; needs an encoder.
+    """
+    rule = model.networks.encoder.rule
+
+    def seen(axis: Interval, edge: int) -> list[np.ndarray]:
+        fields = (rule.receptive_field(Interval(cell, cell)) for cell in range(axis.first, axis.last + 1))
+        return [reflect(np.arange(field.first, field.last + 1), edge) for field in fields]
+
+    def mask(region: Region) -> np.ndarray:
+        cols = np.arange(size[1])
+        rows = np.stack([(labels(each, cols) > 0).any(0) for each in seen(region.rows, size[0])])
+        return np.stack([rows[:, each].any(1) for each in seen(region.cols, size[1])], 1)
+
     return mask
 
 

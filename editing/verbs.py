@@ -7,19 +7,21 @@ results. To add one: a function in a module of its own, its options in `utils/sc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from editing.boundary import fit_direction
 from editing.completion import FitOptions
+from editing.content import Content
 from editing.direction import find_direction, move
+from editing.fill import fill
 from editing.film import Film, load_encoder
 from editing.fuse import fuse, positions
 from editing.inbetween import canvas_size, inbetween
 from editing.interpolate import common_size, film, interpolate
-from editing.masks import read_labels, read_mask
+from editing.masks import read_labels, read_mask, soft_mask
 from editing.mix import mix
 from editing.outpaint import outpaint, place
 from editing.pan import frames_of, pan
@@ -27,11 +29,12 @@ from editing.resample import check_inside, resample
 from editing.restyle import last_band, restyle
 from editing.sources import Source
 from editing.style_files import find_style, read_style, save_mean_style
+from images.reading import open_photograph
 from inversion.commands import seeds_of
 from inversion.inverter import PatchInverter
-from inversion.latents import Latents
+from inversion.latents import SUFFIXES, Latents
 from inversion.styles import Style, StyleMap, mean_style
-from inversion.weight_maps import Boxes, LabelImage, LabelMap
+from inversion.weight_maps import Boxes, LabelImage
 from utils import schema
 from utils.config import complete_config
 from utils.errors import UserError
@@ -107,10 +110,10 @@ def prepare_direction(model: PatchInverter, config: dict) -> Edits:
         white = read_mask(Path(options.mask), config.infer.max_pixels)
 
     def make(strength: float, source: Source) -> Latents:
-        size, mask = source.size, None
+        latents, mask = source.latents(), None
         if white is not None:
-            mask = LabelMap(LabelImage(white, size), 2, size, options.soften)
-        return move(model, source.latents(), direction, strength, mask)
+            mask = soft_mask(model, latents, LabelImage(white, source.size), options.soften)
+        return move(model, latents, direction, strength, mask)
 
     strengths = options.strengths or [options.strength]
     return {f"{direction.name}{strength + 0.0:+g}": partial(make, strength) for strength in strengths}
@@ -118,40 +121,55 @@ def prepare_direction(model: PatchInverter, config: dict) -> Edits:
 
 def prepare_outpaint(model: PatchInverter, config: dict) -> Edits:
     """A photograph on a larger canvas."""
-    options = config.outpaint
+    options, content = config.outpaint, _content(model, config)
     asked = (options.height, options.width), (options.top, options.left)
 
     def make(seed: int, source: Source) -> Latents:
         size, at = place(model.cell, source.size, *asked)
-        return outpaint(model, source.latents(), size, at, seed, **_fit(config, source.name))
+        return outpaint(model, source.latents(), size, at, seed, content=content(source.name))
 
     return _by_seed("outpaint", options, "seed", make)
 
 
 def prepare_inbetween(model: PatchInverter, config: dict) -> Edits:
     """What may lie between two photographs."""
-    options = config.inbetween
+    options, content = config.inbetween, _content(model, config)
 
     def make(seed: int, left: Source, right: Source) -> Latents:
         size = canvas_size(model.cell, [left.size, right.size], (options.height, options.width))
-        fit = _fit(config, f"{left.name}-{right.name}")
-        return inbetween(model, left.latents(), right.latents(), size, seed, **fit)
+        made = content(f"{left.name}-{right.name}")
+        return inbetween(model, left.latents(), right.latents(), size, seed, content=made)
 
     return _by_seed("inbetween", options, "seed", make)
 
 
+def prepare_fill(model: PatchInverter, config: dict) -> Edits:
+    """Something taken out of an image."""
+    options, content = config.fill, _content(model, config)
+    if (options.mask is None) == (options.box is None):
+        raise UserError("fill.mask, fill.box: one of them says what is taken out")
+    white = None if options.mask is None else read_mask(Path(options.mask), config.infer.max_pixels)
+
+    def make(seed: int, source: Source) -> Latents:
+        where = Boxes([options.box]) if white is None else LabelImage(white, source.size)
+        check_inside(where, source.size, "fill.box")
+        return fill(model, source.latents(), where, seed, content=content(source.name))
+
+    return _by_seed("fill", options, "filled", make)
+
+
 def prepare_resample(model: PatchInverter, config: dict) -> Edits:
     """A part of an image made anew."""
-    options = config.resample
+    options, content = config.resample, _content(model, config)
     if (options.mask is None) == (options.box is None):
         raise UserError("resample.mask, resample.box: one of them says where the image is made anew")
     white = None if options.mask is None else read_mask(Path(options.mask), config.infer.max_pixels)
 
     def make(seed: int, source: Source) -> Latents:
         where = Boxes([options.box]) if white is None else LabelImage(white, source.size)
-        check_inside(where, source.size)
+        check_inside(where, source.size, "resample.box")
         structure = options.what == "structure"
-        return resample(model, source.latents(), where, seed, structure=structure, **_fit(config, source.name))
+        return resample(model, source.latents(), where, seed, structure=structure, content=content(source.name))
 
     return _by_seed("resample", options, "resampled", make)
 
@@ -257,11 +275,24 @@ def _styles(
     return lambda latents: [latents.style if item == OWN else found[item] for item in items]
 
 
-def _fit(config: dict, name: str) -> dict:
-    """The arguments of functions that fit new structure, of the section `complete`."""
-    values = {key: value for key, value in config.complete.items() if key != "noise"}
-    shown = partial(progress, name=f"{name}: fit", unit="step")
-    return {"fit": FitOptions(**values), "noise": config.complete.noise == "field", "progress": shown}
+def _content(model: PatchInverter, config: dict) -> Callable[[str], Content]:
+    """How what is new is made, by the section `complete`, for the image of a name."""
+    options = config.complete
+    fit = FitOptions(**{key: options[key] for key in FitOptions.__dataclass_fields__})
+    sources = [_latents(model, Path(path), config.infer.max_pixels) for path in options.sources]
+    avoid = None if options.avoid is None else read_mask(Path(options.avoid), config.infer.max_pixels)
+    noise = None if options.noise is None else options.noise == "field"
+    content = Content(options.source, sources, avoid, noise, fit)
+    return lambda name: replace(content, progress=partial(progress, name=f"{name}: fit", unit="step"))
+
+
+def _latents(model: PatchInverter, path: Path, max_pixels: int) -> Latents:
+    """Of an image, or a latent file."""
+    if path.suffix not in SUFFIXES:
+        return model.invert(open_photograph(path, max_pixels))
+    latents = Latents.load(path)
+    model.check(latents, str(path))
+    return latents
 
 
 def _by_seed(section: str, options: dict, word: str, make: Callable[..., Latents]) -> Edits:
@@ -278,6 +309,7 @@ VERBS = {
     "fit-direction": Verb("the direction between two sets of images", schema.CollectConfig, collect=fit_direction),
     "outpaint": Verb("a photograph on a larger canvas", schema.OutpaintConfig, prepare_outpaint),
     "inbetween": Verb("what may lie between two photographs", schema.InbetweenConfig, prepare_inbetween, images=2),
+    "fill": Verb("something taken out, and the hole closed from the rest", schema.FillConfig, prepare_fill),
     "resample": Verb("a part of an image made anew", schema.ResampleConfig, prepare_resample),
     "interpolate": Verb(
         "a film from each image to the next", schema.InterpolateConfig, prepare_interpolate, None, film=True

@@ -65,6 +65,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"] | Annotated[str, Field(title="cud
 LINE = r"^[^\x00-\x1f\x85\u2028\u2029]+$"  # text without control characters
 Path = Annotated[str, Field(title="a path (a line of text)", pattern=LINE), AfterValidator(os.path.expanduser)]
 File = Path | None
+Files = Annotated[list[Path], Field(max_length=64)]
 Scale = Annotated[int, Field(title="1, 1/2, 1/4, 1/8 ... (a power of two)"), BeforeValidator(read_scale)]
 SOURCES = f"a seed (a whole number from 0 to {LARGEST_SEED}), an image, latent file or saved style, or own"
 Styles = Annotated[
@@ -408,15 +409,24 @@ class Direction(Section):
 
 
 class Complete(Section):
-    """New structure that goes on from known structure (edit.py outpaint, inbetween, resample)."""
+    """New structure that goes on from known structure (edit.py outpaint, inbetween, resample, fill)."""
 
-    steps: Whole = key(60, "of the fit of local latents to the known structure; 0 goes on without regard to it")
+    source: Literal["auto", "photograph", "generator"] = key(
+        "auto", "photograph: copied from the image itself; auto: generator where it has texture noise"
+    )
+    sources: Files = key([], "photograph: further images or latent files to copy from")
+    avoid: File = key(None, "photograph: image, white where nothing is copied from, stretched to the photograph")
+    steps: Whole = key(
+        60, "generator: of the fit of local latents to the known structure; 0 goes on without regard to it"
+    )
     lr: Rate = key(0.15, "learning rate of local latents")
     style_lr: Factor = key(0.05, "learning rate of the new structure's global latent; 0: the photograph's")
     fidelity: Weight = key(10.0, "weight of the known structure against the draw of the seed")
     band: Small = key(6, "latent cells of known structure beside the border that the fit looks at")
     fade: int = key(12, "latent cells over which what the fit leaves fades out", ge=0, le=64)
-    noise: Noise = key("field", "texture noise of what is new (infer.noise is that of the rest)")
+    noise: Noise | None = key(
+        None, "texture noise of what is new (infer.noise: of the rest); null: generator only"
+    )
 
 
 class Outpaint(Section):
@@ -469,6 +479,15 @@ class Pan(Section):
     fps: Fps = key(24, "frames per second")
 
 
+class Fill(Section):
+    """Something taken out of a photograph (edit.py fill)."""
+
+    mask: File = key(None, "image, white where something is taken out, stretched to the photograph")
+    box: Rectangle | None = key(None, "or [top, left, bottom, right] of it, pixels")
+    seed: Seed = key(0, "of what is new")
+    count: Count = key(1, "results; result k uses seed + k")
+
+
 EDITS = (Edits, key([], "one after the other: [{fuse: {styles: [own, 3]}}, ...] (edit.py chain)"))
 SEED = (Seed, key(0, "all randomness is a function of it and of the position (step, index, row, column)"))
 
@@ -490,6 +509,7 @@ DirectionConfig = command("direction", direction=Direction, generate=Generated, 
 CollectConfig = command("infer", infer=Reading)
 OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer=Edited)
 InbetweenConfig = command("inbetween", inbetween=Inbetween, complete=Complete, infer=Edited)
+FillConfig = command("fill", fill=Fill, complete=Complete, infer=Edited)
 ResampleConfig = command("resample", resample=Resample, generate=Generated, complete=Complete, infer=Edited)
 ChainConfig = command("edits", edits=EDITS, generate=Generated, infer=Edited)
 InterpolateConfig = command("interpolate", interpolate=Interpolate, generate=Generated, infer=Inversion)
@@ -499,13 +519,14 @@ PROGRAMS = {
     "train.py": TrainConfig, "infer.py": InferConfig, "generate.py": GenerateConfig, "evaluate.py": EvaluateConfig,
     "edit.py fuse": FuseConfig, "edit.py style": StyleConfig, "edit.py mix": MixConfig,
     "edit.py save-style": CollectConfig, "edit.py direction": DirectionConfig, "edit.py fit-direction": CollectConfig,
-    "edit.py outpaint": OutpaintConfig, "edit.py inbetween": InbetweenConfig, "edit.py resample": ResampleConfig,
-    "edit.py interpolate": InterpolateConfig, "edit.py pan": PanConfig, "edit.py chain": ChainConfig,
+    "edit.py outpaint": OutpaintConfig, "edit.py inbetween": InbetweenConfig, "edit.py fill": FillConfig,
+    "edit.py resample": ResampleConfig, "edit.py interpolate": InterpolateConfig, "edit.py pan": PanConfig,
+    "edit.py chain": ChainConfig,
 }  # fmt: skip
 
 # All sections that there are, as configs/default.yaml shows them.
 Config = command(
     "", seed=SEED, model=Model, data=Data, train=Train, losses=Losses, infer=Infer, evaluate=Evaluate,
     generate=Generate, fuse=Fuse, style=Style, mix=Mix, direction=Direction, complete=Complete, outpaint=Outpaint,
-    inbetween=Inbetween, resample=Resample, interpolate=Interpolate, pan=Pan, edits=EDITS,
+    inbetween=Inbetween, fill=Fill, resample=Resample, interpolate=Interpolate, pan=Pan, edits=EDITS,
 )  # fmt: skip
