@@ -53,7 +53,7 @@ def sandbox(tmp_path_factory):
     for name in ("configs", "checkpoints"):
         shutil.copytree(ROOT / name, folder / name)
     places = ["photo.jpg", "other.jpg", "left.jpg", "right.jpg", "photos/a.jpg", "photos/photo.png", "net/huge.tif"]
-    places += [f"FOLDER/{number}.jpg" for number in range(6)]
+    places += ["mask.png", *(f"FOLDER/{number}.jpg" for number in range(6))]
     for name in places:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         coarse = random.integers(0, 256, (20, 20, 3), np.uint8)
