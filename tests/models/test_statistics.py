@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.statistics import COLOURS, StatisticsMapping, StyleTransfer, measure, style_length
+from models.statistics import COLOURS, StatisticsMapping, StyleTransfer, bands, measure, style_length, take_bands
 from tests.models.test_trunk import fitted
 
 
@@ -83,3 +83,32 @@ def test_the_mapping_is_standardised_by_the_styles_of_training():
     assert torch.allclose(features.mean(0), torch.zeros(8), atol=1e-5)
     assert torch.allclose(features.std(0, correction=0), torch.ones(8), atol=1e-4)
     assert mapping(styles).shape == (50, 7)
+
+
+def test_textures_come_nearer_but_not_noise(trunk):
+    """Bands whose deviations differ are scaled by 2/3 to 3/2; cells without texture are not."""
+    a = latents(trunk, 8)
+    b = a.clone()
+    fine = bands(trunk)[: trunk.channels] == 2
+    b[fine] *= 1.3
+    b[bands(trunk)[: trunk.channels] == 1] *= 9
+    a[:, :4] *= 1e-4
+    own, other = (measure(z.flatten(1)[None])[0].float() for z in (a, b))
+    other[trunk.channels * 2 :] = own[trunk.channels * 2 :]  # its own colours
+    other[: trunk.channels] = own[: trunk.channels]
+    transfer = StyleTransfer(own, other, trunk, trunk.channels)
+    ratio = transfer(a)[3:] / a[3:]
+    assert (ratio[:, :4] - 1).abs().max() < 1e-4 and ratio.min() > 0.99 and ratio.max() <= 1.5
+    assert ratio[fine[3:], 5:].mean() > 1.1
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (1, 2), (0, 1), (2, 2)])
+def test_bands_that_are_not_taken_stay(trunk, first, last):
+    own, other = (measure(latents(trunk, seed).flatten(1)[None])[0].float() for seed in (9, 10))
+    style, band = take_bands(own, other, trunk, first, last), bands(trunk)[: trunk.channels]
+    gain, whole = (StyleTransfer(own, each, trunk, trunk.channels).gain for each in (style, other))
+    left = (band > 0) & ((band < first) | (band > last))
+    assert torch.allclose(gain[left], torch.ones(int(left.sum())), atol=1e-5)
+    assert first > 0 or torch.allclose(gain[~left], whole[~left])
+    assert torch.equal(style[2 * trunk.channels :], (own if first else other)[2 * trunk.channels :])
+    assert torch.equal(take_bands(own, own, trunk, first, last), own)
