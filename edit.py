@@ -2,6 +2,7 @@
 
     python edit.py VERB --output FOLDER [--input PATH ...] [--checkpoint FILE] [--config FILE] [key=value ...]
     python edit.py fuse --output fused/ --input photo.jpg "styles=[own,3,other.jpg]"
+    python edit.py style --output styled/ --input photo.jpg styles=other.jpg strength=0.7
     python edit.py outpaint --output outpainted/ --input photos/ count=3
     python edit.py inbetween --output between/ --input left.jpg right.jpg
     python edit.py resample --output resampled/ generate.seed=11 box=0,96,192,192 what=noise

@@ -58,6 +58,7 @@ def sandbox(tmp_path_factory):
     places = ["photo.jpg", "other.jpg", "left.jpg", "right.jpg", "photos/a.jpg", "photos/photo.png", "net/huge.tif"]
     places += ["day/1.jpg", "day/2.jpg", "dusk/1.jpg", "dusk/2.jpg"]
     places += [f"FOLDER/{number}.jpg" for number in range(6)]
+    places += ["mask.png", *(f"FOLDER/{number}.jpg" for number in range(6))]
     for name in places:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         coarse = random.integers(0, 256, (20, 20, 3), np.uint8)

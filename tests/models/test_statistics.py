@@ -9,9 +9,11 @@ from models.statistics import (
     COLOURS,
     StatisticsMapping,
     StyleTransfer,
+    bands,
     from_features,
     measure,
     style_length,
+    take_bands,
     to_features,
     within_gamut,
 )
@@ -136,3 +138,32 @@ def test_moved_colours_stay_where_pictures_can_show_them(trunk, seed, brighter, 
         shown.append((centre - 1.1 * spread, centre + 1.6 * spread))
     (low, high), (lowest, highest) = shown
     assert bool((lowest >= low.clamp(max=-1) - 1e-6).all()) and bool((highest <= high.clamp(min=1) + 1e-6).all())
+
+
+def test_textures_come_nearer_but_not_noise(trunk):
+    """Bands whose deviations differ are scaled by 2/3 to 3/2; cells without texture are not."""
+    a = latents(trunk, 8)
+    b = a.clone()
+    fine = bands(trunk)[: trunk.channels] == 2
+    b[fine] *= 1.3
+    b[bands(trunk)[: trunk.channels] == 1] *= 9
+    a[:, :4] *= 1e-4
+    own, other = (measure(z.flatten(1)[None])[0].float() for z in (a, b))
+    other[trunk.channels * 2 :] = own[trunk.channels * 2 :]  # its own colours
+    other[: trunk.channels] = own[: trunk.channels]
+    transfer = StyleTransfer(own, other, trunk, trunk.channels)
+    ratio = transfer(a)[3:] / a[3:]
+    assert (ratio[:, :4] - 1).abs().max() < 1e-4 and ratio.min() > 0.99 and ratio.max() <= 1.5
+    assert ratio[fine[3:], 5:].mean() > 1.1
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (1, 2), (0, 1), (2, 2)])
+def test_bands_that_are_not_taken_stay(trunk, first, last):
+    own, other = (measure(latents(trunk, seed).flatten(1)[None])[0].float() for seed in (9, 10))
+    style, band = take_bands(own, other, trunk, first, last), bands(trunk)[: trunk.channels]
+    gain, whole = (StyleTransfer(own, each, trunk, trunk.channels).gain for each in (style, other))
+    left = (band > 0) & ((band < first) | (band > last))
+    assert torch.allclose(gain[left], torch.ones(int(left.sum())), atol=1e-5)
+    assert first > 0 or torch.allclose(gain[~left], whole[~left])
+    assert torch.equal(style[2 * trunk.channels :], (own if first else other)[2 * trunk.channels :])
+    assert torch.equal(take_bands(own, own, trunk, first, last), own)
