@@ -25,7 +25,7 @@ LOW = 1  # row and column of the lowest frequencies
 BRIGHTEST = 0.6  # mean brightness of what is drawn in a style, of what white has
 BRIGHT, DARK = 1.6, 1.1  # deviations from the mean colour that `within_gamut` keeps from white, from black
 LEAST = 0.35  # of the deviations, that it keeps
-WIDEST = 2.0  # times the colours' own deviation: faint ones, and what compression left of them, would become stains
+WIDEST = 1.5  # times the colours' own deviation: faint ones, and what compression left of them, would become stains
 RIDGE = 0.05  # of the trace of the colours' covariance
 COVARIANCE = COLOURS * (COLOURS + 1) // 2
 
