@@ -5,6 +5,7 @@
     python edit.py style --output styled/ --input photo.jpg styles=other.jpg strength=0.7
     python edit.py outpaint --output outpainted/ --input photos/ count=3
     python edit.py inbetween --output between/ --input left.jpg right.jpg
+    python edit.py fill --output filled/ --input photo.jpg box=16,24,48,64
     python edit.py resample --output resampled/ generate.seed=11 box=0,96,192,192 what=noise
 
 `python edit.py VERB --help` says more of a verb, configs/edit/ has an example of each. Writes NAME.png into the output

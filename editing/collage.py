@@ -105,12 +105,11 @@ class Collage:
         new = ~self.known.where(region)
         if new.any():
             window = region.slices_in(self.cells)
-            place, tones = self._montage
-            place = place[:, *window]
+            place = self._montage[0][:, *window]
             for n, sheet in enumerate(self.sheets):
                 for mirrored in (False, True):
                     self._copy(values, place, new, sheet, self.width * (2 * n + mirrored), mirrored)
-            values += self._toned(tones, window) * new
+            values += self._toned(window) * new
         return values[channels]
 
     def _copy(
@@ -129,21 +128,23 @@ class Collage:
                 found = strip[:, place[0][here] - top, cols[here] - first]
                 values[:, here] = found * self.signs[:, None] if mirrored else found
 
-    def _toned(self, tones: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
-        """The latents [C, h, w] in a window of the image that lies linearly between tones [3, H, W] at the cells.
+    def _toned(self, window: tuple[slice, slice]) -> np.ndarray:
+        """What tones add to the latents [C, h, w] of a window: those of an image linear between the tones of a piece.
 
-        One product and sum after the other: each cell has the same bits in every window.
+        Beyond its seams a piece goes on with the tone of the cell. One product and sum after the other, so that each
+        cell has the same bits in every window.
         """
-        rows, cols = window
-        part = tones[:, max(0, rows.start - 1) : rows.stop + 1, max(0, cols.start - 1) : cols.stop + 1]
-        rims = [(axis.start == 0, axis.stop == edge) for axis, edge in zip(window, tones.shape[1:], strict=True)]
-        near = np.pad(part, [(0, 0), *rims], "edge")[self.axis]
-        height, width = rows.stop - rows.start, cols.stop - cols.start
-        result = np.zeros((len(near), height, width), np.float32)
-        for down in range(3):
-            for right in range(3):
-                part = near[:, down : down + height, right : right + width]
-                result += self.blends[:, down, right, None, None] * part
+        place, tones = self._montage
+        (height, width), own = tones.shape[1:], tones[:, *window]
+        rows, cols = (np.arange(axis.start, axis.stop) for axis in window)
+        result = np.zeros((len(self.axis), len(rows), len(cols)), np.float32)
+        for down in range(-1, 2):
+            for right in range(-1, 2):
+                beside = np.ix_(np.clip(rows + down, 0, height - 1), np.clip(cols + right, 0, width - 1))
+                step = np.array([down, right])[:, None, None]
+                same = (place[:, *beside] - place[:, *window] == step).all(0)
+                tone = np.where(same, tones[:, *beside], own)
+                result += self.blends[:, down + 1, right + 1, None, None] * tone[self.axis]
         return result
 
     @cached_property

@@ -32,6 +32,7 @@ MORE = {  # by the first words behind python: what makes the command short
     "-m scripts.import_infinitygan": ["--ts-input-size=8"],
     "-m benchmarks.inversion": ["--help"],
     "-m benchmarks.training": ["--help"],
+    "-m benchmarks.filling": ["--help"],
     "-m benchmarks.ablation": ["--help"],
 }
 
