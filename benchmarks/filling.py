@@ -24,7 +24,7 @@ from skimage.restoration import inpaint_biharmonic
 
 from editing import Content, fill
 from evaluation.fidelity import pixelwise
-from evaluation.sets import places
+from evaluation.hidden import Box, beside, elsewhere, square, steepness
 from images.listing import find_images
 from images.reading import open_image
 from inversion import PatchInverter
@@ -36,7 +36,6 @@ from utils.log import info, progress
 
 RADIUS = 5  # pixels that OpenCV looks at
 
-Box = tuple[int, int, int, int]
 Method = Callable[[np.ndarray, Box], np.ndarray]  # photograph [H, W, 3] uint8, what is hidden -> the same, filled
 
 
@@ -51,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = [paths[k * len(paths) // options.count] for k in range(min(options.count, len(paths)))]
     images = [open_image(path, 2**28) for path in paths]
     photographs = [image.window(0, 0, image.height, image.width) for image in images]
-    boxes = [hidden(photograph, options.size, number) for number, photograph in enumerate(photographs)]
+    for path, each in zip(paths, images, strict=True):
+        if min(each.height, each.width) < 2 * options.size:
+            raise UserError(f"--input: {path}; allowed: {2 * options.size} pixels or more each way")
+    boxes = [square(photograph, options.size, number) for number, photograph in enumerate(photographs)]
     features = SceneFeatures(torch.device("cpu"))
     seen = zip(photographs, range(len(photographs)), strict=True)
     wanted = features(np.concatenate([elsewhere(photograph, options.size, number) for photograph, number in seen]))
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for photograph, box in progress(list(zip(photographs, boxes, strict=True)), name, "square"):
             results.append(method(photograph, box))
         taken = (time.process_time() - started) / len(results)
-        windows = [beside(result, box) for result, box in zip(results, boxes, strict=True)]
+        windows = [beside(result, box, options.size) for result, box in zip(results, boxes, strict=True)]
         distance = frechet_distance(features(np.concatenate(windows)), wanted)
         inside = [np.s_[top:bottom, left:right] for top, left, bottom, right in boxes]
         pairs = zip(photographs, results, inside, strict=True)
@@ -104,42 +106,6 @@ def methods() -> dict[str, Method]:
         "OpenCV, Telea": opencv(cv2.INPAINT_TELEA),
         "scikit-image, biharmonic": biharmonic,
     }
-
-
-def hidden(photograph: np.ndarray, size: int, number: int) -> Box:
-    """The square that is hidden in a photograph [H, W, 3], half its size away from the border.
-
-    UserError where that has no room.
-    """
-    height, width = photograph.shape[:2]
-    found = places(height - size, width - size, size, 1, (0, number))
-    if not found:
-        raise UserError(f"--input: a photograph of {height} x {width}; allowed: {2 * size} pixels or more each way")
-    top, left = (place + size // 2 for place in found[0])
-    return top, left, top + size, left + size
-
-
-def beside(image: np.ndarray, box: Box) -> np.ndarray:
-    """The windows [4, S, S, 3] of an image that are centred on the edges of a square."""
-    (top, left, bottom, _), half = box, (box[2] - box[0]) // 2
-    size = bottom - top
-    corners = (top - half, left), (top + half, left), (top, left - half), (top, left + half)
-    return np.stack([image[y : y + size, x : x + size] for y, x in corners])
-
-
-def elsewhere(photograph: np.ndarray, size: int, number: int) -> np.ndarray:
-    """As many windows at random places."""
-    found = places(*photograph.shape[:2], size, 4, (1, number))
-    return np.stack([photograph[y : y + size, x : x + size] for y, x in found])
-
-
-def steepness(image: np.ndarray, box: Box) -> float:
-    """How much luminance differs across the edges of a square, on average."""
-    top, left, bottom, right = box
-    luminance = image.astype(np.float64).mean(2)
-    down, across = (np.abs(np.diff(luminance, axis=axis)) for axis in (0, 1))
-    rows, cols = [top - 1, bottom - 1], [left - 1, right - 1]
-    return float(down[rows, left:right].mean() + across[top:bottom, cols].mean())
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ MORE = {  # by the first words behind python: what makes the command short
     "edit.py pan": ["frames=3"],
     "-m scripts.fit_directions": ["--help"],
     "train.py": ["--dry-run"],
-    "evaluate.py": ["details=2", "pictures=1", "generated=4", "generated_size=48", "cycles=2"],
+    "evaluate.py": ["details=2", "hidden=1", "pictures=1", "generated=4", "generated_size=48", "cycles=2"],
     "-m scripts.import_infinitygan": ["--ts-input-size=8"],
     "-m benchmarks.inversion": ["--help"],
     "-m benchmarks.training": ["--help"],

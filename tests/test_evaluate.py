@@ -17,7 +17,8 @@ from tests.inversion.conftest import photograph, tiny_inverter, trunk_inverter
 from utils.errors import run_command
 
 SMALL = [
-    "infer.device=cpu", "infer.dtype=float32", "details=2", "evaluate.seam_block=32", "evaluate.cycles=2",
+    "infer.device=cpu", "infer.dtype=float32", "details=2", "evaluate.hidden=1",
+    "evaluate.seam_block=32", "evaluate.cycles=2",
     "generated=4", "generated_size=56", "pictures=1",
 ]  # fmt: skip
 
@@ -130,7 +131,7 @@ def test_nothing_but_inversions(checkpoint, photographs, tmp_path):
     files = ["--checkpoint", str(checkpoint), "--input", str(photographs / "a.png"), "--output", str(tmp_path / "out")]
     found = []
     for _ in range(2):
-        assert run_command(evaluate.main, [*files, *SMALL, "details=0", "generated=0", "pictures=0"]) == 0
+        assert run_command(evaluate.main, [*files, *SMALL, "details=0", "hidden=0", "generated=0", "pictures=0"]) == 0
         (entry,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["checkpoints"]
         taken = ("seconds_per_megapixel", "peak_memory_mib")
         found.append({key: value for key, value in entry["means"].items() if key not in taken})

@@ -334,6 +334,7 @@ class Evaluate(Section):
 
     details: Whole = key(50, "images, evenly spread, whose seams, edits and cycles are measured; 0: none")
     seam_block: Edge = key(64, "edge of the blocks whose seams are measured, pixels; below 4 latent cells: none are")
+    hidden: Whole = key(10, "images in which a square and a frame are hidden and made anew; 0: none")
     cycles: Count = key(5, "inversions one after the other, each of the result before")
     pictures: Whole = key(8, "images shown in the report")
     generated: Whole = key(200, "generated images that encoded latents and real patches are compared with; 0: none")
