@@ -30,7 +30,8 @@ def measure_edits(evaluated: EvaluatedModel, kept: Mapping[str, Inversion]) -> t
         own, source = kept[name], kept[other]
         edited = own.latents.with_style(source.latents.style)
         edits.append(model.draw(edited))
-        pairs.append((window(model, evaluated.invert(edits[-1])), window(model, model.as_drawn(edited))))
+        found = window(model, evaluated.invert(edits[-1]))
+        pairs.append((found, window(model, model.as_drawn(edited))[: len(found)]))
         moved.append(colour_movement(own.result, edits[-1], source.photograph))
         stayed.append(gradients_kept(own.photograph, own.result, edits[-1]))
         if name in pictured:
