@@ -127,6 +127,7 @@ def run(model: PatchInverter, job: Job, edits: dict[str, Callable[..., Latents]]
     metadata = sources[0].metadata if len(sources) == 1 and options.get("metadata") else None
     for ending, edit in edits.items():
         name, latents = f"{job.name}-{ending}", edit(*sources)
+        commands.require_room(output, latents, options, options.region, stored=options.region is None)
         if options.region is not None:
             save = partial(commands.save_picture, metadata=metadata, region=options.region)
             save(model, latents, output / f"{name}{part_of(options)}.png", options)

@@ -15,7 +15,6 @@ if __name__ == "__main__":  # before PyTorch is loaded
     share_processor()
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -41,6 +40,7 @@ from utils.errors import UserError, run_command
 from utils.files import atomic_path, lock_folder, refuse_overwriting
 from utils.schema import EvaluateConfig
 from utils.signals import exit_on_terminate
+from utils.tables import write_table
 
 RESULTS = ("evaluation.json", "evaluation.csv", "report.html")
 COLUMNS = ("checkpoint", "name", "height", "width", *PER_IMAGE)
@@ -120,13 +120,9 @@ def write(output: Path, evaluation: dict, pictures: dict[str, Pictures]) -> None
     with atomic_path(output / "evaluation.json") as path:
         path.write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
     rows = [{"checkpoint": each["name"], **image} for each in evaluation["checkpoints"] for image in each["images"]]
-    text = {"encoding": "utf-8", "errors": "replace"}  # names of files need not be UTF-8
-    with atomic_path(output / "evaluation.csv") as path, open(path, "w", newline="", **text) as file:
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
-        table.writerows(rows)
+    write_table(output / "evaluation.csv", COLUMNS, rows)
     with atomic_path(output / "report.html") as path:
-        path.write_text(render(evaluation, pictures), **text)
+        path.write_text(render(evaluation, pictures), encoding="utf-8", errors="replace")  # names need not be UTF-8
     log.info(f"wrote {output}/{', '.join(RESULTS)}")
 
 

@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 
 from images.writing import TILES
-from inversion.commands import command_parser, load_model, save_picture, seeds_of
+from inversion.commands import command_parser, load_model, require_room, save_picture, seeds_of
 from inversion.latents import latents_suffix
 from utils.arguments import parse_arguments
 from utils.config import files_read, load_config
@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             latents = model.generate(
                 options.height, options.width, seed, panorama=options.panorama, noise=options.noise == "field"
             )
+            require_room(output, latents, config.infer, None, options.save_latents)
             if options.save_latents:
                 latents.save(output / f"latents/seed-{seed}{latents_suffix('auto', latents.structure.shape)}")
             save_picture(model, latents, output / f"seed-{seed}.png", config.infer, options.scale)

@@ -173,6 +173,7 @@ def make(model: PatchInverter, job: Job, options: dict, invert: bool) -> None:
         if options.scale > 1:
             window = Region.at(0, 0, *model.preview_size(latents.size, options.scale))
     kinds = choose_pictures(options, window.shape, image)
+    job.require_space(space(model, job, window.shape, options, invert))
     if invert:
         latents = runs.invert(model, job, image, options)
     pixels = draw(model, job, latents, window, options, image.held if image else 0)
@@ -188,6 +189,21 @@ def make(model: PatchInverter, job: Job, options: dict, invert: bool) -> None:
                 remove_tree(path.with_name(f"{path.stem}{TILES}"))
             raise
         job.discard()
+
+
+def space(model: PatchInverter, job: Job, size: tuple[int, int], options: dict, invert: bool) -> int:
+    """Bytes of the arrays that the work on an image of (height, width) takes on the disk; pictures, which nobody knows
+    before they are compressed, do not count.
+    """
+    scratch, refined = job.on_disk(size, options.refine), options.refine > 0
+    values = 4 if options.save_float or options.depth > 8 else 1
+    needed = 3 * size[0] * size[1] * (values * scratch + 4 * options.save_float)
+    if invert:
+        shape = model.structure_shape(size, options.channels)
+        moves = scratch and not refined and latents_suffix(options.latents, shape) == FOLDER
+        copies = scratch * (1 + 4 * refined) + (options.latents != "none" and not moves)
+        needed += 4 * int(np.prod(shape)) * copies
+    return needed
 
 
 def draw(model: PatchInverter, job: Job, latents: Latents, window: Region, options: dict, held: int) -> ArrayLike:

@@ -30,7 +30,7 @@ from models.weights import SHIPPED
 from utils import log
 from utils.arguments import one_path
 from utils.errors import UserError
-from utils.files import scratch_folder
+from utils.files import require_space, scratch_folder
 from utils.schema import LARGEST_SEED
 
 IMAGES = f"{', '.join(READ[:-1])} or {READ[-1]} image"
@@ -157,6 +157,15 @@ def seeds_of(section: str, options: dict) -> range:
     if seeds[-1] > LARGEST_SEED:
         raise UserError(f"{section}.count: {options.count} from seed {options.seed} on; seeds end at {LARGEST_SEED}")
     return seeds
+
+
+def require_room(output: Path, latents: Latents, options: dict, region: Sequence[int] | None, stored: bool) -> None:
+    """UserError where the disk has no room for an image that is drawn on it (see `save_picture`), and, where they are
+    `stored`, for its latents.
+    """
+    height, width = latents.size if region is None else region_of(region, latents.size).shape
+    pixels = height * width * 3 * (1 if options.depth == 8 else 4) if height * width > HELD else 0
+    require_space(output, pixels + stored * 4 * int(np.prod(latents.structure.shape)))
 
 
 def save_picture(

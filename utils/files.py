@@ -165,6 +165,28 @@ def remove_stale(folder: str | Path) -> None:
                     remove_tree(path)
 
 
+def require_space(path: str | Path, needed: int) -> None:
+    """UserError where the disk that `path` is on, or will be, has no room for so many bytes."""
+    if needed > (free := free_space(path)):
+        raise DiskFailure(f"{path}: {needed / 2**20:.0f} MiB are needed on the disk, {free / 2**20:.0f} MiB are free")
+
+
+def regular_size(path: str | Path) -> int:
+    """The bytes of a file. OSError where there is none, or something whose reading may never end, as a pipe."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "is not a file" if not stat.S_ISDIR(status.st_mode) else "is a folder", str(path))
+    return status.st_size
+
+
+def read_file(path: str | Path, most: int) -> bytes:
+    """The content of a file of at most `most` bytes. OSError where there is none, or more."""
+    if (size := regular_size(path)) > most:
+        raise OSError(errno.EFBIG, f"has {size} bytes; allowed: at most {most}", str(path))
+    with open(path, "rb") as file:
+        return file.read(most)
+
+
 def free_space(path: str | Path) -> int:
     """Bytes that may still be written where `path` is, or will be."""
     folder = Path(path).absolute()
