@@ -15,8 +15,10 @@ Exit code: 0 all done; 1 some images of a folder failed, the others are done; 2 
 from __future__ import annotations
 
 from utils.processors import share_processor
+from utils.signals import exit_at_once
 
 if __name__ == "__main__":  # before PyTorch is loaded
+    exit_at_once()
     share_processor()
 
 import argparse
@@ -40,7 +42,6 @@ from utils.config import files_read, load_config
 from utils.device import release_freed_memory
 from utils.errors import UserError, failures, naming, run_command
 from utils.files import lock_folder, refuse_overwriting, remove_stale
-from utils.signals import exit_on_terminate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *paths]
     names = [f"{job.name}-{ending}{part_of(config.infer)}" for job in jobs for ending in edits]
     refuse_overwriting(inputs, places(names, photographs, output))
-    exit_on_terminate()
     many, failed = len(arguments.input) > verb.images or paths != arguments.input, {}
     with lock_folder(output):
         remove_stale(output)

@@ -10,8 +10,10 @@ Exit code: 0 all done; 1 some images failed, the others are evaluated; 2 the com
 from __future__ import annotations
 
 from utils.processors import share_processor
+from utils.signals import exit_at_once
 
 if __name__ == "__main__":  # before PyTorch is loaded
+    exit_at_once()
     share_processor()
 
 import argparse
@@ -39,7 +41,6 @@ from utils.device import select_device
 from utils.errors import UserError, run_command
 from utils.files import atomic_path, lock_folder, refuse_overwriting
 from utils.schema import EvaluateConfig
-from utils.signals import exit_on_terminate
 from utils.tables import write_table
 
 RESULTS = ("evaluation.json", "evaluation.csv", "report.html")
@@ -65,7 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     metrics = load_metrics(config)
     for path in checkpoints.values():
         load_model(path, config.infer).require_encoder()
-    exit_on_terminate()
     with lock_folder(output):
         photographs = {log.printable(name): path for path, name in files.items()}
         evaluation, pictures = evaluate(config, photographs, checkpoints, metrics)

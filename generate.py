@@ -10,8 +10,10 @@ scripts/import_infinitygan.py wrote.
 from __future__ import annotations
 
 from utils.processors import share_processor
+from utils.signals import exit_at_once
 
 if __name__ == "__main__":  # before PyTorch is loaded
+    exit_at_once()
     share_processor()
 
 import sys
@@ -27,7 +29,6 @@ from utils.config import files_read, load_config
 from utils.errors import UserError, run_command
 from utils.files import lock_folder, refuse_overwriting, remove_stale
 from utils.schema import GenerateConfig
-from utils.signals import exit_on_terminate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if options.scale > 1:
         model.preview_size((options.height, options.width), options.scale)
-    exit_on_terminate()
     read = [arguments.checkpoint, *files_read(GenerateConfig, config, arguments.config)]
     refuse_overwriting(read, places(output, seeds))
     with lock_folder(output):

@@ -15,8 +15,10 @@ Exit code: 0 all done; 1 some images failed, the others are done; 2 the command 
 from __future__ import annotations
 
 from utils.processors import share_processor
+from utils.signals import exit_at_once
 
 if __name__ == "__main__":  # before PyTorch is loaded
+    exit_at_once()
     share_processor()
 
 import argparse
@@ -68,7 +70,6 @@ from utils.distributed import ProcessGroup
 from utils.errors import UserError, run_command
 from utils.files import lock_folder, refuse_overwriting, remove_tree, replace_folder
 from utils.schema import InferConfig
-from utils.signals import exit_on_terminate
 
 PATIENCE = 7 * 24 * 60.0  # minutes that a process waits for the others; one that has gone is known at once
 
@@ -122,7 +123,6 @@ def process(
     group: ProcessGroup,
 ) -> int:
     """Do one file after the other, naming in one line each that fails; the command's exit code."""
-    exit_on_terminate()
     settings = {"weights": model.fingerprint, "infer": dict(options)}
     identity = settings | {  # what must be equal for a run to go on with what another one left
         "device": model.device.type,

@@ -14,8 +14,10 @@ written.
 from __future__ import annotations
 
 from utils.processors import share_processor, usable_cores
+from utils.signals import exit_at_once
 
 if __name__ == "__main__":  # before PyTorch is loaded
+    exit_at_once()
     share_processor()
 
 import argparse
@@ -39,7 +41,6 @@ from utils import log
 from utils.arguments import add_paths, one_path, parse_arguments
 from utils.errors import UserError, run_command
 from utils.files import atomic_path, lock_folder, refusals, remove_stale, remove_tree
-from utils.signals import exit_on_terminate
 
 SIDES = ("train", "valid")
 NATIVE = "0"  # size prefix of images stored as they are
@@ -49,7 +50,6 @@ UNFINISHED = ".unfinished"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    exit_on_terminate()
     options = _parse(argv)
     unfinished = options.output / UNFINISHED
     done = [side for side in SIDES if (options.output / side).exists()]
