@@ -41,7 +41,7 @@ from utils.arguments import add_paths, parse_arguments
 from utils.config import files_read, load_config
 from utils.device import release_freed_memory
 from utils.errors import UserError, failures, naming, run_command
-from utils.files import lock_folder, refuse_overwriting, remove_stale
+from utils.files import lock_folder, refuse_overwriting
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuse_overwriting(inputs, places(names, photographs, output))
     many, failed = len(arguments.input) > verb.images or paths != arguments.input, {}
     with lock_folder(output):
-        remove_stale(output)
         for job in jobs:
             with failures(job.images[0], failed) if many else naming(*job.images):
                 run(model, job, edits, output, config.infer)

@@ -27,7 +27,7 @@ from inversion.latents import latents_suffix
 from utils.arguments import parse_arguments
 from utils.config import files_read, load_config
 from utils.errors import UserError, run_command
-from utils.files import lock_folder, refuse_overwriting, remove_stale
+from utils.files import lock_folder, refuse_overwriting
 from utils.schema import GenerateConfig
 
 
@@ -47,7 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     read = [arguments.checkpoint, *files_read(GenerateConfig, config, arguments.config)]
     refuse_overwriting(read, places(output, seeds))
     with lock_folder(output):
-        remove_stale(output)
         for seed in seeds:
             latents = model.generate(
                 options.height, options.width, seed, panorama=options.panorama, noise=options.noise == "field"

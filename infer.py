@@ -161,7 +161,7 @@ def make(model: PatchInverter, job: Job, options: dict, invert: bool) -> None:
     reset_peak_memory(model.device)
     started = time.perf_counter()
     if invert:
-        image = open_photograph(job.path, options.max_pixels)
+        image = open_photograph(job.path, options.max_pixels, options.memory_mib)
         window = Region.at(0, 0, image.height, image.width)
     else:
         image, latents = None, load_latents(model, job.path, options)

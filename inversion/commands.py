@@ -30,7 +30,7 @@ from models.weights import SHIPPED
 from utils import log
 from utils.arguments import one_path
 from utils.errors import UserError
-from utils.files import require_space, scratch_folder
+from utils.files import refusals, require_space, scratch_folder
 from utils.schema import LARGEST_SEED
 
 IMAGES = f"{', '.join(READ[:-1])} or {READ[-1]} image"
@@ -188,7 +188,7 @@ def save_picture(
     kind = picture_kind(options.format, size, options.depth)
     blocks = list(model.pixel_blocks(whole) if scale == 1 else model.preview_blocks(whole, scale))
     path = path.with_name(f"{path.stem}{PICTURES[kind]}")
-    with scratch_folder(path) as folder:
+    with scratch_folder(path) as folder, refusals(path):
         shape, dtype = (*size, 3), "uint8" if options.depth == 8 else "float32"
         if size[0] * size[1] > HELD:
             out = create_zarr(folder, shape, (*blocks[0].shape, 3), dtype)

@@ -32,7 +32,7 @@ from zarr.storage import MemoryStore
 from inversion.noise import NoiseSpec
 from inversion.seals import DIGESTS, PIECE, SEAL, UNKNOWN, Pieces, Window, check_seal, digest, sealed
 from inversion.styles import ArrayLike, Style, StyleMap, layer_styles, mix_styles
-from inversion.weight_maps import LabelMap, WeightMap
+from inversion.weight_maps import LabelMap, WeightMap, encoded_pixels
 from models.geometry import Region
 from utils.errors import UserError
 from utils.files import ZARR, atomic_folder, atomic_path, regular_size, require_space
@@ -44,6 +44,7 @@ FILE, FOLDER = ".safetensors", ZARR
 SUFFIXES = (FILE, FOLDER)
 STYLES = ("global", "own")  # arrays of a latent file, in this order
 CHECKSUM = 4  # bytes of a chunk besides its values
+MOST_LABELS = 2**28  # pixels of all maps of a file
 MOST_STYLE = 2**22  # values of an array of styles
 LARGEST_FILE = 2**30  # bytes of structure that are stored in one file by default
 STRIP = 2**24  # bytes of structure that are copied, and checked, at a time
@@ -289,6 +290,8 @@ def _parse(path: Path, shape: Sequence[int], styles: dict[str, np.ndarray], meta
         pieces, digests = check_seal(metadata, styles, shape)
     except ValueError as error:
         raise Unfit(f"{error}: damaged, or changed by a program that does not seal it (docs/api.md)") from error
+    if sum(encoded_pixels(metadata[key]) for key in ("noise", "style_map", "own_style_map")) > MOST_LABELS:
+        raise Unfit(f"maps of more than {MOST_LABELS} labels")
     height, width = map(int, metadata["image_size"].split())
     if min(height, width) < 1:
         raise ValueError("an empty image")

@@ -36,7 +36,7 @@ from models.geometry import Region
 from utils import log
 from utils.distributed import LostWorker, ProcessGroup
 from utils.errors import UserError, naming
-from utils.files import atomic_path, read_file, refusals, regular_size, remove_stale, remove_tree, require_space
+from utils.files import atomic_path, only_files, read_file, refusals, regular_size, remove_tree, require_space
 from utils.parsing import LARGEST, read_json
 from utils.tables import read_table, write_table
 
@@ -333,7 +333,6 @@ class InversionRun:
     def _prepare(self, identity: dict) -> None:
         """Keep what earlier runs left that is of use, and clear away what is not."""
         folder = self.output / UNFINISHED
-        remove_stale(self.output)
         self.rows = _read_rows(self.output / TABLE)
         self.finished = getattr(_read(SUMMARY, self.output / SUMMARY_FILE), "finished", {})
         try:
@@ -528,15 +527,12 @@ def _fits(path: Path, shape: Sequence[int], chunks: Sequence[int], dtype: str) -
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether there is no link in a folder, which would lead out of it, and no pipe; removes what is not whole."""
-    for where, folders, files in os.walk(folder):
-        paths = [Path(where, name) for name in folders + files]
-        if any(path.is_symlink() or not (path.is_dir() or path.is_file()) for path in paths):
-            return False
-        for path in paths:
-            if path.suffix == PARTIAL:
-                remove_tree(path)
-    return not folder.is_symlink()
+    """Whether a folder is of files that a run may have written; removes what was not written whole."""
+    if not only_files(folder):
+        return False
+    for path in folder.rglob(f"*{PARTIAL}"):
+        remove_tree(path)
+    return True
 
 
 def _key(path: Path, name: str) -> str:

@@ -291,6 +291,19 @@ def test_labels_of_too_many_pixels(changed):
     refused(changed(style_map=json.dumps(weights)))
 
 
+def test_many_maps_of_many_labels(changed, monkeypatch):
+    """Each of which is allowed, and takes a few bytes."""
+    monkeypatch.setattr(latents, "MOST_LABELS", 45)
+    weights = json.loads(METADATA["style_map"])
+    assert Latents.load(changed(style_map=json.dumps(weights))).style.weights.count == 2
+    layers = {"kind": "layered", "below": weights, "above": None, "mask": weights}
+    style = np.zeros((3, 6), np.float32)
+    path = changed({"global": style}, style_map=json.dumps(layers))
+    assert len(Latents.load(path).style.styles) == 3
+    monkeypatch.setattr(latents, "MOST_LABELS", 39)
+    refused(path)
+
+
 @pytest.mark.parametrize(
     "metadata",
     [{"format": "patch-inverter-latents-9"}, {"image_size": "60"}, {"image_size": "60 101.5"}, {"image_size": "0 9"},
