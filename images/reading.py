@@ -47,6 +47,7 @@ from utils import log
 
 PLANES = 2  # of a TIFF's PlanarConfiguration
 GREY_STRIP = 2**20  # pixels that are asked for their colours at a time
+RESERVED = 112 * 2**20  # bytes of `memory_mib` that decoded pixels leave to others, or half of it
 WINDOWED = 2**24  # pixels; files of more are read by window
 
 # EXIF orientation -> how the shown image comes from the stored one: (transpose, then flip rows, then flip columns).
@@ -189,7 +190,7 @@ def _open(
     pixels, reason = header.width * header.height, ""
     if by_window and pixels > WINDOWED and not (is_jpeg(header) and is_filled(file)):
         try:
-            memory = None if memory_mib is None else memory_mib * 2**20
+            memory = None if memory_mib is None else max(memory_mib * 2**19, memory_mib * 2**20 - RESERVED)
             colours = colours_of(header, is_deep(header), notes)
             windows = open_windows(source, header, colours, max_pixels, memory, notes)
         except NotByWindow as error:
@@ -205,6 +206,7 @@ def _open(
     if header.format == "TIFF" and _in_planes(header):
         return _tiff(source, max_pixels, name, notes, header)
     if header.format == "TIFF" and (segments := Segments.of(header.tag_v2)):
+        segments.check_places()
         segments.check_content(file)
         if segments.compression in FAX:
             check_by_vips(source, header.tell())

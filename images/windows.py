@@ -21,7 +21,7 @@ import PIL.Image
 
 from images.colours import Colours, noted_colours
 from images.mending import png_pieces
-from images.segments import COMPRESSION, TAGS, Segments
+from images.segments import BITS, COMPRESSION, STRIP_HEIGHT, TAGS, TILE_HEIGHT, TILE_WIDTH, Segments
 from images.vips import Stream, load_vips
 from utils.files import free_space
 
@@ -32,8 +32,7 @@ OVERSHOOT = 0.5  # beyond 0 to 1, that floating-point samples may have and that 
 STRIP = 2**20  # pixels of a TIFF file that are decoded at a time
 BY_WINDOW = ("JPEG", "MPO", "PNG", "WEBP", "TIFF")
 # Tags of TIFF.
-BITS, ORIENTATION, SAMPLES_PER_PIXEL, STRIP_HEIGHT, PLANAR, PROFILE = 258, 274, 277, 278, 284, 34675
-TILE_WIDTH, TILE_HEIGHT = 322, 323
+ORIENTATION, PLANAR, PROFILE = 274, 284, 34675
 REDUCED, MASK = 1, 4  # of NewSubfileType: a smaller copy of another picture, or a mask for one
 MOST_PICTURES = 1000  # that are counted
 FIRST_OF = "the first of its {} pictures is used"
@@ -55,10 +54,10 @@ def open_windows(
     tags = getattr(header, "tag_v2", {})
     _check_layout(header, tags, max_pixels)
     bands = colours.count + header.has_transparency_data
-    _check_memory(header, tags, memory)
     segments = Segments.of(tags)
+    _check_memory(header, segments, memory)
     if segments:
-        segments.check_places(os.path.getsize(path))
+        segments.check_places()
     if segments is None or not segments.tiled:
         if segments:
             with open(path, "rb") as file:
@@ -67,6 +66,7 @@ def open_windows(
             return Scratch(path, colours, bands, header, notes)
         except load_vips().Error as error:
             raise NotByWindow(" ".join(str(error).split())) from error  # what is damaged shows when it is whole
+    segments.check_inside(os.path.getsize(path))
     return Tiles(path, colours, bands, header.tell(), segments)
 
 
@@ -150,6 +150,7 @@ def _check_page(source: str | Path | bytes, number: int) -> None:
         except Exception:  # whatever damage raises; libvips names it
             return
         if segments:
+            segments.check_places()
             segments.check_content(stream)
 
 
@@ -250,8 +251,7 @@ class Tiles(Stored):
         self._image = self._vips.Image.tiffload(str(path), access="random", fail_on="warning", page=page)
         super().__init__(self._image, colours, wanted)
         self._lock, self._of_thread, self._failure = threading.Lock(), threading.local(), None
-        self._tile = self._image.get("tile-height"), self._image.get("tile-width")
-        self.held = row_of_tiles(self._image.width, *self._tile, self._bands * self.dtype.itemsize)
+        self.held = segments.decoded(self._image.width)
         self[0:1, 0:1]  # what cannot be decoded at all shows here and not later
 
     def fetch(self, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -272,10 +272,10 @@ class Tiles(Stored):
 
     def _check(self, top: int, left: int, height: int, width: int) -> None:
         """ValueError where a tile that a box touches is known to be damaged; each is looked at once."""
-        across = -(-self.shape[1] // self._tile[1])
+        across = -(-self.shape[1] // self._segments.shape[1])
         rows, columns = (
             range(start // edge, -(-(start + length) // edge))
-            for start, length, edge in zip((top, left), (height, width), self._tile, strict=True)
+            for start, length, edge in zip((top, left), (height, width), self._segments.shape, strict=True)
         )
         new = {row * across + column for row in rows for column in columns} - self._checked
         with open(self._path, "rb") as file:
@@ -332,22 +332,13 @@ def _seek(file: BinaryIO, offset: int, whence: int) -> int:
         return -1
 
 
-def row_of_tiles(width: int, tile_height: int, tile_width: int, pixel: int) -> int:
-    """Bytes of the two rows of tiles, of pixels of so many bytes, that libvips keeps."""
-    return 2 * (width // tile_width + 1) * tile_width * tile_height * pixel
-
-
-def _check_memory(header: PIL.Image.Image, tags: dict, memory: int | None) -> None:
+def _check_memory(header: PIL.Image.Image, segments: Segments | None, memory: int | None) -> None:
     """ValueError where what a decoder holds at a time is more than `memory` bytes."""
-    pixel = len(header.getbands()) * 2  # of 16 bits: samples, or coefficients of JPEG
-    if tags:
-        pixel = int(tags.get(SAMPLES_PER_PIXEL, 1)) * max(1, max(tags.get(BITS, (1,))) // 8)
-    if TILE_WIDTH in tags:
-        needed = row_of_tiles(header.width, tags[TILE_HEIGHT], tags[TILE_WIDTH], pixel)
-    else:
-        needed = header.width * _rows_at_once(header, tags) * pixel
+    # without segments: samples of 16 bits, or coefficients of JPEG
+    needed = header.width * _rows_at_once(header, {}) * len(header.getbands()) * 2
+    needed = segments.decoded(header.width) if segments else needed
     if memory is not None and needed > memory:
-        raise ValueError(f"{needed >> 20} MiB of it are decoded at once; infer.memory_mib ({memory >> 20}) allows less")
+        raise ValueError(f"{needed >> 20} MiB of it are decoded at once; infer.memory_mib leaves {memory >> 20}")
 
 
 def _rows_at_once(header: PIL.Image.Image, tags: dict) -> int:
