@@ -233,7 +233,7 @@ class ChunkRows:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StoredArray:
     """A zarr array in a folder, or a tensor of a safetensors file, which is opened for each window, and checked."""
 
@@ -315,7 +315,9 @@ def _parse_style(values: np.ndarray, weights: str, measured: bool, exact: bool) 
 
 
 def _open_file(path: Path) -> Latents:
-    regular_size(path)  # names what is missing or may not be read, which safetensors does not
+    regular_size(path)
+    with open(path, "rb"):  # names what is missing or may not be read, which safetensors does not
+        pass
     with safetensors.safe_open(path, framework="np") as file:
         names = [name for name in ("structure", *STYLES) if name in file.keys()]  # noqa: SIM118 (not a dictionary)
         for name in ("structure", "global"):
