@@ -17,8 +17,10 @@ Exit code: 0 all done; 1 some images of a folder failed, the others are done; 2 
 from __future__ import annotations
 
 from utils.processors import share_processor
+from utils.signals import exit_at_once
 
 if __name__ == "__main__":  # before PyTorch is loaded
+    exit_at_once()
     share_processor()
 
 import argparse
@@ -44,8 +46,7 @@ from utils.arguments import add_paths, parse_arguments
 from utils.config import files_read, load_config
 from utils.device import release_freed_memory
 from utils.errors import UserError, failures, naming, run_command
-from utils.files import lock_folder, refuse_overwriting, remove_stale
-from utils.signals import exit_on_terminate
+from utils.files import lock_folder, refuse_overwriting
 
 STRIP = "strip"  # end of the name of several results side by side
 
@@ -71,10 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     endings = [*edits, STRIP] if verb.strip else edits
     names = [f"{job.name}-{ending}{part_of(config.infer)}" for job in jobs for ending in endings]
     refuse_overwriting(inputs, places(names, photographs, output))
-    exit_on_terminate()
     many, failed = verb.images == 1 and (len(paths) > 1 or paths != arguments.input), {}
     with lock_folder(output):
-        remove_stale(output)
         for job in jobs:
             with failures(job.images[0], failed) if many else naming(*job.images):
                 made = run(model, job, edits, output, config)
@@ -94,7 +93,6 @@ def collect(verb: Verb, arguments: argparse.Namespace, config: dict) -> int:
     if output.suffix != FILE:
         raise UserError(f"--output {output}: allowed: a {FILE} file")
     model = commands.load_model(arguments.checkpoint, config.infer)
-    exit_on_terminate()
     return verb.collect(model, config.infer.max_pixels, sets, output)
 
 
@@ -162,6 +160,7 @@ def run(model: PatchInverter, job: Job, edits: Edits, output: Path, config: dict
             settings = [config, model.fingerprint, *(file_version(path) for path in job.images)]
             latents.save(output / f"{name}{FILM}", unfinished_film(output, name, settings))
             continue
+        commands.require_room(output, latents, options, options.region, stored=options.region is None)
         if options.region is not None:
             save = partial(commands.save_picture, metadata=metadata, region=options.region)
             save(model, latents, output / f"{name}{part_of(options)}.png", options)

@@ -58,7 +58,7 @@ def open_source(model: PatchInverter, options: dict, path: Path, name: str, outp
     if path.suffix in SUFFIXES:
         latents = load_latents(model, path, options)
         return Source(name, latents.size, lambda: latents)
-    image = open_photograph(path, options.max_pixels)
+    image = open_photograph(path, options.max_pixels, options.memory_mib)
     size = image.height, image.width
 
     @cache

@@ -30,7 +30,7 @@ from models.weights import SHIPPED
 from utils import log
 from utils.arguments import one_path
 from utils.errors import UserError
-from utils.files import scratch_folder
+from utils.files import refusals, require_space, scratch_folder
 from utils.schema import LARGEST_SEED
 
 IMAGES = f"{', '.join(READ[:-1])} or {READ[-1]} image"
@@ -161,6 +161,15 @@ def seeds_of(section: str, options: dict) -> Sequence[int]:
     return seeds
 
 
+def require_room(output: Path, latents: Latents, options: dict, region: Sequence[int] | None, stored: bool) -> None:
+    """UserError where the disk has no room for an image that is drawn on it (see `save_picture`), and, where they are
+    `stored`, for its latents.
+    """
+    height, width = latents.size if region is None else region_of(region, latents.size).shape
+    pixels = height * width * 3 * (1 if options.depth == 8 else 4) if height * width > HELD else 0
+    require_space(output, pixels + stored * 4 * int(np.prod(latents.structure.shape)))
+
+
 def save_picture(
     model: PatchInverter,
     latents: Latents,
@@ -181,7 +190,7 @@ def save_picture(
     kind = picture_kind(options.format, size, options.depth)
     blocks = list(model.pixel_blocks(whole) if scale == 1 else model.preview_blocks(whole, scale))
     path = path.with_name(f"{path.stem}{PICTURES[kind]}")
-    with scratch_folder(path) as folder:
+    with scratch_folder(path) as folder, refusals(path):
         shape, dtype = (*size, 3), "uint8" if options.depth == 8 else "float32"
         if size[0] * size[1] > HELD:
             out = create_zarr(folder, shape, (*blocks[0].shape, 3), dtype)

@@ -1,6 +1,7 @@
 """Configs: defaults, layers, overrides, and what is said about a wrong one."""
 
 import math
+import os
 import re
 from pathlib import Path
 
@@ -240,6 +241,25 @@ def test_wrong_override(override, parts):
 def test_wrong_file_is_named(tmp_path, text, part):
     path = write(tmp_path, "wrong.yaml", text)
     assert str(path) in message(path=path) and part in message(path=path)
+
+
+def test_few_lines_that_stand_for_very_many_values(tmp_path):
+    lines = ["a0: &a0 {x: 1}"]
+    for merge in ("<<: [{}]", "x: [{}]"):
+        for number in range(1, 12):
+            lines.append(f"a{number}: &a{number} {{{merge.format(', '.join([f'*a{number - 1}'] * 10))}}}")
+        (tmp_path / "a.yaml").write_text("\n".join(lines))
+        with pytest.raises(UserError, match=r"a\.yaml: \d+ values; allowed: at most 65536"):
+            load_config(InferConfig, tmp_path / "a.yaml")
+        del lines[1:]
+
+
+@pytest.mark.parametrize("file", ["/dev/zero", "pipe", "long.yaml"])
+def test_files_that_would_never_end(tmp_path, file):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "long.yaml").write_text("#" * 2**18 + "\n")
+    with pytest.raises(UserError, match="^config .*(is not a file|has 262145 bytes; allowed: at most 262144)$"):
+        load_config(InferConfig, tmp_path / file)
 
 
 def test_unreadable_files(tmp_path):
