@@ -35,13 +35,14 @@ import training
 from models import count_parameters
 from training.context import TrainContext
 from training.events import EVENTS, PICTURES, Events
-from training.run import CHECKPOINTS, CONFIG, resume, save, take_step
+from training.run import CHECKPOINTS, CONFIG, resume, save, take_step, with_failure
 from training.stage import Stage
 from utils import distributed, log
 from utils.config import dump_config, files_read, load_config, save_config
 from utils.device import select_device, select_dtype, tune_allocator
+from utils.distributed import LOST, LostWorker
 from utils.errors import UserError, run_command
-from utils.files import lock_folder, refuse_overwriting
+from utils.files import lock_folder, refuse_overwriting, remove_stale
 from utils.schema import TrainConfig
 from utils.signals import StopSignal, ignore_signals
 
@@ -95,6 +96,8 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
     (shown,) = (val_set if len(val_set) else train_set).centre_crops(PICTURES, PICTURES)
     validation = val_set.centre_crops(VALIDATION_BATCHES * settings.batch, settings.batch)
     stage.prepare(train_set)
+    if world.main:
+        remove_stale(folder)
     state = resume(folder, config, context, stage, (train_set, val_set))
     if world.main and not keep_config:
         save_config(config, folder / CONFIG)
@@ -108,18 +111,17 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
     scalars, over, stopping = {}, False, False
     with (
         StopSignal() as stop,
-        datasets.loading_failures(train_set),
         Events(folder / EVENTS, world.main, state["step"]) as events,
         tqdm(total=settings.steps, initial=state["step"], disable=not world.main, unit="step", mininterval=5) as bar,
     ):
-        for batch in batches:
+        for batch, failure in with_failure(batches):
             scalars |= take_step(stage, state["step"], context.load(batch))  # the lazy losses keep their last values
             state |= {"step": state["step"] + 1, "elapsed": time.monotonic() - started}
             step = state["step"]
             bar.update()
 
             # The processes agree on the end: a signal may reach only one of them.
-            late, stopping = world.any(state["elapsed"] > seconds, stop.requested)
+            late, stopping, lost = world.any(state["elapsed"] > seconds, stop.requested, failure is not None)
             over = late or step == settings.steps
 
             if step % settings.log_every == 0 or over:
@@ -129,8 +131,10 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
                 events.images(stage.pictures(context.load(shown)), step)
             if validation and (step % settings.validate_every == 0 or over):
                 events.scalars(stage.validate([context.load(held) for held in validation]), step)
-            if step % settings.save_every == 0 or over or stopping:
+            if step % settings.save_every == 0 or over or stopping or lost:
                 save(folder, state, stage, context, settings.keep)
+            if lost:
+                raise failure or LostWorker(f"{LOST}; start again to go on")
             if over or stopping:
                 break
     if stopping:

@@ -6,10 +6,13 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import cv2
@@ -23,35 +26,45 @@ from datasets.sources import Source, combined_digest, open_source
 from datasets.splits import refuse_shared, split
 from images.resizing import check_side
 from utils import log
+from utils.distributed import LostWorker
 from utils.errors import UserError
 from utils.signals import ignore_signals
+from utils.watching import LOOK, Watch, end_with_parent
 
-__all__ = ["NO_VALIDATION", "CropDataset", "CropLoader", "StepSampler", "Window", "build", "loader", "loading_failures"]
+__all__ = ["NO_VALIDATION", "CropDataset", "CropLoader", "StepSampler", "Window", "build", "loader"]
 
 NO_VALIDATION = "none"  # in place of data.val
 SHARED = Path("/dev/shm")  # what Linux shares between processes
-SILENCE = 120  # seconds after which a worker counts as lost
+SILENCE = 120  # seconds after which a worker counts as lost, whatever it does
+PATIENCE = 2  # looks at a worker in a row at which it does nothing, after which it counts as lost
 
 
 class CropLoader(DataLoader):
-    """A DataLoader whose failures are one line that names the image."""
+    """A DataLoader whose failures are one line that names the image, and come where a batch is asked for.
+
+    PyTorch would also report a worker that is lost from a signal handler, in the middle of whatever is computed.
+    """
 
     def __iter__(self) -> Iterator[dict]:
         iterator = super().__iter__()
+        _silence_handler()
+        workers, whole = getattr(iterator, "_workers", []), False
         try:
-            with loading_failures(self.dataset):
-                yield from map(_as_tensors, iterator)
+            while True:
+                with _loading_failures(self.dataset, workers):
+                    batch = _next(iterator)
+                if batch is None:
+                    break
+                yield _as_tensors(batch)
+            whole = True
         finally:
-            if self.num_workers:
-                _again(partial(_stop, iterator))
+            if workers:
+                _stop(iterator, at_once=not whole)
 
 
 @contextmanager
-def loading_failures(dataset: CropDataset) -> Iterator[None]:
-    """Turns the failure of a worker that reads `dataset` into a UserError of one line that names the image.
-
-    PyTorch reports a worker that is lost at any moment, also while something else is computed.
-    """
+def _loading_failures(dataset: CropDataset, workers: Sequence[BaseProcess]) -> Iterator[None]:
+    """Turns the failure of a worker that reads `dataset` into one line that names the image."""
     try:
         yield
     except UserError as error:
@@ -63,9 +76,39 @@ def loading_failures(dataset: CropDataset) -> Iterator[None]:
     except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: it was lost while it sent a batch
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader "):
             raise
-        names = ", ".join(_again(dataset.being_read)) or "no image"
-        reason = str(error).partition("\n")[0] or "a worker was lost"
-        raise UserError(f"loading failed (being read: {names}): {reason}") from error
+        names = ", ".join(dataset.being_read()) or "no image"
+        reason = _ends(workers) or str(error).partition("\n")[0] or "a worker was lost"
+        raise LostWorker(f"loading failed (being read: {names}): {reason}") from error
+
+
+def _ends(workers: Sequence[BaseProcess]) -> str:
+    """How workers have ended that should not have."""
+    said = []
+    for worker in workers:
+        worker.join(0.1)  # one that closed its pipe is about to end
+        if worker.exitcode is not None and worker.exitcode < 0:
+            name = signal.Signals(-worker.exitcode).name
+            hint = ", as the system does where memory is short" if name == "SIGKILL" else ""
+            said.append(f"worker {worker.pid} was ended by {name}{hint}")
+    return "; ".join(said)
+
+
+def _next(iterator: Iterator[dict]) -> dict | None:
+    """The next batch; None at the end. RuntimeError where the worker whose turn it is hangs, or works for too long."""
+    asked, watch = time.monotonic(), None
+    while True:
+        try:
+            return next(iterator, None)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader timed out"):
+                raise
+            if watch is None:
+                turn = iterator._task_info[iterator._rcvd_idx][0]
+                watch = Watch(iterator._workers[turn].pid, PATIENCE)
+            if time.monotonic() - asked > SILENCE:
+                raise RuntimeError(f"DataLoader timed out after {SILENCE} seconds") from error
+            if watch.hangs():
+                raise RuntimeError(f"DataLoader worker {watch.pid} hangs") from error
 
 
 def build(config: dict, window: Window, thumbnail: int, seed: int) -> tuple[CropDataset, CropDataset]:
@@ -102,8 +145,8 @@ def loader(
     """Batches of `batch` items of this process, one for each of `steps` steps from `first_step` on, in order.
 
     The same for any number of workers, which take turns. They hand over batches in shared memory or, where that is too
-    small, by pipe, with a note; where the system lets none start, this process loads. A worker that dies or is silent
-    for two minutes raises UserError.
+    small, by pipe, with a note; where the system lets none start, this process loads. A worker that dies, does nothing
+    for some seconds while its batch is waited for, or has none for two minutes raises LostWorker.
     """
     options = loader_options(workers)
     if options["num_workers"] < workers:
@@ -127,7 +170,7 @@ def loader(
 def loader_options(workers: int) -> dict[str, object]:
     """How a CropLoader starts its workers; where the system lets none start, there are none."""
     workers = workers if workers and _processes_can_meet() else 0
-    return {"num_workers": workers, "worker_init_fn": _start_worker, "timeout": SILENCE if workers else 0}
+    return {"num_workers": workers, "worker_init_fn": _start_worker, "timeout": LOOK if workers else 0}
 
 
 def _as_arrays(items: list[dict[str, Tensor]]) -> dict[str, np.ndarray]:
@@ -158,22 +201,27 @@ def _processes_can_meet() -> bool:
 
 def _start_worker(_: int) -> None:
     ignore_signals()  # the main process decides when to stop; then it saves
+    end_with_parent()
     cv2.setNumThreads(0)  # the workers are the threads
 
 
-def _again(action: Callable[[], object]):
-    """The action's result; it is begun again where PyTorch's signal handler, too, reports a worker that is lost."""
-    try:
-        return action()
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader "):
-            raise
-        return action()
+def _silence_handler() -> None:
+    """Take away PyTorch's handler that raises wherever a worker is lost: `_next` finds out within a few seconds."""
+    number = getattr(signal, "SIGCHLD", None)  # Windows has none
+    if number is None or threading.current_thread() is not threading.main_thread():
+        return
+    if str(getattr(signal.getsignal(number), "__module__", "")).startswith("torch."):
+        signal.signal(number, signal.SIG_DFL)
 
 
-def _stop(iterator: Iterator[dict]) -> None:
-    """End the workers now: they ignore the signal by which an ending program stops them, and it would wait for ever."""
+def _stop(iterator: Iterator[dict], at_once: bool) -> None:
+    """End the workers now: they ignore the signal by which an ending program stops them, and it would wait for ever.
+
+    `at_once`: for one that hangs PyTorch would wait for some seconds.
+    """
     workers = list(iterator._workers)
+    for worker in workers if at_once else []:
+        worker.kill()
     iterator._shutdown_workers()
     for worker in workers:
         if worker.is_alive():

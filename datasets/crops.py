@@ -149,6 +149,9 @@ class CropDataset(Dataset):
                 image = self._open(self.records[position])
             except ImageError as error:
                 self._count_damage(position, error)
+            except MemoryError as error:
+                name = self.source.name(self.records[position])
+                raise UserError(f"{name}: out of memory; fewer data.workers take less") from error
             else:
                 self._states[position] = NOTED if image.notes else IDLE
                 if image.notes and not noted:

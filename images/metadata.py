@@ -74,7 +74,7 @@ def _dpi(values: Any, exif: PIL.Image.Exif | None = None) -> tuple[float, float]
         across, down = (float(value) * factor for value in values)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
-    return (across, down) if min(across, down) > 0 and max(across, down) < MOST_DPI else None
+    return (across, down) if all(0 < value < MOST_DPI for value in (across, down)) else None  # not so: NaN
 
 
 def _xmp(info: dict) -> bytes:

@@ -34,6 +34,7 @@ from inversion.refinement import State, Step
 from inversion.styles import ArrayLike
 from models.geometry import Region
 from utils import log
+from utils.device import release_freed_memory
 from utils.distributed import LostWorker, ProcessGroup
 from utils.errors import UserError, naming
 from utils.files import atomic_path, only_files, read_file, refusals, regular_size, remove_tree, require_space
@@ -405,6 +406,8 @@ class InversionRun:
             passing = isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
             if isinstance(error, Damaged) or (isinstance(error, ImageError) and not passing):
                 job.discard()  # what is damaged is not gone on with; all processes have let go of it
+        if reason:
+            release_freed_memory()  # after a lack of it
         job.group.wait()  # what one has stored, all see
         state = job.state()
         if state and state.row:

@@ -54,6 +54,11 @@ class Events(SummaryWriter):
             row = torch.cat(list(images[:PICTURES].float().cpu()), dim=2).clamp(-1, 1)
             self.add_image(name, ((row + 1) / 2).numpy(), step)
 
+    def close(self) -> None:
+        """Write what is still to be written."""
+        with refusals(self.folder):
+            super().close()
+
     def _require_space(self) -> None:
         free = free_space(self.folder)
         if self.main and free < SPACE:

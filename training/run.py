@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from utils.checkpoint import load_latest, save_checkpoint
 from utils.errors import UserError
 
 CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"  # in the folder of a run
+Batch = dict[str, Tensor]
 DATA = ("resize", "flip", "max_pixels", "val_fraction")  # what of the section decides on the images
 TRAIN = ("ema_images", "style_mixing", "noise", "deterministic")
 
@@ -90,6 +91,18 @@ def take_step(stage: Stage, step: int, batch: dict[str, Tensor]) -> dict[str, Te
     except Diverged as error:
         records = ", ".join(map(str, batch["id"].tolist()))
         raise Diverged(f"step {step}: {error}; records of the batch: {records}") from error
+
+
+def with_failure(batches: Iterable[Batch]) -> Iterator[tuple[Batch, UserError | None]]:
+    """Each batch, and why there is no other one after it, if that is a failure: so there is time to save."""
+    following = next(iterator := iter(batches), None)
+    while following is not None:
+        batch, following, failure = following, None, None
+        try:
+            following = next(iterator, None)
+        except UserError as error:
+            failure = error
+        yield batch, failure
 
 
 def _compare(folder: Path, before: dict, fixed: dict, free: dict) -> list[str]:

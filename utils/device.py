@@ -96,7 +96,7 @@ def tune_allocator() -> None:
     add up, but PyTorch asks for huge pages for them. A setting of THP_MEM_ALLOC_ENABLE in the environment stays.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    mallopt = _libc("mallopt")
+    mallopt = libc("mallopt")
     if mallopt:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
@@ -104,12 +104,12 @@ def tune_allocator() -> None:
 
 def release_freed_memory() -> None:
     """Return to the system what `tune_allocator` lets it keep: before work with tensors of other sizes."""
-    trim = _libc("malloc_trim")
+    trim = libc("malloc_trim")
     if trim:
         trim(0)
 
 
-def _libc(name: str) -> Callable[..., int] | None:
+def libc(name: str) -> Callable[..., int] | None:
     """A function of the C library; None where it has none of this name, or the system is not Linux."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 

@@ -7,19 +7,27 @@ regularisers differentiate twice and touch other parameters than the main losses
 from __future__ import annotations
 
 import os
+import platform
+import re
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from utils.device import select_device
 from utils.errors import UserError
+from utils.watching import Watch
 
 POLL = 0.001  # seconds between looks at whether all have come
+GOING = 0.2  # seconds from when others notice that a process has gone to when the system says so
+PATIENCE = 4  # looks at another process in a row at which it does nothing, after which it counts as lost
+LOST = "another worker was lost"
 
 
 class LostWorker(UserError):
@@ -34,6 +42,7 @@ class ProcessGroup:
 
     rank: int = 0
     size: int = 1
+    peers: dict[int, int] = field(default_factory=dict)  # process numbers of the others on this machine, by rank
 
     @property
     def main(self) -> bool:
@@ -46,7 +55,7 @@ class ProcessGroup:
         if self.size == 1 or not values:
             return
         flat = torch.cat([value.reshape(-1) for value in values])
-        dist.all_reduce(flat)
+        self._meet(lambda: dist.all_reduce(flat, async_op=True))
         flat /= self.size
         for value, mean in zip(values, flat.split([value.numel() for value in values]), strict=True):
             value.copy_(mean.view_as(value))
@@ -59,13 +68,7 @@ class ProcessGroup:
         if self.size == 1:
             return flags
         values = torch.tensor(flags, dtype=torch.uint8, device="cuda" if dist.get_backend() == "nccl" else "cpu")
-        try:
-            work = dist.all_reduce(values, op=dist.ReduceOp.MAX, async_op=True)
-            while not work.is_completed():
-                time.sleep(POLL)
-            work.wait()
-        except RuntimeError as error:
-            raise LostWorker("another worker was lost; start again to go on") from error
+        self._meet(lambda: dist.all_reduce(values, op=dist.ReduceOp.MAX, async_op=True))
         return tuple(map(bool, values.tolist()))
 
     def wait(self) -> None:
@@ -78,7 +81,36 @@ class ProcessGroup:
             return values
         from torch.distributed.nn.functional import all_gather
 
-        return torch.cat(all_gather(values.contiguous()))
+        self.wait()  # so that none is waited for here, where nobody would look
+        with self.telling_loss():
+            return torch.cat(all_gather(values.contiguous()))
+
+    def _meet(self, begin: Callable[[], dist.Work]) -> None:
+        """Begin something that takes all processes, and return when it is done. Signals are heard while waiting.
+
+        LostWorker where a process has gone; one that hangs is killed, or it would outlive the run.
+        """
+        with self.telling_loss():
+            work, watches = begin(), {rank: Watch(pid, PATIENCE) for rank, pid in self.peers.items()}
+            while not work.is_completed():
+                time.sleep(POLL)
+                for rank, watch in watches.items():
+                    if watch.hangs():
+                        psutil.Process(watch.pid).kill()
+                        raise LostWorker(f"{LOST} (rank {rank} does nothing); start again to go on")
+            work.wait()
+
+    @contextmanager
+    def telling_loss(self) -> Iterator[None]:
+        """Turns the errors that the loss of another process causes into LostWorker, which names it if it was here."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not re.search("gloo|nccl|socket|connection|distributed", str(error), re.IGNORECASE):
+                raise
+            time.sleep(GOING)
+            gone = ", ".join(f"rank {rank}" for rank, pid in self.peers.items() if Watch(pid, 1).gone())
+            raise LostWorker(f"{LOST}{f' ({gone})' if gone else ''}; start again to go on") from error
 
 
 SINGLE = ProcessGroup()
@@ -107,7 +139,10 @@ def start(device: torch.device, timeout_minutes: float, gloo: bool = False) -> t
     except (RuntimeError, ValueError) as error:
         where = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
         raise UserError(f"cannot join the other processes at {where}: {str(error).splitlines()[0]}") from error
-    return ProcessGroup(dist.get_rank(), dist.get_world_size()), gpu or device
+    rank, found = dist.get_rank(), [None] * dist.get_world_size()
+    dist.all_gather_object(found, (platform.node(), os.getpid()))
+    here = {other: pid for other, (node, pid) in enumerate(found) if node == platform.node() and other != rank}
+    return ProcessGroup(rank, len(found), here), gpu or device
 
 
 def stop() -> None:

@@ -12,6 +12,9 @@ from utils.signals import SIGNALS, raising_signals
 STOPPED = tuple(128 + number for number in SIGNALS)
 
 
+LACKS = ("allocate memory", "can't start new thread", "could not create a primitive")  # the last one: of oneDNN
+
+
 class UserError(Exception):
     """One clear line: what is wrong, where (file, key, image) and what is allowed instead."""
 
@@ -84,6 +87,6 @@ def naming(*images: Path | str) -> Iterator[None]:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error is a lack of memory, in NumPy's words or in PyTorch's."""
-    names = type(error).__name__, str(error)
-    return isinstance(error, MemoryError) or names[0] == "OutOfMemoryError" or "allocate memory" in names[1]
+    """Whether an error is a lack of memory, in NumPy's words, in PyTorch's, or where a thread gets none."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or any(words in str(error) for words in LACKS)

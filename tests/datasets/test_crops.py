@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import datasets
-from datasets import CropDataset, StepSampler, Window, build, loader, loading_failures
+from datasets import CropDataset, StepSampler, Window, build, loader
 from datasets.sources import FolderSource, open_source
 from images.thumbnail import thumbnail
+from utils import watching
 from utils.config import load_config
 from utils.errors import UserError
 from utils.schema import TrainConfig
@@ -236,34 +237,65 @@ def test_a_few_damaged_files_end_no_small_run(make_folder, images, allowed):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("cause", ["kill", "bus error", "hang"])
+@pytest.mark.parametrize("cause", ["kill", "bus error", "stop", "hang", "memory"])
 def test_a_lost_worker_is_an_error_that_names_the_image(make_folder, monkeypatch, cause):
-    source_open, signals = FolderSource.open, {"kill": signal.SIGKILL, "bus error": signal.SIGBUS}
+    """Within 15 seconds, and no process stays."""
+    source_open = FolderSource.open
+    signals = {"kill": signal.SIGKILL, "bus error": signal.SIGBUS, "stop": signal.SIGSTOP}
 
     def fatal(self, index, max_pixels):
         if index == 3 and cause == "hang":
             time.sleep(60)
+        elif index == 3 and cause == "memory":
+            bytearray(2**60)
         elif index == 3:
             os.kill(os.getpid(), signals[cause])
         return source_open(self, index, max_pixels)
 
     monkeypatch.setattr(FolderSource, "open", fatal)
-    monkeypatch.setattr(datasets, "SILENCE", 1)
+    if cause == "stop":  # time is saved
+        monkeypatch.setattr(watching, "LOOK", 0.3)
+        monkeypatch.setattr(datasets, "LOOK", 0.3)
     start = time.monotonic()
     with pytest.raises(UserError, match=r"003\.png") as caught:
         list(loader(crops(make_folder("photos", 6)), 0, 10, 4, workers=1))
-    assert "\n" not in str(caught.value)
-    assert time.monotonic() - start < 25  # PyTorch gives a worker that hangs some seconds
+    said = {"kill": "SIGKILL, as the system does where memory is", "bus error": "SIGBUS", "memory": "out of memory"}
+    assert said.get(cause, "hangs") in str(caught.value) and "\n" not in str(caught.value)
+    assert time.monotonic() - start < 15 and not multiprocessing.active_children()
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_a_worker_that_is_lost_during_a_step_is_one_line(make_folder):
-    """PyTorch raises from its signal handler, too."""
+def test_a_worker_that_works_for_too_long(make_folder, monkeypatch):
+    """One that is slow is waited for."""
+    source_open, seconds = FolderSource.open, 1.0
+
+    def busy(self, index, max_pixels):
+        begun = time.monotonic()
+        while time.monotonic() - begun < seconds:
+            pass
+        return source_open(self, index, max_pixels)
+
+    monkeypatch.setattr(FolderSource, "open", busy)
+    monkeypatch.setattr(datasets, "LOOK", 0.1)
     dataset = crops(make_folder("photos", 6))
-    with pytest.raises(UserError, match=r"loading failed \(being read: .*killed by signal"), loading_failures(dataset):
-        for _ in loader(dataset, 0, 50, 4, workers=1):
-            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-            time.sleep(10)  # in which the handler raises
+    assert len(list(loader(dataset, 0, 1, 1, workers=1))) == 1
+    seconds = 60
+    monkeypatch.setattr(datasets, "SILENCE", 0.5)
+    with pytest.raises(UserError, match=r"being read: .*png\): DataLoader timed out after 0.5 seconds"):
+        list(loader(dataset, 0, 1, 1, workers=1))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_worker_that_is_lost_during_a_step_does_not_disturb_it(make_folder):
+    """It is told where the next batch is asked for: PyTorch would raise from its signal handler."""
+    batches, whole = iter(loader(crops(make_folder("photos", 6)), 0, 50, 4, workers=1)), []
+    with pytest.raises(UserError, match=r"loading failed \(being read: .*ended by SIGKILL"):
+        for number, _ in enumerate(batches):
+            if number == 0:
+                os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+                time.sleep(0.3)  # in which the handler would raise
+            whole.append(number)
+    assert whole
 
 
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError("reset by peer")])

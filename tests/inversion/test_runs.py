@@ -465,7 +465,7 @@ def test_a_process_that_fails_between_two_meetings(run, photographs, checkpoint,
 def test_a_lost_process(run, photographs, checkpoint, tmp_path, monkeypatch, source, done, held):
     """The others say so, after what they can do; one process alone goes on, on disk or in memory."""
     codes, _, err = programs("lose", 2, *arguments(photographs / source, tmp_path / "output", checkpoint))
-    assert codes == [1, -9] and len(lines(err)) == 1 and "another worker was lost; start again to go on" in err
+    assert codes == [1, -9] and len(lines(err)) == 1 and "another worker was lost (rank 1); start again to go on" in err
     assert images(tmp_path / "output") in done and (tmp_path / "output" / ".unfinished").exists()
     monkeypatch.setattr(runs, "HELD", held)
     code, _, output = run("--input", photographs / source)

@@ -72,7 +72,7 @@ def talk(rank, port, path):
         "main": group.main,
     }
     if rank == 0:
-        with pytest.raises(LostWorker, match="^another worker was lost; start again to go on$") as error:
+        with pytest.raises(LostWorker, match=r"^another worker was lost \(rank 1\); start again to go on$") as error:
             group.any(False)
         found["code"] = error.value.exit_code
     path.write_text(json.dumps(found))

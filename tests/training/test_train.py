@@ -17,6 +17,7 @@ import training.generator
 import training.inverter
 from datasets import Window
 from models.weights import load_inverter, read_weights
+from training.inverter import InverterStage
 from training.stage import Stage
 from utils.checkpoint import load_latest, load_weights
 from utils.config import load_config
@@ -76,6 +77,29 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     monkeypatch.undo()
     assert run(*arguments) == 0
     same_state(straight(run, stage_arguments[stage], stage), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_loader_that_is_killed_ends_the_run_and_the_same_command_goes_on(
+    run, stage_arguments, straight, tmp_path, capsys, monkeypatch, same_state
+):
+    """While a step computes: that one is finished, and saved."""
+    arguments = [*stage_arguments["trunk"], f"train.output={tmp_path}", f"train.steps={STEPS}"]
+    step = InverterStage.step
+
+    def killing(stage, number, batch):
+        if number == 7:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        return step(stage, number, batch)
+
+    monkeypatch.setattr(InverterStage, "step", killing)
+    assert run(*arguments, "data.workers=1") == 1
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: loading failed (being read: ") and "ended by SIGKILL" in error
+    assert last_step(tmp_path) >= 8 and not multiprocessing.active_children()
+    monkeypatch.undo()
+    assert run(*arguments) == 0
+    same_state(straight(run, stage_arguments["trunk"], "trunk"), tmp_path)
 
 
 def test_one_run_at_a_time_in_a_folder(run, tmp_path, capsys):
