@@ -1,6 +1,7 @@
 """New content from photographs themselves: blocks, what stays to the last bit, what is copied, what is wrong."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -47,12 +48,19 @@ def test_blocks_and_saved_latents_draw_the_same(edit, tmp_path):
     assert (draw(Latents.load(tmp_path / "edit.safetensors")) == draw(whole)).all()
 
 
+def reflections(start, stop, edge):
+    """A part of an axis, and where it is seen again beyond both ends."""
+    return [Interval(start, stop - 1), Interval(1 - stop, -start), Interval(2 * edge - 1 - stop, 2 * edge - 2 - start)]
+
+
 def reached(box, size):
-    """Bool [H, W]: the pixels that cells which see a box reach."""
+    """Bool [H, W]: the pixels that cells which see a box, or its reflection beyond the border, reach."""
     encoder, texture = MODEL.networks.encoder.rule, MODEL.generator.texture.rule
-    seen = Region(Interval(box[0], box[2] - 1), Interval(box[1], box[3] - 1)).affected_output(encoder)
     mask, image = np.zeros(size, bool), Region.at(0, 0, *size)
-    mask[seen.affected_output(texture).common(image).slices_in(image)] = True
+    for rows, cols in product(reflections(box[0], box[2], size[0]), reflections(box[1], box[3], size[1])):
+        pixels = Region(rows, cols).affected_output(encoder).affected_output(texture).common(image)
+        if pixels:
+            mask[pixels.slices_in(image)] = True
     return mask
 
 
