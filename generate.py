@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def places(output: Path, seeds: range) -> Iterator[Path]:
+def places(output: Path, seeds: Sequence[int]) -> Iterator[Path]:
     """What is there already of what images of seeds may be written into; file systems may ignore the case of names."""
     for path in chain(output.glob("*"), output.glob("latents/*")):
         digits = path.stem.lower().removeprefix("seed-").removesuffix(TILES)

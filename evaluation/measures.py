@@ -35,8 +35,12 @@ MEASURES = {
     "reciprocal_error": Measure("Reciprocal error", "", "lower", 3, "E(TS(z)) against z: mean squared error over the "
                                 "variance of z. 0: the encoder inverts what is generated."),
     "reciprocal_error_encoded": Measure("Reciprocal error, encoded", "", "lower", 3, "The same of photographs' z."),
-    "edit_consistency": Measure("Edit consistency", "", "higher", 3, "Structure latents of an image that is redrawn in "
-                                "another's style, encoded again: 1 - squared error over variance. 1: it stayed."),
+    "edit_colours": Measure("Edit: colours moved", "", "higher", 3, "Share of the way to the colours of the photograph "
+                            "whose style it takes (sliced Wasserstein over RGB)."),
+    "edit_gradients": Measure("Edit: gradients kept", "", "higher", 3, "Correlation of an edit's luminance gradients "
+                              "with the photograph's, over that of the plain inversion."),
+    "edit_consistency": Measure("Edit found again", "", "higher", 3, "Structure latents of an edit, encoded again, "
+                                "against those that it was drawn from: 1 - squared error over variance."),
     "edit_score": Measure("Score of edits", "", "higher", 3, "The discriminator's, mean."),
     "reconstruction_score": Measure("Score of reconstructions", "", "higher", 3, "The discriminator's, mean."),
     "real_score": Measure("Score of photographs", "", "none", 3, "The discriminator's, mean."),

@@ -1,4 +1,4 @@
-"""Inversions of photographs, and what is measured of them: fidelity, time and memory, seams, cycles, curves, edits.
+"""Inversions of photographs, and what is measured of them: fidelity, time and memory, seams, cycles, curves.
 
 Letters: H, W pixels.
 """
@@ -142,27 +142,6 @@ def measure_curves(evaluated: EvaluatedModel, inversion: Inversion) -> dict[str,
         "refinement": points,
         "random latents": optimize(model, inversion.photograph, steps, evaluated.seed, perceptual),
     }
-
-
-def measure_edits(evaluated: EvaluatedModel, kept: Mapping[str, Inversion]) -> tuple[dict[str, float | None], Pictures]:
-    """Measures of images that are each drawn in the style of the next one, and pictures of some of them."""
-    model, names, pairs, edits, pictures = evaluated.model, list(kept), [], [], {}
-    pictured = spread(names, evaluated.options.pictures)
-    for name, other in zip(names, names[1:] + names[:1], strict=True):
-        own, source = kept[name], kept[other]
-        edits.append(model.draw(own.latents.with_style(source.latents.style)))
-        pairs.append((window(model, evaluated.invert(edits[-1])), window(model, own.latents)))
-        if name in pictured:
-            captions = name, f"style of {other}", f"{evaluated.name}: edit"
-            shown = own.photograph, source.photograph, edits[-1]
-            pictures[name] = dict(zip(captions, map(webp, shown), strict=True))
-    error, score = relative_error(pairs), evaluated.discriminator
-    measures = {"edit_consistency": None if error is None else 1 - error}
-    if score:
-        results, photographs = [each.result for each in kept.values()], [each.photograph for each in kept.values()]
-        sets = {"edit_score": edits, "reconstruction_score": results, "real_score": photographs}
-        measures |= {key: score(images, evaluated.seed) for key, images in sets.items()}
-    return measures, pictures
 
 
 def pictures_of(evaluated: EvaluatedModel, kept: Mapping[str, Inversion]) -> Pictures:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation import photographs
+from evaluation import edits, photographs
 from evaluation.latents import compare_latents, reciprocal_error, sample
 from evaluation.linear import linear_transform
 from evaluation.measures import MEASURES, mean
@@ -35,7 +35,7 @@ def evaluate_checkpoint(
     networks, options, failed, curves = evaluated.model.networks, evaluated.options, {}, []
     rows, vectors, kept = invert_all(evaluated, files, failed)
     detailed = {name: kept[name] for name in spread(list(kept), options.details)}
-    edited, edits = photographs.measure_edits(evaluated, detailed)
+    edited, pictures = edits.measure_edits(evaluated, detailed)
     seams = photographs.measure_seams(evaluated, detailed.values())
     cycles = averaged([photographs.measure_cycles(evaluated, each) for each in detailed.values()], ("psnr", "ssim"))
     for name in spread(list(kept), options.optimized):
@@ -57,7 +57,7 @@ def evaluate_checkpoint(
         "curves": {key: averaged([each[key] for each in curves], ("seconds", "psnr")) for key in (curves or [()])[0]},
         **series,
     }
-    return entry, {"Inversions": photographs.pictures_of(evaluated, kept), "Edits": edits}
+    return entry, {"Inversions": photographs.pictures_of(evaluated, kept), "Edits": pictures}
 
 
 def invert_all(

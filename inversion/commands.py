@@ -37,10 +37,10 @@ IMAGES = f"{', '.join(READ[:-1])} or {READ[-1]} image"
 LONGEST = 200  # bytes of a name, of 255 that file systems take
 
 
-def command_parser(description: str, example: str) -> argparse.ArgumentParser:
+def command_parser(description: str, example: str, output: str = "folder of the results") -> argparse.ArgumentParser:
     """A parser of --output, --checkpoint, --config and key=value; `example`: one of these."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=one_path, required=True, help="folder of the results")
+    parser.add_argument("--output", type=one_path, required=True, help=output)
     parser.add_argument("--checkpoint", type=one_path, default=SHIPPED, help="weights that train.py exported")
     parser.add_argument("--config", help="YAML file with options")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"single options, as {example}")
@@ -151,8 +151,10 @@ def _file_name(name: str) -> str:
     return os.fsdecode(os.sep.join(parts).encode())
 
 
-def seeds_of(section: str, options: dict) -> range:
-    """`count` seeds from `seed` on. UserError where the last one could not be given again."""
+def seeds_of(section: str, options: dict) -> Sequence[int]:
+    """`seeds`, or `count` of them from `seed` on. UserError where the last one could not be given again."""
+    if options.get("seeds"):
+        return options.seeds
     seeds = range(options.seed, options.seed + options.count)
     if seeds[-1] > LARGEST_SEED:
         raise UserError(f"{section}.count: {options.count} from seed {options.seed} on; seeds end at {LARGEST_SEED}")

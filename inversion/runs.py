@@ -537,10 +537,15 @@ def _is_ours(folder: Path) -> bool:
 
 def _key(path: Path, name: str) -> str:
     """A short name for an image, and one for its file as it is now."""
+    return "-".join(hashlib.sha256(os.fsencode(text)).hexdigest()[:16] for text in (name, file_version(path)))
+
+
+def file_version(path: str | Path) -> str:
+    """What changes with a file, or with a folder of latents."""
+    path = Path(path)
     file = path / "zarr.json" if path.suffix == FOLDER else path
     try:
         status = os.stat(file)
-        version = f"{status.st_size} {status.st_mtime_ns}"
     except OSError:
-        version = "missing"
-    return "-".join(hashlib.sha256(os.fsencode(text)).hexdigest()[:16] for text in (name, version))
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"

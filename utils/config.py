@@ -260,7 +260,8 @@ def _in_full(command: type[Section], key: str) -> str:
     """A key with the sections that were left out; a key that is complete or unknown, as it is."""
     ends = [each for each in keys_of(command) if each.endswith(f".{key}")]
     ends = [each for each in ends if each.startswith(f"{command.own}.")] or ends
-    if not ends or key in keys_of(command) or _names(command, f"{key}."):
+    named_as_its_section = ends == [f"{command.own}.{key}"]
+    if not ends or key in keys_of(command) or (_names(command, f"{key}.") and not named_as_its_section):
         return key
     if len(ends) > 1:
         raise UserError(f"{COMMAND_LINE}: {key!r} is a key of several sections; allowed: {' | '.join(ends)}")

@@ -80,7 +80,7 @@ def test_a_command_reads_its_sections_and_no_others(command):
     assert all(value_at(config, key) == value_at(load_config(Config), key) for key in keys_of(command))
     unread = next(key for key in keys_of(Config) if "." in key and key not in keys_of(command))
     assert "' is not read here; allowed: " in message(f"{unread}=1", command=command)
-    assert f"is {command.own!r}" in message(f"{command.own}s={{a: 1}}", command=command)
+    assert f"is {command.own!r}" in message(f"{command.own}x={{a: 1}}", command=command)
 
 
 def test_keys_need_no_prefix_where_it_is_clear_what_they_mean(tmp_path):
