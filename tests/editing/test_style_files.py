@@ -42,7 +42,7 @@ WRONG = {  # values, metadata: what is said
     "of the weights other, but the checkpoint has trunk": (None, {"weights_fingerprint": "other"}),
     r"\[7\]; a style has 78 finite numbers": (torch.zeros(7), {}),
     "float64": (torch.zeros(78, dtype=torch.float64), {}),
-    "finite numbers": (torch.full((78,), float("nan")), {}),
+    "values that are not finite": (torch.full((78,), float("nan")), {}),
     "format 'x', not": (None, {"format": "x"}),
 }
 
