@@ -26,7 +26,7 @@ import torch
 from images.writing import write_picture
 from utils import log
 from utils.errors import UserError
-from utils.files import atomic_path, remove_tree
+from utils.files import atomic_path, only_files, remove_tree
 
 FILM = ".mp4"
 SEGMENT = 48  # frames that are encoded together, and lost by a kill at most; players jump to their beginnings
@@ -93,12 +93,14 @@ def strip(pictures: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def unfinished_film(output: Path, name: str, settings: list) -> Path:
-    """The folder in `output` for the segments of a film; those of the same name with other settings are removed."""
+    """The folder in `output` for the segments of a film; those of the same name with other settings, or with links in
+    them, are removed.
+    """
     texts = name, json.dumps(settings, sort_keys=True, default=str)
     keys = [hashlib.sha256(os.fsencode(text)).hexdigest()[:16] for text in texts]
     folder = output / f".film-{keys[0]}-{keys[1]}"
     for other in output.glob(f".film-{keys[0]}-*"):
-        if other != folder:
+        if other != folder or not only_files(folder):
             remove_tree(other)
     return folder
 

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import save_file
 
 from images.reading import open_photograph
 from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, WRONG, Latents
 from inversion.styles import Style, StyleMap, mean_style
 from utils import log
+from utils.checkpoint import load_weights, save_weights
 from utils.errors import UserError, failures, naming
-from utils.files import atomic_path
 
 FORMAT = "patch-inverter-style-1"
 SUFFIX = ".safetensors"
@@ -33,21 +32,17 @@ def save_style(model: PatchInverter, style: Style, path: str | Path) -> None:
     path = Path(path)
     if path.suffix != SUFFIX:
         raise UserError(f"{path}: styles are saved as {SUFFIX}")
-    metadata = {FORMAT_KEY: FORMAT, MODEL_KEY: model.fingerprint}
-    with atomic_path(path) as temporary:
-        save_file({"style": style.global_latent.cpu().contiguous()}, temporary, metadata)
+    save_weights(path, {"style": style.global_latent}, {FORMAT_KEY: FORMAT, MODEL_KEY: model.fingerprint})
 
 
 def load_style(model: PatchInverter, path: str | Path) -> Style:
     """A saved style. UserError for what is none, of other weights, of another length, or not finite."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get(FORMAT_KEY) != FORMAT:
-                raise UserError(f"{path}: no saved style (format {metadata.get(FORMAT_KEY)!r}, not {FORMAT!r})")
-            values = file.get_tensor("style")
-    except WRONG as error:
-        raise UserError(f"{path}: not a whole file of a style") from error
+    if (found := _format(Path(path))) not in (FORMAT, None):
+        raise UserError(f"{path}: no saved style (format {found!r}, not {FORMAT!r})")
+    tensors, metadata = load_weights(path)
+    if found is None or set(tensors) != {"style"}:
+        raise UserError(f"{path}: not a whole file of a style")
+    values = tensors["style"]
     if metadata.get(MODEL_KEY) != model.fingerprint:
         raise UserError(f"{path}: of the weights {metadata.get(MODEL_KEY)}, but the checkpoint has {model.fingerprint}")
     length = model.generator.structure.global_dim

@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import signal
-from contextlib import nullcontext
 from pathlib import Path
 
 import av
@@ -301,8 +300,7 @@ def test_an_interrupted_run_leaves_nothing_half_done(run, monkeypatch):
     with monkeypatch.context() as patch:
         for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
             patch.setattr(PatchInverter, "draw", lambda *_, number=number, **options: os.kill(os.getpid(), number))
-            with pytest.raises(SystemExit, match="143") if code == 143 else nullcontext():
-                output, _ = run("fuse", code=code)
+            output, _ = run("fuse", code=code)
     assert contents(output).keys() == {Path("latents/a-fused.safetensors")} and not list(output.rglob(".*"))
     (output / "latents" / ".tmp-4194305-00000000.png").touch()  # of a process that was killed
     assert pictures(run("fuse")[0]) == ["a-fused"] and not list(output.rglob(".*"))
