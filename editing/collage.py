@@ -64,10 +64,10 @@ class Sheet:
         rows = Interval(down, down + (latents.size[0] - 1) // model.cell)
         return Sheet(latents.structure, usable, inside, rows, at)
 
-    def features(self) -> np.ndarray:
+    def features(self, channels: int) -> np.ndarray:
         """The first channels [F, h, w], read by strips."""
         strips = range(0, self.usable.shape[0], STRIP)
-        return np.concatenate([self.structure[:FEATURES, top : top + STRIP, :] for top in strips], 1)
+        return np.concatenate([self.structure[: min(FEATURES, channels), top : top + STRIP, :] for top in strips], 1)
 
 
 class Collage:
@@ -150,7 +150,7 @@ class Collage:
     @cached_property
     def _montage(self) -> tuple[np.ndarray, np.ndarray]:
         """Place [2, h, w] among the sources of each new cell, and what is added to its first channels [3, h, w]."""
-        features = [sheet.features() for sheet in self.sheets]
+        features = [sheet.features(self.known.channels) for sheet in self.sheets]
         copied = np.concatenate([each[:, sheet.usable] for each, sheet in zip(features, self.sheets, strict=True)], 1)
         mean, deviation = copied.mean(1), copied.std(1)
         scale = np.maximum(np.sqrt(deviation * deviation[0]), SMALLEST)  # whitens in part

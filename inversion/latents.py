@@ -249,6 +249,9 @@ class StoredArray:
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         """As `ArrayLike`. UserError where the file was damaged, changed or taken away."""
+        if isinstance(index, tuple):  # within the bounds, beyond which safetensors refuses slices
+            pairs = zip(index, self.shape, strict=False)
+            index = tuple(slice(*part.indices(size)) if isinstance(part, slice) else part for part, size in pairs)
         try:
             for place in self.pieces.touched(index):
                 self._check(place)

@@ -112,6 +112,18 @@ def test_results_and_their_names(run, photographs, checkpoint, verb):
     assert contents(again) == contents(single) and not (again / "inversions").exists()
 
 
+@pytest.mark.parametrize("verb", SMALL)
+def test_photographs_in_a_model_with_a_trunk(run, trunk_checkpoint, verb):
+    """What is new comes from them; saved latents draw the same picture."""
+    made, _ = run(verb, output="made", given=trunk_checkpoint)
+    names = names_of(verb, "-".join(["a", "b"][: VERBS[verb].images]))
+    model = PatchInverter.from_pretrained(trunk_checkpoint, device="cpu", dtype="float32")
+    for name in names:
+        assert (png(made / f"{name}.png") == model.draw(Latents.load(made / "latents" / f"{name}.safetensors"))).all()
+    again, _ = run(verb, "--input", *sorted((made / "inversions").iterdir()), output="again", given=trunk_checkpoint)
+    assert contents(again) == contents(made)
+
+
 @pytest.mark.parametrize("verb", ["fuse", "outpaint", "resample"])
 def test_a_folder(run, photographs, verb):
     """As each image by itself; what is damaged is named, and results inside the folder are no images to edit."""

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_keys_need_no_prefix_where_it_is_clear_what_they_mean(tmp_path):
         (InferConfig, "width=3", "(generate.width is for generate.py, outpaint.width is for edit.py outpaint, "),
         (InferConfig, "batch=3", "(train.batch is for train.py)"),
         (OutpaintConfig, "fuse.blur=3", "'fuse' is not read here; allowed: outpaint, complete, infer (fuse is "),
-        (TrainConfig, "infer.block=3", "(infer is for infer.py)"),
+        (TrainConfig, "infer.block=3", "(infer is for infer.py | "),
         (InferConfig, "photo.jpg", "'photo.jpg' given; allowed: key=value, such as infer.block=256 (files: --input)"),
     ],
 )
@@ -326,8 +327,8 @@ def edges(schema: dict):
                 yield (limit, near) if end in schema else (near, limit)
                 yield from ((limit if end in schema else near, wrong) for wrong in (math.nan, "1", True))
         case {"type": "array", "items": item, "maxItems": high} if "title" not in schema:
-            good, bad = next(edges(item))
-            yield from (([good] * high, [good] * (high + 1)), ([good] * high, [*[good] * (high - 1), bad]))
+            for good, bad in islice(edges(item), 1):
+                yield from (([good] * high, [good] * (high + 1)), ([good] * high, [*[good] * (high - 1), bad]))
         case {"type": "boolean"}:
             yield True, 1
 
