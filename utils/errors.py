@@ -11,7 +11,6 @@ from utils.signals import SIGNALS, raising_signals
 
 STOPPED = tuple(128 + number for number in SIGNALS)
 
-
 LACKS = ("allocate memory", "can't start new thread", "could not create a primitive")  # the last one: of oneDNN
 
 

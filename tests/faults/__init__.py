@@ -1,0 +1,1 @@
+"""Commands that are disturbed: each call fails in turn, kills at random moments."""

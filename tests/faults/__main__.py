@@ -164,8 +164,9 @@ class Trials:
                 process.kill()
         code, said = run.wait(), (self.folder / "said").read_text()
         reason = "" if code == 0 and said.count("resuming from") == 2 else f"ends with {code}: {said}"
-        if not reason and content(self.output) != self.whole:
-            reason = "other bytes than undisturbed"
+        found = content(self.output)
+        if not reason and found != self.whole:
+            reason = f"other bytes: {[name for name in self.whole if found.get(name) != self.whole[name]]}"
         self.done, self.failed = self.done + 1, self.failed + bool(reason)
         print(f"{self.name}: rank 1 is killed, and restarted: {reason or 'well'}", flush=True)
 

@@ -1,0 +1,1 @@
+"""Whole commands on files that are wrong in one way or another."""

@@ -49,7 +49,6 @@ CONFIG = """infer:
   depth: 8
   comparison: false
   latents: none
-  refine: 0
   save_float: false
   channels: null
 """
