@@ -486,7 +486,7 @@ CONFIGS = {  # overrides that tiny networks take no time for, and the pictures t
     "pan": (["generate.height=24", "generate.width=40", "pan.frames=3"], 1),
     "direction": (["direction=pca:1", "generate.height=40", "generate.width=48"], 6),
 }
-TRUNK = ["direction", "mix"]  # verbs that need one
+TRUNK = ["chain", "direction", "mix"]  # verbs that need one
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
