@@ -112,6 +112,10 @@ class Collage:
             values += self._toned(window) * new
         return values[channels]
 
+    def origin(self, region: Region) -> np.ndarray:
+        """The number of the sheet [h, w] that each new cell of a region of the canvas is copied from."""
+        return self._montage[0][1][region.slices_in(self.cells)] // (2 * self.width)
+
     def _copy(
         self, values: np.ndarray, place: np.ndarray, new: np.ndarray, sheet: Sheet, start: int, mirrored: bool
     ) -> None:
@@ -124,7 +128,7 @@ class Collage:
             here = own & (place[0] >= top) & (place[0] < top + STRIP)
             if here.any():
                 first, last = cols[here].min(), cols[here].max()
-                strip = np.asarray(sheet.structure[:, top : top + STRIP, first : last + 1])
+                strip = np.asarray(sheet.structure[: self.shape[0], top : top + STRIP, first : last + 1])
                 found = strip[:, place[0][here] - top, cols[here] - first]
                 values[:, here] = found * self.signs[:, None] if mirrored else found
 

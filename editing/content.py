@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from editing.collage import Collage, Sheet
 from editing.completion import FitOptions, Progress, complete
@@ -15,9 +17,10 @@ from editing.masks import seen_cells
 from editing.montage import AROUND, INSIDE
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
-from inversion.styles import ArrayLike, Style, StyleMap
+from inversion.styles import ArrayLike, RestyledStructure, Style, StyleMap, locate
 from inversion.synthesis import GeneratedStructure
 from inversion.weight_maps import LabelImage
+from models.geometry import Region
 from utils.errors import UserError
 
 
@@ -72,5 +75,52 @@ class Content:
             model.check(latents)
             latents = latents.with_style(style) if isinstance(style, Style) else latents
             sheets.append(Sheet.of(model, model.as_drawn(latents)))
-        costs = AROUND if known.mask is None else INSIDE
-        return Collage(known, model.cells(size), sheets, model.generator.texture.trunk, costs, seed)
+        costs, trunk = AROUND if known.mask is None else INSIDE, model.generator.texture.trunk
+        collage = Collage(known, model.cells(size), sheets, trunk, costs, seed)
+        styles = [each.style for each in (*(placement.latents for placement in placements), *self.sources)]
+        if isinstance(style, Style) or any(isinstance(each, StyleMap) for each in styles):
+            return collage
+        own = StyleMap(styles, Origins(collage))
+        return InPlace(collage, RestyledStructure(collage, own, style, collage.cells, trunk))
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Which sheet of a collage each new cell comes from, as a map of weights that is not stored."""
+
+    collage: Collage
+
+    @property
+    def count(self) -> int:
+        """Of the sheets."""
+        return len(self.collage.sheets)
+
+    def __call__(self, region: Region, spacing: int) -> Tensor:
+        """Weights [N, h, w] of a region of cells, 1 or 0."""
+        origin = torch.from_numpy(self.collage.origin(region))
+        return torch.stack([origin == n for n in range(self.count)]).float()
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """A collage whose new cells are in the style of the canvas where they lie, which changes on the way."""
+
+    collage: Collage
+    restyled: RestyledStructure
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.collage.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.collage.dtype
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """As `ArrayLike`."""
+        channels, region = locate(index, self.collage.cells)
+        window = (slice(None), *region.slices_in(self.collage.cells))
+        known = self.collage.known.where(region)
+        if known.all():
+            return self.collage[window][channels]
+        return np.where(known, self.collage[window], self.restyled[window])[channels]

@@ -118,3 +118,11 @@ def test_what_is_wrong_is_one_line(said):
 def test_models_without_a_trunk_do_not_copy(model, right):
     with pytest.raises(UserError, match="needs a checkpoint with a trunk"):
         outpaint(model, right, content=Content("photograph"))
+
+
+def test_colours_change_on_the_way_between_photographs():
+    """What is copied, from whichever side, takes those of the side that it is nearer to."""
+    dark, bright = (MODEL.invert(photograph(64, 80, seed) // 3 + add) for seed, add in ((1, 10), (2, 150)))
+    between = draw(inbetween(MODEL, dark, bright, (None, 160 + 30 * MODEL.cell)))[:, 80:-80].mean((0, 2))
+    start, middle, end = np.array_split(between, 3)
+    assert start.mean() + 0.1 < middle.mean() < end.mean() - 0.1
