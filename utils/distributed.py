@@ -19,6 +19,7 @@ import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from utils.device import select_device
 from utils.errors import UserError
@@ -133,16 +134,19 @@ def start(device: torch.device, timeout_minutes: float, gloo: bool = False) -> t
     if device.type == "cuda":
         backend, gpu = "gloo" if gloo else "nccl", select_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
         torch.cuda.set_device(gpu)
-    bound = gpu if backend == "nccl" else None
+    bound, timeout = gpu if backend == "nccl" else None, timedelta(minutes=timeout_minutes)
     try:
-        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes), device_id=bound)
+        store, rank, size = next(rendezvous("env://", timeout=timeout))
+        # torchrun keeps the store when it starts processes anew: some would find the places of those before
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout, device_id=bound)
     except (RuntimeError, ValueError) as error:
         where = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
         raise UserError(f"cannot join the other processes at {where}: {str(error).splitlines()[0]}") from error
-    rank, found = dist.get_rank(), [None] * dist.get_world_size()
+    found = [None] * size
     dist.all_gather_object(found, (platform.node(), os.getpid()))
     here = {other: pid for other, (node, pid) in enumerate(found) if node == platform.node() and other != rank}
-    return ProcessGroup(rank, len(found), here), gpu or device
+    return ProcessGroup(rank, size, here), gpu or device
 
 
 def stop() -> None:
