@@ -2,51 +2,61 @@
 
     python edit.py VERB --output FOLDER [--input PATH ...] [--checkpoint FILE] [--config FILE] [key=value ...]
     python edit.py fuse --output fused/ --input photo.jpg "styles=[own,3,other.jpg]"
+    python edit.py style --output styled/ --input photo.jpg styles=other.jpg strength=0.7
     python edit.py outpaint --output outpainted/ --input photos/ count=3
     python edit.py inbetween --output between/ --input left.jpg right.jpg
+    python edit.py fill --output filled/ --input photo.jpg box=16,24,48,64
     python edit.py resample --output resampled/ generate.seed=11 box=0,96,192,192 what=noise
 
 `python edit.py VERB --help` says more of a verb, configs/edit/ has an example of each. Writes NAME.png into the output
-folder, latents/NAME for further edits, and the photographs' own latents into inversions/; with infer.region only a
-picture of that part.
+folder, latents/NAME for further edits (or NAME.mp4), and the photographs' own latents into inversions/; with
+infer.region only a picture of that part.
 Exit code: 0 all done; 1 some images of a folder failed, the others are done; 2 the command itself was wrong.
 """
 
 from __future__ import annotations
 
 from utils.processors import share_processor
+from utils.signals import exit_at_once
 
 if __name__ == "__main__":  # before PyTorch is loaded
+    exit_at_once()
     share_processor()
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from editing.film import FILM, WIDEST, Film, strip, unfinished_film
 from editing.sources import Job, file_jobs, generated_jobs
-from editing.verbs import VERBS, Verb
+from editing.verbs import VERBS, Edits, Verb, named_styles
+from images.listing import find_images
 from images.writing import SUFFIXES as PICTURES
-from images.writing import TILES, picture_kind
+from images.writing import TILES, picture_kind, write_picture
 from inversion import commands
 from inversion.inverter import PatchInverter
-from inversion.latents import SUFFIXES, Latents, latents_suffix
+from inversion.latents import FILE, SUFFIXES, Latents, latents_suffix
+from inversion.runs import file_version
 from utils import log
 from utils.arguments import add_paths, parse_arguments
 from utils.config import files_read, load_config
 from utils.device import release_freed_memory
 from utils.errors import UserError, failures, naming, run_command
-from utils.files import lock_folder, refuse_overwriting, remove_stale
-from utils.signals import exit_on_terminate
+from utils.files import lock_folder, refuse_overwriting
+
+STRIP = "strip"  # end of the name of several results side by side
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, and edit one image after the other."""
     verb, arguments = parse(sys.argv[1:] if argv is None else argv)
     config = load_config(verb.command, arguments.config, arguments.overrides)
+    if verb.collect:
+        return collect(verb, arguments, config)
     files, output = find_inputs(verb, arguments), arguments.output
     photographs = [name for path, name in files if path.suffix not in SUFFIXES]
     model = commands.load_model(arguments.checkpoint, config.infer)
@@ -54,23 +64,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         model.require_encoder()
     edits = verb.prepare(model, config)
     if files:
-        jobs = file_jobs(files, verb.images == 2, model, config.infer, output)
+        jobs = file_jobs(files, verb.images != 1, model, config.infer, output)
     else:
-        jobs = generated_jobs(model, config.generate)
+        jobs = generated_jobs(model, verb.images != 1, config.generate)
     paths = [path for path, _ in files]
-    inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *paths]
-    names = [f"{job.name}-{ending}{part_of(config.infer)}" for job in jobs for ending in edits]
+    inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *paths, *named_styles(config)]
+    endings = [*edits, STRIP] if verb.strip else edits
+    names = [f"{job.name}-{ending}{part_of(config.infer)}" for job in jobs for ending in endings]
     refuse_overwriting(inputs, places(names, photographs, output))
-    exit_on_terminate()
-    many, failed = len(arguments.input) > verb.images or paths != arguments.input, {}
+    many, failed = verb.images == 1 and (len(paths) > 1 or paths != arguments.input), {}
     with lock_folder(output):
-        remove_stale(output)
         for job in jobs:
             with failures(job.images[0], failed) if many else naming(*job.images):
-                run(model, job, edits, output, config.infer)
+                made = run(model, job, edits, output, config)
+                if verb.strip and len(made) > 1:
+                    save_strip(model, made, output / f"{job.name}-{STRIP}.png")
     if many:
         log.info(f"{len(jobs) - len(failed)} of {len(jobs)} images done; results in {output}")
     return 1 if failed else 0
+
+
+def collect(verb: Verb, arguments: argparse.Namespace, config: dict) -> int:
+    """What makes one file of the images of each --input."""
+    output = arguments.output
+    sets = [list(commands.find_files("--input", [path], find_images, commands.IMAGES)) for path in arguments.input]
+    inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *chain(*sets)]
+    refuse_overwriting(inputs, [output])
+    if output.suffix != FILE:
+        raise UserError(f"--output {output}: allowed: a {FILE} file")
+    model = commands.load_model(arguments.checkpoint, config.infer)
+    return verb.collect(model, config.infer.max_pixels, sets, output)
 
 
 def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
@@ -82,7 +105,9 @@ def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
     name = parser.parse_args(argv[:1]).verb
     verb = VERBS[name]
-    parser = commands.command_parser(f"{verb.help}; options: `{name}` in configs/default.yaml", "infer.format=tiff")
+    about = f"{verb.help}; options: `{verb.command.own}` in configs/default.yaml"
+    place = "file of the result" if verb.collect else "folder of the results"
+    parser = commands.command_parser(about, "infer.memory_mib=2048", place)
     parser.prog = f"edit.py {name}"
     about = "left and right image, or latent file" if verb.images == 2 else "images, latent files, folders"
     about += "; without it, generated" if verb.generates else ""
@@ -97,7 +122,7 @@ def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
 
 def find_inputs(verb: Verb, arguments: argparse.Namespace) -> list[tuple[Path, str]]:
     """The images that the command names, each with a name for its results. UserError for what is not there."""
-    if verb.images == 1:
+    if verb.images != 2:
         search = partial(commands.find_photographs, output=arguments.output)
         found = commands.find_files("--input", arguments.input, search, commands.IMAGES) if arguments.input else {}
         return list(found.items())
@@ -111,22 +136,31 @@ def find_inputs(verb: Verb, arguments: argparse.Namespace) -> list[tuple[Path, s
 def places(names: Iterable[str], photographs: Iterable[str], output: Path) -> Iterator[Path]:
     """Wherever results of these names, and the latents of photographs, may be written."""
     for name in names:
-        yield from (output / f"{name}{suffix}" for suffix in {*PICTURES.values(), TILES})
+        yield from (output / f"{name}{suffix}" for suffix in {*PICTURES.values(), TILES, FILM})
         yield from (output / f"latents/{name}{suffix}" for suffix in SUFFIXES)
     yield from (output / f"inversions/{name}{suffix}" for name in photographs for suffix in SUFFIXES)
 
 
 def part_of(options: dict) -> str:
     """What the names of pictures of a region end with."""
-    return "" if options.region is None else f"-{'-'.join(map(str, options.region))}"
+    region = options.get("region")  # films have none
+    return "" if region is None else f"-{'-'.join(map(str, region))}"
 
 
-def run(model: PatchInverter, job: Job, edits: dict[str, Callable[..., Latents]], output: Path, options: dict) -> None:
-    """Make, save and draw the edits of a job, as pictures that `infer` options ask for."""
-    sources = job.open()
+def run(model: PatchInverter, job: Job, edits: Edits, output: Path, config: dict) -> list[Path]:
+    """Make, save and draw the edits of a job, as pictures that `infer` options ask for, or as films.
+
+    Gives the latents that are saved: those of pictures of whole images.
+    """
+    sources, options, paths = job.open(), config.infer, []
     metadata = sources[0].metadata if len(sources) == 1 and options.get("metadata") else None
     for ending, edit in edits.items():
         name, latents = f"{job.name}-{ending}", edit(*sources)
+        if isinstance(latents, Film):
+            settings = [config, model.fingerprint, *(file_version(path) for path in job.images)]
+            latents.save(output / f"{name}{FILM}", unfinished_film(output, name, settings))
+            continue
+        commands.require_room(output, latents, options, options.region, stored=options.region is None)
         if options.region is not None:
             save = partial(commands.save_picture, metadata=metadata, region=options.region)
             save(model, latents, output / f"{name}{part_of(options)}.png", options)
@@ -134,8 +168,22 @@ def run(model: PatchInverter, job: Job, edits: dict[str, Callable[..., Latents]]
         picture_kind(options.format, latents.size, options.depth)
         path = output / "latents" / f"{name}{latents_suffix('auto', latents.structure.shape)}"
         latents.save(path)
+        paths.append(path)
         release_freed_memory()
         commands.save_picture(model, Latents.load(path), output / f"{name}.png", options, metadata=metadata)
+    return paths
+
+
+def save_strip(model: PatchInverter, paths: Sequence[Path], path: Path) -> None:
+    """Small pictures of latents side by side, as PNG."""
+    pictures = []
+    for latents in map(Latents.load, paths):
+        scale = 1
+        while scale < model.cell and latents.size[1] // (2 * scale) * len(paths) >= WIDEST:
+            scale *= 2
+        pictures.append(model.draw(latents) if scale == 1 else model.preview(latents, scale))
+    write_picture(path, strip(pictures), "png")
+    log.info(f"wrote {path}")
 
 
 if __name__ == "__main__":

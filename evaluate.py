@@ -10,12 +10,13 @@ Exit code: 0 all done; 1 some images failed, the others are evaluated; 2 the com
 from __future__ import annotations
 
 from utils.processors import share_processor
+from utils.signals import exit_at_once
 
 if __name__ == "__main__":  # before PyTorch is loaded
+    exit_at_once()
     share_processor()
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -40,7 +41,7 @@ from utils.device import select_device
 from utils.errors import UserError, run_command
 from utils.files import atomic_path, lock_folder, refuse_overwriting
 from utils.schema import EvaluateConfig
-from utils.signals import exit_on_terminate
+from utils.tables import write_table
 
 RESULTS = ("evaluation.json", "evaluation.csv", "report.html")
 COLUMNS = ("checkpoint", "name", "height", "width", *PER_IMAGE)
@@ -65,7 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     metrics = load_metrics(config)
     for path in checkpoints.values():
         load_model(path, config.infer).require_encoder()
-    exit_on_terminate()
     with lock_folder(output):
         photographs = {log.printable(name): path for path, name in files.items()}
         evaluation, pictures = evaluate(config, photographs, checkpoints, metrics)
@@ -120,13 +120,9 @@ def write(output: Path, evaluation: dict, pictures: dict[str, Pictures]) -> None
     with atomic_path(output / "evaluation.json") as path:
         path.write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
     rows = [{"checkpoint": each["name"], **image} for each in evaluation["checkpoints"] for image in each["images"]]
-    text = {"encoding": "utf-8", "errors": "replace"}  # names of files need not be UTF-8
-    with atomic_path(output / "evaluation.csv") as path, open(path, "w", newline="", **text) as file:
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
-        table.writerows(rows)
+    write_table(output / "evaluation.csv", COLUMNS, rows)
     with atomic_path(output / "report.html") as path:
-        path.write_text(render(evaluation, pictures), **text)
+        path.write_text(render(evaluation, pictures), encoding="utf-8", errors="replace")  # names need not be UTF-8
     log.info(f"wrote {output}/{', '.join(RESULTS)}")
 
 

@@ -10,8 +10,10 @@ scripts/import_infinitygan.py wrote.
 from __future__ import annotations
 
 from utils.processors import share_processor
+from utils.signals import exit_at_once
 
 if __name__ == "__main__":  # before PyTorch is loaded
+    exit_at_once()
     share_processor()
 
 import sys
@@ -20,14 +22,13 @@ from itertools import chain
 from pathlib import Path
 
 from images.writing import TILES
-from inversion.commands import command_parser, load_model, save_picture, seeds_of
+from inversion.commands import command_parser, load_model, require_room, save_picture, seeds_of
 from inversion.latents import latents_suffix
 from utils.arguments import parse_arguments
 from utils.config import files_read, load_config
 from utils.errors import UserError, run_command
-from utils.files import lock_folder, refuse_overwriting, remove_stale
+from utils.files import lock_folder, refuse_overwriting
 from utils.schema import GenerateConfig
-from utils.signals import exit_on_terminate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,22 +44,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if options.scale > 1:
         model.preview_size((options.height, options.width), options.scale)
-    exit_on_terminate()
     read = [arguments.checkpoint, *files_read(GenerateConfig, config, arguments.config)]
     refuse_overwriting(read, places(output, seeds))
     with lock_folder(output):
-        remove_stale(output)
         for seed in seeds:
             latents = model.generate(
                 options.height, options.width, seed, panorama=options.panorama, noise=options.noise == "field"
             )
+            require_room(output, latents, config.infer, None, options.save_latents)
             if options.save_latents:
                 latents.save(output / f"latents/seed-{seed}{latents_suffix('auto', latents.structure.shape)}")
             save_picture(model, latents, output / f"seed-{seed}.png", config.infer, options.scale)
     return 0
 
 
-def places(output: Path, seeds: range) -> Iterator[Path]:
+def places(output: Path, seeds: Sequence[int]) -> Iterator[Path]:
     """What is there already of what images of seeds may be written into; file systems may ignore the case of names."""
     for path in chain(output.glob("*"), output.glob("latents/*")):
         digits = path.stem.lower().removeprefix("seed-").removesuffix(TILES)

@@ -15,8 +15,10 @@ Exit code: 0 all done; 1 some images failed, the others are done; 2 the command 
 from __future__ import annotations
 
 from utils.processors import share_processor
+from utils.signals import exit_at_once
 
 if __name__ == "__main__":  # before PyTorch is loaded
+    exit_at_once()
     share_processor()
 
 import argparse
@@ -68,7 +70,6 @@ from utils.distributed import ProcessGroup
 from utils.errors import UserError, run_command
 from utils.files import lock_folder, refuse_overwriting, remove_tree, replace_folder
 from utils.schema import InferConfig
-from utils.signals import exit_on_terminate
 
 PATIENCE = 7 * 24 * 60.0  # minutes that a process waits for the others; one that has gone is known at once
 
@@ -122,7 +123,6 @@ def process(
     group: ProcessGroup,
 ) -> int:
     """Do one file after the other, naming in one line each that fails; the command's exit code."""
-    exit_on_terminate()
     settings = {"weights": model.fingerprint, "infer": dict(options)}
     identity = settings | {  # what must be equal for a run to go on with what another one left
         "device": model.device.type,
@@ -161,7 +161,7 @@ def make(model: PatchInverter, job: Job, options: dict, invert: bool) -> None:
     reset_peak_memory(model.device)
     started = time.perf_counter()
     if invert:
-        image = open_photograph(job.path, options.max_pixels)
+        image = open_photograph(job.path, options.max_pixels, options.memory_mib)
         window = Region.at(0, 0, image.height, image.width)
     else:
         image, latents = None, load_latents(model, job.path, options)
@@ -173,6 +173,7 @@ def make(model: PatchInverter, job: Job, options: dict, invert: bool) -> None:
         if options.scale > 1:
             window = Region.at(0, 0, *model.preview_size(latents.size, options.scale))
     kinds = choose_pictures(options, window.shape, image)
+    job.require_space(space(model, job, window.shape, options, invert))
     if invert:
         latents = runs.invert(model, job, image, options)
     pixels = draw(model, job, latents, window, options, image.held if image else 0)
@@ -188,6 +189,21 @@ def make(model: PatchInverter, job: Job, options: dict, invert: bool) -> None:
                 remove_tree(path.with_name(f"{path.stem}{TILES}"))
             raise
         job.discard()
+
+
+def space(model: PatchInverter, job: Job, size: tuple[int, int], options: dict, invert: bool) -> int:
+    """Bytes of the arrays that the work on an image of (height, width) takes on the disk; pictures, which nobody knows
+    before they are compressed, do not count.
+    """
+    scratch, refined = job.on_disk(size, options.refine), options.refine > 0
+    values = 4 if options.save_float or options.depth > 8 else 1
+    needed = 3 * size[0] * size[1] * (values * scratch + 4 * options.save_float)
+    if invert:
+        shape = model.structure_shape(size, options.channels)
+        moves = scratch and not refined and latents_suffix(options.latents, shape) == FOLDER
+        copies = scratch * (1 + 4 * refined) + (options.latents != "none" and not moves)
+        needed += 4 * int(np.prod(shape)) * copies
+    return needed
 
 
 def draw(model: PatchInverter, job: Job, latents: Latents, window: Region, options: dict, held: int) -> ArrayLike:

@@ -7,19 +7,22 @@ Without --size the files are stored as they are; with it, as 8-bit RGB PNGs whos
 The keys are those of InfinityGAN's public layout, plus checksums and names. The side of an image follows from its
 content, so identical ones stand on one side, and none changes sides when others come. Every image is decoded once, on
 all cores, and one that cannot be is named and left out. A command that was stopped goes on when it is given again:
-until then, what it has done lies in OUTPUT/.unfinished. Exit code 0: all done, 1: some images left out, 2: nothing was
-written.
+until then, what it has done lies in OUTPUT/.unfinished. Exit code 0: all done, 1: some images left out, or the disk
+failed, 2: the command itself was wrong.
 """
 
 from __future__ import annotations
 
 from utils.processors import share_processor, usable_cores
+from utils.signals import exit_at_once
 
 if __name__ == "__main__":  # before PyTorch is loaded
+    exit_at_once()
     share_processor()
 
 import argparse
 import hashlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -38,18 +41,17 @@ from images.resizing import check_side, encode_png, with_shorter_side
 from utils import log
 from utils.arguments import add_paths, one_path, parse_arguments
 from utils.errors import UserError, run_command
-from utils.files import atomic_path, lock_folder, refusals, remove_stale, remove_tree
-from utils.signals import exit_on_terminate
+from utils.files import atomic_path, lock_folder, only_files, read_file, refusals, remove_tree
 
 SIDES = ("train", "valid")
 NATIVE = "0"  # size prefix of images stored as they are
 PAGE = 4096
+DIGEST, MOST_KEPT = 32, 2**32  # bytes of SHA-256, and of what is kept of an image
 UNFINISHED = ".unfinished"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    exit_on_terminate()
     options = _parse(argv)
     unfinished = options.output / UNFINISHED
     done = [side for side in SIDES if (options.output / side).exists()]
@@ -57,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{options.output / done[0]}: exists already; remove it or choose another --output")
     source = open_sources(options.input)
     with lock_folder(options.output), refusals(options.output):
-        remove_stale(options.output)
+        if not only_files(unfinished):
+            remove_tree(unfinished)
         unfinished.mkdir(exist_ok=True)
         payloads = Payloads(source, unfinished, options)
         digests, space = survey(payloads)
@@ -66,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for side, places in members.items():
             if places and side not in done:
                 write(unfinished / side, payloads, [sound[place] for place in places], space)
-        for side in SIDES:
-            if (unfinished / side).exists():
+        for side, places in members.items():
+            if places and side not in done:
                 (unfinished / side).rename(options.output / side)
         remove_tree(unfinished)
     for side, places in members.items():
@@ -116,22 +119,26 @@ class Payloads(Dataset):
         self._reading[worker.id if worker else 0] = index + 1
         try:
             path = self._path(index)
-            if not path.exists():
-                self._make(index, path)
-            with self.source.stream(index) if self.size is None else open(path, "rb") as file:
+            if (data := _kept(path)) is None:
+                data = self._make(index, path)
+            with self.source.stream(index) if self.size is None else io.BytesIO(data) as file:
                 return content_digest(file), file.seek(0, os.SEEK_END), ""
         except ImageError as error:
             return b"", 0, str(error)
 
     def read(self, index: int) -> bytes:
         """The bytes to store for an image that was made."""
-        return self.source.read(index) if self.size is None else self._path(index).read_bytes()
+        if self.size is None:
+            return self.source.read(index)
+        path = self._path(index)
+        data = _kept(path)
+        return self._make(index, path) if data is None else data
 
     def being_read(self) -> list[str]:
         """Names of the images that workers are reading."""
         return [self.source.name(number - 1) for number in self._reading if number]
 
-    def _make(self, index: int, path: Path) -> None:
+    def _make(self, index: int, path: Path) -> bytes:
         """Decode an image, and keep what is stored of it; of a file that is stored as it is, that it can be decoded."""
         data = b""
         if self.size is None:
@@ -141,12 +148,23 @@ class Payloads(Dataset):
             data = encode_png(with_shorter_side(image, self.size, self.max_pixels))
         image.tell()
         with atomic_path(path, sync=False) as temporary:
-            temporary.write_bytes(data)
+            temporary.write_bytes(hashlib.sha256(data).digest() + data)
+        return data
 
     def _path(self, index: int) -> Path:
         """Of what is kept: another one for another image, or other options."""
         name = os.fsencode(self.source.label(index)) + b"\0" + self.source.digest(index)
         return self.folder / hashlib.blake2b(b"%a" % [self.size, self.max_pixels] + name, digest_size=16).hexdigest()
+
+
+def _kept(path: Path) -> bytes | None:
+    """What is kept in a file; None where that is not what was written."""
+    try:
+        content = read_file(path, MOST_KEPT)
+    except OSError:
+        return None
+    digest, data = content[:DIGEST], content[DIGEST:]
+    return data if hashlib.sha256(data).digest() == digest else None
 
 
 def survey(payloads: Payloads) -> tuple[dict[int, bytes], int]:

@@ -11,8 +11,10 @@ The same command again resumes the run. --dry-run prints config, parameter count
 from __future__ import annotations
 
 from utils.processors import share_processor
+from utils.signals import exit_at_once
 
 if __name__ == "__main__":  # before PyTorch is loaded
+    exit_at_once()
     share_processor()
 
 import argparse
@@ -89,8 +91,7 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
     `keep_config`: the config in the folder is the one that was given, and stays as it is.
     """
     settings, world = config.train, context.world
-    thumbnail = config.model.global_encoder.thumbnail
-    train_set, val_set = datasets.build(config.data, stage.window, thumbnail, config.seed)
+    train_set, val_set = datasets.build(config.data, stage.window, config.model.global_encoder.thumbnail, config.seed)
     (shown,) = (val_set if len(val_set) else train_set).centre_crops(PICTURES, PICTURES)
     validation = val_set.centre_crops(VALIDATION_BATCHES * settings.batch, settings.batch)
     stage.prepare(train_set)
@@ -117,7 +118,6 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
             state |= {"step": state["step"] + 1, "elapsed": time.monotonic() - started}
             step = state["step"]
             bar.update()
-
             # The processes agree on the end: a signal may reach only one of them.
             late, stopping, lost = world.any(state["elapsed"] > seconds, stop.requested, failure is not None)
             over = late or step == settings.steps

@@ -14,7 +14,6 @@ Exit code: that of a training that failed; 1 if some images could not be measure
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from utils.config import load_config
 from utils.errors import UserError, run_command
 from utils.files import atomic_path
 from utils.log import info
+from utils.parsing import read_json
 from utils.schema import EvaluateConfig, TrainConfig
 
 CONFIGS = ROOT / "configs" / "ablation"
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     codes, texts = [], ["# Ablation"]
     for group, (_, evaluation) in plans.items():
         codes.append(evaluate.main(evaluation))
-        found = json.loads((_measured(arguments, group) / "evaluation.json").read_text(encoding="utf-8"))
+        found = read_json(_measured(arguments, group) / "evaluation.json")
         texts.append(table(group, dict(zip(chosen[group], found["checkpoints"], strict=True))))
         info(texts[-1])
     with atomic_path(arguments.output / "ablation.md") as path:

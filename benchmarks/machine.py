@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import torch
 
 from utils.device import peak_memory_mib, release_freed_memory, reset_peak_memory
 from utils.errors import UserError
+from utils.tables import read_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,8 +56,7 @@ def run_infer(image: Path, checkpoint: Path, overrides: list[str]) -> dict[str, 
         code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
         if code:
             raise UserError(f"{image}: infer.py ended with {code}")
-        with open(Path(folder, "metrics.csv"), newline="", encoding="utf-8") as file:
-            (row,) = csv.DictReader(file)
+        (row,) = read_table(Path(folder, "metrics.csv"))
     return {key: float(value) for key, value in row.items() if key != "name"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from editing.completion import FitOptions, Progress, complete
+from editing.content import Content
 from editing.known import KnownLatents, Placement
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
@@ -19,17 +19,16 @@ def fill_canvas(
     size: tuple[int, int],  # height, width of the canvas, pixels
     style: Style | StyleMap,
     seed: int,  # of what is new
-    fit: FitOptions,
-    noise: bool,  # whether what is new has texture noise
+    content: Content,
     ramp: int,  # pixels over which noise changes, to each side
-    progress: Progress,
 ) -> Latents:
-    """Images on a canvas, and generated structure around them that goes on from theirs.
+    """Images on a canvas, and new structure around them that goes on from theirs.
 
     Texture noise is an image's own inside, and from 2 * ramp pixels beside it on that of what is new.
     """
     known = KnownLatents.placed(model, placements, size)
-    structure = complete(model, known, size, style, seed, fit, progress)
+    structure = content.make(model, placements, known, size, style, seed)
+    noise = content.adds_noise(model, [placement.latents for placement in placements])
     kinds, boxes = [FieldNoise(seed) if noise else None], []
     for placement in placements:
         own, (top, left, bottom, right) = placement.latents.noise, placement.box

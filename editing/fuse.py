@@ -39,10 +39,16 @@ def fuse(
         where = Centres([(height * down, width * right) for down, right in positions(where, len(styles))])
     elif where.values.max() >= len(styles):
         raise UserError(f"fuse: {len(styles)} styles, but a label {where.values.max()}; labels begin at 0")
-    style = StyleMap(list(styles), LabelMap(where, len(styles), latents.size, blur), exact)
-    if isinstance(structure, GeneratedStructure):
-        return replace(latents, structure=structure.with_style(style), style=style, own=None)
-    whole = LabelMap(Boxes([(0, 0, height, width)]), 2, latents.size)  # over its own style, which may be among them
+    return in_style(latents, StyleMap(list(styles), LabelMap(where, len(styles), latents.size, blur), exact))
+
+
+def in_style(latents: Latents, style: Style | StyleMap) -> Latents:
+    """An image in another style: a generated one takes it in its structure, too, a photograph keeps its own."""
+    if isinstance(latents.structure, GeneratedStructure):
+        return replace(latents, structure=latents.structure.with_style(style), style=style, own=None)
+    if isinstance(style, Style):
+        return latents.with_style(style)
+    whole = LabelMap(Boxes([(0, 0, *latents.size)]), 2, latents.size)  # over its own style, which may be among them
     return latents.with_style(style, mask=whole)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from editing.canvas import fill_canvas
-from editing.completion import FitOptions, Progress
+from editing.content import Content
 from editing.known import Placement
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
@@ -21,9 +21,7 @@ def inbetween(
     size: tuple[int | None, int | None] = (None, None),  # height, width of the canvas, pixels; None: see `canvas_size`
     seed: int = 0,  # of what lies between
     *,
-    fit: FitOptions | None = None,  # None: the defaults
-    noise: bool = True,  # whether what lies between has texture noise
-    progress: Progress = iter,  # wraps the steps of the fit
+    content: Content | None = None,  # how what is new is made; None: the defaults
 ) -> Latents:
     """The latents of the canvas. UserError where the images do not fit, or have styles that vary over space."""
     model.check(left)
@@ -37,7 +35,7 @@ def inbetween(
     placements = [Placement(left, tops[0], 0), Placement(right, tops[1], start)]
     style = StyleMap([left.style, right.style], HorizontalBlend(left.size[1] - 1, start))
     ramp = min(model.cell, (start - left.size[1]) // 2)
-    return fill_canvas(model, placements, canvas, style, seed, fit or FitOptions(), noise, ramp, progress)
+    return fill_canvas(model, placements, canvas, style, seed, content or Content(), ramp)
 
 
 def canvas_size(cell: int, images: Sequence[tuple[int, int]], size: tuple[int | None, int | None]) -> tuple[int, int]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from images.reading import open_image
+from inversion.inverter import PatchInverter
+from inversion.latents import Latents
+from inversion.synthesis import GeneratedStructure
+from inversion.weight_maps import Boxes, LabelImage, LabelMap, Labels
+from models.geometry import Interval, Region, reflect
 from utils.errors import UserError
 
 STRIP = 256  # rows
@@ -35,6 +40,43 @@ def read_mask(path: Path, max_pixels: int) -> np.ndarray:
     if not white.any():
         raise UserError(f"{path}: white nowhere; a mask is white (mean colour {WHITE} of 255 or more) where it applies")
     return white
+
+
+def soft_mask(model: PatchInverter, latents: Latents, where: Boxes | LabelImage, soften: int) -> LabelMap | None:
+    """A mask with an edge that is soft over so many pixels to each side; None: it covers all.
+
+    UserError where it reaches the centre of no latent cell, and for a panorama, which would no longer close.
+    """
+    if isinstance(where, LabelImage) and where.values.all():
+        return None
+    if isinstance(latents.structure, GeneratedStructure) and latents.structure.local.period is not None:
+        raise UserError("mask: a panorama would no longer close; allowed: images that are none")
+    mask = LabelMap(where, 2, latents.size, soften)
+    if not any(bool((mask(block, model.cell)[1] > 0).any()) for block in model.cell_blocks(latents.size)):
+        raise UserError(
+            "mask: no latent cell has its centre inside it; allowed: a mask with a pixel whose row and column are"
+            f" multiples of {model.cell}, or a larger `soften`"
+        )
+    return mask
+
+
+def seen_cells(model: PatchInverter, labels: Labels, size: tuple[int, int]) -> Callable[[Region], np.ndarray]:
+    """A mask of the latent cells that see a labelled pixel (label above 0) of an image of (height, width).
+
+    A function from a region of cells to bool [h, w]; needs an encoder.
+    """
+    rule = model.networks.encoder.rule
+
+    def seen(axis: Interval, edge: int) -> list[np.ndarray]:
+        fields = (rule.receptive_field(Interval(cell, cell)) for cell in range(axis.first, axis.last + 1))
+        return [reflect(np.arange(field.first, field.last + 1), edge) for field in fields]
+
+    def mask(region: Region) -> np.ndarray:
+        cols = np.arange(size[1])
+        rows = np.stack([(labels(each, cols) > 0).any(0) for each in seen(region.rows, size[0])])
+        return np.stack([rows[:, each].any(1) for each in seen(region.cols, size[1])], 1)
+
+    return mask
 
 
 def _strips(path: Path, max_pixels: int) -> Iterator[np.ndarray]:

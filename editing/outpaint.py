@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from editing.canvas import fill_canvas
-from editing.completion import FitOptions, Progress
+from editing.content import Content
 from editing.known import Placement
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
@@ -21,9 +21,7 @@ def outpaint(
     at: tuple[int | None, int | None] = (None, None),  # row, column of its first pixel; None: in the middle
     seed: int = 0,  # of the surroundings
     *,
-    fit: FitOptions | None = None,  # None: the defaults
-    noise: bool = True,  # whether the surroundings have texture noise
-    progress: Progress = iter,  # wraps the steps of the fit
+    content: Content | None = None,  # how what is new is made; None: the defaults
 ) -> Latents:
     """The latents of the canvas. UserError where the image does not fit, or lies between latent cells."""
     model.check(latents)
@@ -33,7 +31,7 @@ def outpaint(
     if isinstance(style, StyleMap):
         style = replace(style, weights=ShiftedMap(style.weights, top, left))
     placements = [Placement(latents, top, left)]
-    return fill_canvas(model, placements, canvas, style, seed, fit or FitOptions(), noise, model.cell, progress)
+    return fill_canvas(model, placements, canvas, style, seed, content or Content(), model.cell)
 
 
 def place(

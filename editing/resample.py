@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from editing.completion import FitOptions, Progress, complete
-from editing.known import KnownLatents
+from editing.content import Content
+from editing.known import KnownLatents, Placement
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
 from inversion.noise import FieldNoise, mix_noise
@@ -21,9 +21,7 @@ def resample(
     seed: int = 1,  # of what is new
     *,
     structure: bool = True,  # False: only the texture noise
-    fit: FitOptions | None = None,  # None: the defaults
-    noise: bool = True,  # whether what is new has texture noise
-    progress: Progress = iter,  # wraps the steps of the fit
+    content: Content | None = None,  # how what is new is made; None: the defaults
 ) -> Latents:
     """The image with new content where it is asked for: that of a photograph goes on from its surroundings.
 
@@ -32,11 +30,13 @@ def resample(
     """
     model.check(latents)
     latents = model.as_drawn(latents)
-    check_inside(where, latents.size)
+    check_inside(where, latents.size, "resample.region")
+    content = content or Content()
     generated = isinstance(latents.structure, GeneratedStructure)
     if generated and latents.structure.local.period is not None:
         raise UserError("resample: a panorama would no longer close; allowed: images that are none")
-    new = FieldNoise(seed) if noise else None
+    noisy = content.adds_noise(model, [latents]) if structure else content.noise is not False
+    new = FieldNoise(seed) if noisy else None
     if not structure and new is None and latents.noise is None:
         raise UserError("resample.what: noise, but complete.noise is none and so is the image's: nothing would change")
     mixed = mix_noise([latents.noise, new], LabelMap(where, 2, latents.size))
@@ -52,13 +52,14 @@ def resample(
         local = latents.structure.local
         local = replace(local, resampled=(*local.resampled, (mask, seed)))
         return replace(latents, structure=latents.structure.with_local(local))
+    placement = Placement(latents, 0, 0)
     known = KnownLatents(model.generator.structure.local_dim, [(latents.structure, cells, cells)], mask)
-    made = complete(model, known, latents.size, latents.style, seed, fit or FitOptions(), progress)
+    made = content.make(model, [placement], known, latents.size, latents.style, seed)
     return replace(latents, structure=made, noise=mixed)
 
 
-def check_inside(where: Boxes | LabelImage, size: tuple[int, int]) -> None:
-    """UserError for a box that ends outside an image of (height, width)."""
+def check_inside(where: Boxes | LabelImage, size: tuple[int, int], key: str) -> None:
+    """UserError, which names the option, for a box that ends outside an image of (height, width)."""
     for box in where.boxes if isinstance(where, Boxes) else ():
         if box[2] > size[0] or box[3] > size[1]:
-            raise UserError(f"resample.box: {list(box)}, but the image has {size[0]} x {size[1]} pixels")
+            raise UserError(f"{key}: {list(box)}, but the image has {size[0]} x {size[1]} pixels")

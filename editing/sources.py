@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 from images.metadata import Metadata
@@ -25,11 +25,12 @@ class Source:
     size: tuple[int, int]  # height, width, pixels
     latents: Callable[[], Latents]
     metadata: Metadata | None = None  # of a photograph
+    generated: bool = False  # whether it goes on beyond its edges
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is edited at a time: an image, or two; they are opened when it is their turn."""
+    """What is edited at a time: an image, or several; they are opened when it is their turn."""
 
     name: str  # that the names of the results begin with
     images: Sequence[Path | str]  # as errors name them
@@ -47,7 +48,7 @@ def file_jobs(
 
     def job(items: Sequence[tuple[Path, str]]) -> Job:
         paths, names = zip(*items, strict=True)
-        return Job("-".join(names), paths, lambda: [open_source(model, options, *item, output) for item in items])
+        return Job(_name(names), paths, lambda: [open_source(model, options, *item, output) for item in items])
 
     return [job(files)] if together else [job([item]) for item in files]
 
@@ -57,7 +58,7 @@ def open_source(model: PatchInverter, options: dict, path: Path, name: str, outp
     if path.suffix in SUFFIXES:
         latents = load_latents(model, path, options)
         return Source(name, latents.size, lambda: latents)
-    image = open_photograph(path, options.max_pixels)
+    image = open_photograph(path, options.max_pixels, options.memory_mib)
     size = image.height, image.width
 
     @cache
@@ -70,12 +71,21 @@ def open_source(model: PatchInverter, options: dict, path: Path, name: str, outp
     return Source(name, size, invert, image.metadata)
 
 
-def generated_jobs(model: PatchInverter, options: dict) -> list[Job]:
-    """The generated images of the section `generate`."""
+def generated_jobs(model: PatchInverter, together: bool, options: dict) -> list[Job]:
+    """The generated images of the section `generate`; `together`: whether all are edited at once."""
 
-    def generate(seed: int) -> list[Source]:
+    def generate(seed: int) -> Source:
         latents = model.generate(options.height, options.width, seed, noise=options.noise == "field")
-        return [Source(f"seed-{seed}", latents.size, lambda: latents)]
+        return Source(f"seed-{seed}", latents.size, lambda: latents, generated=True)
+
+    def job(seeds: Sequence[int]) -> Job:
+        names = [f"seed-{seed}" for seed in seeds]
+        return Job(_name(names), names, lambda: list(map(generate, seeds)))
 
     seeds = seeds_of("generate", options)
-    return [Job(f"seed-{seed}", [f"seed-{seed}"], partial(generate, seed)) for seed in seeds]
+    return [job(seeds)] if together else [job([seed]) for seed in seeds]
+
+
+def _name(names: Sequence[str]) -> str:
+    """What the results of images of these names are called."""
+    return names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}"

@@ -6,32 +6,43 @@ results. To add one: a function in a module of its own, its options in `utils/sc
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
+from editing.boundary import fit_direction
 from editing.completion import FitOptions
+from editing.content import Content
+from editing.direction import find_direction, move
+from editing.fill import fill
+from editing.film import Film, load_encoder
 from editing.fuse import fuse, positions
 from editing.inbetween import canvas_size, inbetween
-from editing.masks import read_labels, read_mask
+from editing.interpolate import common_size, film, interpolate
+from editing.masks import read_labels, read_mask, soft_mask
+from editing.mix import mix
 from editing.outpaint import outpaint, place
+from editing.pan import frames_of, pan
 from editing.resample import check_inside, resample
+from editing.restyle import last_band, restyle
 from editing.sources import Source
+from editing.style_files import find_style, read_style, save_mean_style
 from images.reading import open_photograph
 from inversion.commands import seeds_of
 from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents
-from inversion.styles import Style, StyleMap
+from inversion.styles import Style, StyleMap, mean_style
 from inversion.weight_maps import Boxes, LabelImage
+from utils import schema
 from utils.config import complete_config
 from utils.errors import UserError
 from utils.log import progress
-from utils.schema import ChainConfig, FuseConfig, InbetweenConfig, OutpaintConfig, ResampleConfig
 
 OWN = "own"  # the style of the input
 
-Edits = dict[str, Callable[..., Latents]]  # end of a result's name -> (source, ...) -> latents
+Edits = dict[str, Callable[..., Latents | Film]]  # end of a result's name -> (source, ...) -> latents, or a film
 
 
 @dataclass(frozen=True)
@@ -40,13 +51,21 @@ class Verb:
 
     help: str
     command: type  # the class of the sections that it reads
-    prepare: Callable[[PatchInverter, dict], Edits]  # (model, config) -> edits
-    images: int = 1  # that an edit takes
+    prepare: Callable[[PatchInverter, dict], Edits] | None = None  # (model, config) -> edits
+    images: int | None = 1  # that an edit takes; None: all that there are, at once
+    strip: bool = False  # whether several results of an image are also shown side by side
+    film: bool = False  # whether its edits give films
+    collect: Callable[..., int] | None = None  # in place of edits: see `edit.collect`
 
     @property
     def generates(self) -> bool:
         """Whether it works on generated images, where there is no --input."""
         return "generate" in self.command.model_fields
+
+    @property
+    def chained(self) -> bool:
+        """Whether it may stand in a chain: an edit of one image, which the next one takes."""
+        return self.images == 1 and not self.film and not self.collect and self.prepare is not prepare_chain
 
 
 def prepare_fuse(model: PatchInverter, config: dict) -> Edits:
@@ -57,53 +76,100 @@ def prepare_fuse(model: PatchInverter, config: dict) -> Edits:
     if options.mask is not None:
         labels = read_labels(Path(options.mask), len(options.styles), config.infer.max_pixels)
     centres = positions(options.centres, len(options.styles))
-    styles = {item: _style(model, item, config.infer.max_pixels) for item in options.styles if item != OWN}
+    styles = _styles(model, options.styles, config)
 
     def make(source: Source) -> Latents:
         latents = source.latents()
-        chosen = [latents.style if item == OWN else styles[item] for item in options.styles]
+        chosen = styles(latents)
         where = centres if labels is None else LabelImage(labels, source.size)
         return fuse(model, latents, chosen, where, blur=options.blur, exact=options.modulation == "exact")
 
     return {"fused": make}
 
 
+def prepare_style(model: PatchInverter, config: dict) -> Edits:
+    """An image in another style."""
+    layers = None
+    if config.style.what != "both":
+        layers = (0, 0) if config.style.what == "colours" else (1, last_band(model))
+    return {"styled": _in_style(model, config, "style", restyle, strength=config.style.strength, layers=layers)}
+
+
+def prepare_mix(model: PatchInverter, config: dict) -> Edits:
+    """Some layers of an image in another style."""
+    return {"mixed": _in_style(model, config, "mix", mix, layers=config.mix.layers)}
+
+
+def prepare_direction(model: PatchInverter, config: dict) -> Edits:
+    """A move along a direction of styles."""
+    options, white = config.direction, None
+    if options.direction is None:
+        raise UserError("direction.direction: null; allowed: pca:K, sefa:K, a name or a file")
+    direction = find_direction(model, options.direction, options.layers)
+    if options.mask is not None:
+        white = read_mask(Path(options.mask), config.infer.max_pixels)
+
+    def make(strength: float, source: Source) -> Latents:
+        latents, mask = source.latents(), None
+        if white is not None:
+            mask = soft_mask(model, latents, LabelImage(white, source.size), options.soften)
+        return move(model, latents, direction, strength, mask)
+
+    strengths = options.strengths or [options.strength]
+    return {f"{direction.name}{strength + 0.0:+g}": partial(make, strength) for strength in strengths}
+
+
 def prepare_outpaint(model: PatchInverter, config: dict) -> Edits:
     """A photograph on a larger canvas."""
-    options = config.outpaint
+    options, content = config.outpaint, _content(model, config)
     asked = (options.height, options.width), (options.top, options.left)
 
     def make(seed: int, source: Source) -> Latents:
         size, at = place(model.cell, source.size, *asked)
-        return outpaint(model, source.latents(), size, at, seed, **_fit(config, source.name))
+        return outpaint(model, source.latents(), size, at, seed, content=content(source.name))
 
     return _by_seed("outpaint", options, "seed", make)
 
 
 def prepare_inbetween(model: PatchInverter, config: dict) -> Edits:
     """What may lie between two photographs."""
-    options = config.inbetween
+    options, content = config.inbetween, _content(model, config)
 
     def make(seed: int, left: Source, right: Source) -> Latents:
         size = canvas_size(model.cell, [left.size, right.size], (options.height, options.width))
-        fit = _fit(config, f"{left.name}-{right.name}")
-        return inbetween(model, left.latents(), right.latents(), size, seed, **fit)
+        made = content(f"{left.name}-{right.name}")
+        return inbetween(model, left.latents(), right.latents(), size, seed, content=made)
 
     return _by_seed("inbetween", options, "seed", make)
 
 
+def prepare_fill(model: PatchInverter, config: dict) -> Edits:
+    """Something taken out of an image."""
+    options, content = config.fill, _content(model, config)
+    if (options.mask is None) == (options.box is None):
+        raise UserError("fill.mask, fill.box: one of them says what is taken out")
+    white = None if options.mask is None else read_mask(Path(options.mask), config.infer.max_pixels)
+
+    def make(seed: int, source: Source) -> Latents:
+        where = Boxes([options.box]) if white is None else LabelImage(white, source.size)
+        check_inside(where, source.size, "fill.box")
+        return fill(model, source.latents(), where, seed, content=content(source.name))
+
+    return _by_seed("fill", options, "filled", make)
+
+
 def prepare_resample(model: PatchInverter, config: dict) -> Edits:
     """A part of an image made anew."""
-    options = config.resample
+    options, content = config.resample, _content(model, config)
     if (options.mask is None) == (options.box is None):
         raise UserError("resample.mask, resample.box: one of them says where the image is made anew")
     white = None if options.mask is None else read_mask(Path(options.mask), config.infer.max_pixels)
 
     def make(seed: int, source: Source) -> Latents:
         where = Boxes([options.box]) if white is None else LabelImage(white, source.size)
-        check_inside(where, source.size)
+        check_inside(where, source.size, "resample.box")
         structure = options.what == "structure"
-        return resample(model, source.latents(), where, seed, structure=structure, **_fit(config, source.name))
+        return resample(model, source.latents(), where, seed, structure=structure, content=content(source.name))
 
     return _by_seed("resample", options, "resampled", make)
 
@@ -130,7 +196,7 @@ def _given(latents: Latents) -> Latents:
 
 def _step(model: PatchInverter, config: dict, edit: dict, where: str) -> Callable[[Source], Latents]:
     """One edit of a chain."""
-    chained = {name: verb for name, verb in VERBS.items() if verb.images == 1 and name != "chain"}
+    chained = {name: verb for name, verb in VERBS.items() if verb.chained}
     names = [name for name in edit if name in chained]
     if len(names) != 1 or "infer" in edit or "generate" in edit:
         given, verbs = ", ".join(map(str, edit)) or "nothing", ", ".join(chained)
@@ -146,22 +212,87 @@ def _step(model: PatchInverter, config: dict, edit: dict, where: str) -> Callabl
     return next(iter(edits.values()))
 
 
-def _style(model: PatchInverter, item: int | str, max_pixels: int) -> Style | StyleMap:
-    """The style that an item of fuse.styles names: a seed, an image or a latent file."""
-    if isinstance(item, int):
-        return model.style(item)
-    if item.endswith(SUFFIXES):
-        latents = Latents.load(item)
-        model.check(latents, item)
-        return latents.style
-    return model.style(open_photograph(Path(item), max_pixels))
+def prepare_interpolate(model: PatchInverter, config: dict) -> Edits:
+    """A film from each image to the next."""
+    options = config.interpolate
+    load_encoder()
+
+    def make(*sources: Source) -> Film:
+        load_encoder(common_size([source.size for source in sources]))
+        path = interpolate(model, [source.latents() for source in sources], options.what)
+        return film(model, path, len(sources), options.frames, options.fps, options.loop)
+
+    return {"interpolated": make}
 
 
-def _fit(config: dict, name: str) -> dict:
-    """The arguments of functions that fit new structure, of the section `complete`."""
-    values = {key: value for key, value in config.complete.items() if key != "noise"}
-    shown = partial(progress, name=f"{name}: fit", unit="step")
-    return {"fit": FitOptions(**values), "noise": config.complete.noise == "field", "progress": shown}
+def prepare_pan(model: PatchInverter, config: dict) -> Edits:
+    """A film along an image, or along a generated one without end."""
+    options, vertical = config.pan, config.pan.axis == "vertical"
+    to = None if options.to is None else model.style(options.to)
+    load_encoder()
+
+    def make(source: Source) -> Film:
+        length, count = frames_of(source.size, options.length, options.step, options.frames, vertical, source.generated)
+        load_encoder((length, source.size[1]) if vertical else (source.size[0], length))
+        latents = source.latents()
+        return pan(model, latents, length, options.step, count, vertical=vertical, to=to, fps=options.fps)
+
+    return {"pan": make}
+
+
+def _in_style(
+    model: PatchInverter, config: dict, section: str, edit: Callable[..., Latents], **arguments: object
+) -> Callable[[Source], Latents]:
+    """An edit by the mean of styles, inside a mask, as a section says."""
+    options = config[section]
+    count, weights = len(options.styles), options.weights
+    if weights is not None and (len(weights) != count or sum(weights) == 0):
+        raise UserError(f"{section}.weights: {weights} for {count} styles; allowed: one for each, not all 0")
+    white = None if options.mask is None else read_mask(Path(options.mask), config.infer.max_pixels)
+    styles = _styles(model, options.styles, config)
+
+    def make(source: Source) -> Latents:
+        latents = source.latents()
+        chosen, where = styles(latents), None if white is None else LabelImage(white, source.size)
+        style = chosen[0] if count == 1 else mean_style(chosen, weights)
+        return edit(model, latents, style, where=where, soften=options.soften, **arguments)
+
+    return make
+
+
+def named_styles(config: dict) -> list[Path]:
+    """The files that `styles` of the sections, and of a chain's edits, stand for. UserError for names that do not."""
+    sections = [section for each in (config, *config.get("edits", ())) for section in each.values()]
+    items = chain(*(section.get("styles") or () for section in sections if isinstance(section, dict)))
+    return [find_style(item) for item in items if item != OWN and isinstance(item, str)]
+
+
+def _styles(
+    model: PatchInverter, items: Sequence[int | str], config: dict
+) -> Callable[[Latents], list[Style | StyleMap]]:
+    """A function that gives the styles that are named, for latents whose own may be among them."""
+    found = {item: read_style(model, item, config.infer.max_pixels) for item in items if item != OWN}
+    return lambda latents: [latents.style if item == OWN else found[item] for item in items]
+
+
+def _content(model: PatchInverter, config: dict) -> Callable[[str], Content]:
+    """How what is new is made, by the section `complete`, for the image of a name."""
+    options = config.complete
+    fit = FitOptions(**{key: options[key] for key in FitOptions.__dataclass_fields__})
+    sources = [_latents(model, Path(path), config.infer.max_pixels) for path in options.sources]
+    avoid = None if options.avoid is None else read_mask(Path(options.avoid), config.infer.max_pixels)
+    noise = None if options.noise is None else options.noise == "field"
+    content = Content(options.source, sources, avoid, noise, fit)
+    return lambda name: replace(content, progress=partial(progress, name=f"{name}: fit", unit="step"))
+
+
+def _latents(model: PatchInverter, path: Path, max_pixels: int) -> Latents:
+    """Of an image, or a latent file."""
+    if path.suffix not in SUFFIXES:
+        return model.invert(open_photograph(path, max_pixels))
+    latents = Latents.load(path)
+    model.check(latents, str(path))
+    return latents
 
 
 def _by_seed(section: str, options: dict, word: str, make: Callable[..., Latents]) -> Edits:
@@ -170,9 +301,19 @@ def _by_seed(section: str, options: dict, word: str, make: Callable[..., Latents
 
 
 VERBS = {
-    "fuse": Verb("several styles in one image", FuseConfig, prepare_fuse),
-    "outpaint": Verb("a photograph on a larger canvas", OutpaintConfig, prepare_outpaint),
-    "inbetween": Verb("what may lie between two photographs", InbetweenConfig, prepare_inbetween, images=2),
-    "resample": Verb("a part of an image made anew", ResampleConfig, prepare_resample),
-    "chain": Verb("several edits, one after the other", ChainConfig, prepare_chain),
+    "fuse": Verb("several styles in one image", schema.FuseConfig, prepare_fuse),
+    "style": Verb("an image in the style of another one", schema.StyleConfig, prepare_style),
+    "mix": Verb("some layers of an image in another style", schema.MixConfig, prepare_mix),
+    "save-style": Verb("the mean style of images, as a file", schema.CollectConfig, collect=save_mean_style),
+    "direction": Verb("further along a direction of styles", schema.DirectionConfig, prepare_direction, strip=True),
+    "fit-direction": Verb("the direction between two sets of images", schema.CollectConfig, collect=fit_direction),
+    "outpaint": Verb("a photograph on a larger canvas", schema.OutpaintConfig, prepare_outpaint),
+    "inbetween": Verb("what may lie between two photographs", schema.InbetweenConfig, prepare_inbetween, images=2),
+    "fill": Verb("something taken out, and the hole closed from the rest", schema.FillConfig, prepare_fill),
+    "resample": Verb("a part of an image made anew", schema.ResampleConfig, prepare_resample),
+    "interpolate": Verb(
+        "a film from each image to the next", schema.InterpolateConfig, prepare_interpolate, None, film=True
+    ),
+    "pan": Verb("a film along an image, or a generated one without end", schema.PanConfig, prepare_pan, film=True),
+    "chain": Verb("several edits, one after the other", schema.ChainConfig, prepare_chain),
 }

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
+from editing import find_direction, move
 from evaluation.latents import relative_error, window
 from evaluation.measures import mean
 from evaluation.photographs import EvaluatedModel, Inversion, spread
 from evaluation.report import Pictures, webp
+from models.statistics import to_features
 
 DIRECTIONS, LEVELS = 32, 256  # of sliced distances of colours
+MOVED, STRENGTHS = "pca:1", range(-3, 4)  # the direction along which edits are moved, and how far
 LUMA = 0.299, 0.587, 0.114  # of ITU-R BT.601
 
 
@@ -26,7 +30,8 @@ def measure_edits(evaluated: EvaluatedModel, kept: Mapping[str, Inversion]) -> t
         own, source = kept[name], kept[other]
         edited = own.latents.with_style(source.latents.style)
         edits.append(model.draw(edited))
-        pairs.append((window(model, evaluated.invert(edits[-1])), window(model, model.as_drawn(edited))))
+        found = window(model, evaluated.invert(edits[-1]))
+        pairs.append((found, window(model, model.as_drawn(edited))[: len(found)]))
         moved.append(colour_movement(own.result, edits[-1], source.photograph))
         stayed.append(gradients_kept(own.photograph, own.result, edits[-1]))
         if name in pictured:
@@ -41,6 +46,22 @@ def measure_edits(evaluated: EvaluatedModel, kept: Mapping[str, Inversion]) -> t
         sets = {"edit_score": edits, "reconstruction_score": results, "real_score": photographs}
         measures |= {key: score(images, evaluated.seed) for key, images in sets.items()}
     return measures, pictures
+
+
+def measure_monotony(evaluated: EvaluatedModel, kept: Mapping[str, Inversion]) -> float | None:
+    """The share of the steps along the first component of styles, from -3 to 3, that the results take as well.
+
+    Their own styles are measured, along the same direction. None for a model whose styles are not measured.
+    """
+    model, rises = evaluated.model, []
+    if not model.measured or not kept:
+        return None
+    direction, channels = find_direction(model, MOVED), model.generator.structure.local_dim
+    for each in kept.values():
+        drawn = (model.draw(move(model, each.latents, direction, strength)) for strength in STRENGTHS)
+        styles = torch.stack([model.style(pixels).global_latent for pixels in drawn])
+        rises.append((to_features(styles, channels) @ direction.step).diff() > 0)
+    return float(torch.stack(rises).double().mean())
 
 
 def colour_movement(before: np.ndarray, after: np.ndarray, target: np.ndarray) -> float | None:

@@ -41,6 +41,8 @@ MEASURES = {
                               "with the photograph's, over that of the plain inversion."),
     "edit_consistency": Measure("Edit found again", "", "higher", 3, "Structure latents of an edit, encoded again, "
                                 "against those that it was drawn from: 1 - squared error over variance."),
+    "direction_monotony": Measure("Edit: steps taken", "", "higher", 3, "Share of the steps from -3 to 3 along the "
+                                  "first component of styles that the styles of the results take as well."),
     "edit_score": Measure("Score of edits", "", "higher", 3, "The discriminator's, mean."),
     "reconstruction_score": Measure("Score of reconstructions", "", "higher", 3, "The discriminator's, mean."),
     "real_score": Measure("Score of photographs", "", "none", 3, "The discriminator's, mean."),
@@ -59,6 +61,20 @@ MEASURES = {
     "seconds_per_megapixel": Measure("Time", "s / megapixel", "lower", 2, "Of inverting and drawing a megapixel."),
     "peak_memory_mib": Measure("Memory", "MiB", "lower", 0, "Peak of inverting and drawing, beyond what was held."),
 }  # fmt: skip
+
+for _key, _what in {"fill": "filled squares", "outpaint": "frames painted on"}.items():
+    for _end, _source in {"": "from the photograph", "_generator": "by the generator"}.items():
+        MEASURES |= {
+            f"{_key}_frechet{_end}": Measure(f"Frechet distance, {_what} {_source}", "", "lower", 2, "Of windows "
+                                             "across their borders and windows elsewhere in the photographs."),
+            f"{_key}_psnr{_end}": Measure(f"PSNR, {_what} {_source}", "dB", "higher", 2, "Of what was hidden, which "
+                                          "nothing can know."),
+            f"{_key}_gradients{_end}": Measure(f"Borders, {_what} {_source}", "", "one", 2, "Gradient across them over "
+                                               "that of the photographs there."),
+        }  # fmt: skip
+    MEASURES[f"{_key}_frechet_floor"] = Measure(
+        f"Frechet distance, {_what}, floor", "", "none", 2, "The same of the photographs."
+    )
 
 # Measures of each image, by column.
 PER_IMAGE = {key: MEASURES[key] for key in ("psnr", "values_per_pixel", "psnr_linear", "ssim", "ms_ssim", "lpips")} | {

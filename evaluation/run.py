@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from evaluation import edits, photographs
+from evaluation.hidden import measure_hidden
 from evaluation.latents import compare_latents, reciprocal_error, sample
 from evaluation.linear import linear_transform
 from evaluation.measures import MEASURES, mean
@@ -36,6 +37,8 @@ def evaluate_checkpoint(
     rows, vectors, kept = invert_all(evaluated, files, failed)
     detailed = {name: kept[name] for name in spread(list(kept), options.details)}
     edited, pictures = edits.measure_edits(evaluated, detailed)
+    edited |= {"direction_monotony": edits.measure_monotony(evaluated, detailed)}
+    edited |= measure_hidden(evaluated, {name: kept[name] for name in spread(list(kept), options.hidden)})
     seams = photographs.measure_seams(evaluated, detailed.values())
     cycles = averaged([photographs.measure_cycles(evaluated, each) for each in detailed.values()], ("psnr", "ssim"))
     for name in spread(list(kept), options.optimized):
@@ -68,7 +71,7 @@ def invert_all(
     """
     options, rows, vectors, kept = evaluated.options, [], [], {}
     linear = linear_transform(evaluated.model, files.values(), evaluated.infer)
-    further = spread(list(files), max(options.details, options.pictures, options.optimized))
+    further = spread(list(files), max(options.details, options.pictures, options.optimized, options.hidden))
     for name in log.progress(files, evaluated.name, "image"):
         with failures(files[name], failed):
             image = open_image(files[name], evaluated.infer.max_pixels)

@@ -40,12 +40,14 @@ from images.decoding import (
 )
 from images.mending import is_filled
 from images.metadata import Metadata, read_metadata
-from images.windows import NotByWindow, decode_tiff, open_windows
+from images.segments import FAX, Segments
+from images.windows import NotByWindow, check_by_vips, decode_tiff, open_windows
 from models.geometry import reflect
 from utils import log
 
 PLANES = 2  # of a TIFF's PlanarConfiguration
 GREY_STRIP = 2**20  # pixels that are asked for their colours at a time
+RESERVED = 112 * 2**20  # bytes of `memory_mib` that decoded pixels leave to others, or half of it
 WINDOWED = 2**24  # pixels; files of more are read by window
 
 # EXIF orientation -> how the shown image comes from the stored one: (transpose, then flip rows, then flip columns).
@@ -144,13 +146,15 @@ def open_image(
     *,
     name: str | None = None,
     by_window: bool = False,
+    memory_mib: int | None = None,
 ) -> Image:
     """Open a file, the bytes of one, an array [H, W, 3] or [H, W] of uint8 or uint16, or an image of Pillow.
 
     A file has at most `max_pixels` pixels. With `by_window`, one of more than WINDOWED pixels is read by window: then
-    `max_pixels` only limits what has to be decoded at once (strips, tiles, all of an interlaced image), and damage of
-    a tiled TIFF file shows when a window is asked for. Of several pictures the first is read. `name` stands in
-    messages. ImageError for whatever is not an image of a format that `images.decoding.readable` knows, with all rows.
+    `max_pixels` and `memory_mib` only limit what has to be decoded at once (strips, tiles, all of an interlaced image),
+    and damage of a tiled TIFF file shows when a window is asked for. Of several pictures the first is read. `name`
+    stands in messages. ImageError for whatever is not an image of a format that `images.decoding.readable` knows, with
+    all rows.
     """
     if isinstance(source, Image):
         return source
@@ -175,18 +179,20 @@ def open_image(
                 return _tiff(source, max_pixels, name, notes)
             if header.format == "TIFF" and header.mode not in MODES:
                 return _tiff(source, max_pixels, name, notes, header)
-            return _open(header, source, file, max_pixels, name, notes, by_window and is_path)
+            return _open(header, source, file, max_pixels, name, notes, by_window and is_path, memory_mib)
 
 
 def _open(
     header: PIL.Image.Image, source: str | Path | bytes, file: BinaryIO, max_pixels: int, name: str, notes: list[str],
-    by_window: bool,
+    by_window: bool, memory_mib: int | None,
 ) -> Image:  # fmt: skip
     """A file whose header Pillow has read, by window or decoded."""
     pixels, reason = header.width * header.height, ""
     if by_window and pixels > WINDOWED and not (is_jpeg(header) and is_filled(file)):
         try:
-            windows = open_windows(source, header, colours_of(header, is_deep(header), notes), max_pixels, notes)
+            memory = None if memory_mib is None else max(memory_mib * 2**19, memory_mib * 2**20 - RESERVED)
+            colours = colours_of(header, is_deep(header), notes)
+            windows = open_windows(source, header, colours, max_pixels, memory, notes)
         except NotByWindow as error:
             reason = f", and it cannot be read by window: {error}"
         else:
@@ -199,12 +205,17 @@ def _open(
         raise ImageError(name, f"{size} is more than max_pixels ({max_pixels}) allows{reason}")
     if header.format == "TIFF" and _in_planes(header):
         return _tiff(source, max_pixels, name, notes, header)
+    if header.format == "TIFF" and (segments := Segments.of(header.tag_v2)):
+        segments.check_places()
+        segments.check_content(file)
+        if segments.compression in FAX:
+            check_by_vips(source, header.tell())
     return _whole(header, name, notes, file)
 
 
-def open_photograph(path: Path, max_pixels: int) -> Image:
+def open_photograph(path: Path, max_pixels: int, memory_mib: int | None = None) -> Image:
     """A photograph that a command was given, opened by window; notes say what is odd about it."""
-    image = open_image(path, max_pixels, by_window=True)
+    image = open_image(path, max_pixels, by_window=True, memory_mib=memory_mib)
     image.tell()
     if image.transparent:
         log.info(f"note: {path}: what is transparent counts as mid-grey")

@@ -21,6 +21,7 @@ import PIL.Image
 
 from images.colours import Colours, noted_colours
 from images.mending import png_pieces
+from images.segments import BITS, COMPRESSION, STRIP_HEIGHT, TAGS, TILE_HEIGHT, TILE_WIDTH, Segments
 from images.vips import Stream, load_vips
 from utils.files import free_space
 
@@ -31,8 +32,7 @@ OVERSHOOT = 0.5  # beyond 0 to 1, that floating-point samples may have and that 
 STRIP = 2**20  # pixels of a TIFF file that are decoded at a time
 BY_WINDOW = ("JPEG", "MPO", "PNG", "WEBP", "TIFF")
 # Tags of TIFF.
-BITS, COMPRESSION, ORIENTATION, STRIP_HEIGHT, PLANAR, PROFILE = 258, 259, 274, 278, 284, 34675
-TILE_WIDTH, TILE_HEIGHT, TILE_PLACES, TILE_SIZES = 322, 323, 324, 325
+ORIENTATION, PLANAR, PROFILE = 274, 284, 34675
 REDUCED, MASK = 1, 4  # of NewSubfileType: a smaller copy of another picture, or a mask for one
 MOST_PICTURES = 1000  # that are counted
 FIRST_OF = "the first of its {} pictures is used"
@@ -44,26 +44,30 @@ class NotByWindow(Exception):
 
 
 def open_windows(
-    path: str | Path, header: PIL.Image.Image, colours: Colours, max_pixels: int, notes: list[str]
+    path: str | Path, header: PIL.Image.Image, colours: Colours, max_pixels: int, memory: int | None, notes: list[str]
 ) -> Stored:
     """The pixels of a file whose header Pillow has read, not turned. NotByWindow where libvips does not hold them.
 
-    No strip or tile may have more than `max_pixels`, nor an image that is interlaced, progressive or WebP: its decoder
-    holds all of it for once. Other errors are damage.
+    No strip or tile may have more than `max_pixels`, or take more than `memory` bytes, nor an image that is interlaced,
+    progressive or WebP: its decoder holds all of it for once. Other errors are damage.
     """
     tags = getattr(header, "tag_v2", {})
     _check_layout(header, tags, max_pixels)
     bands = colours.count + header.has_transparency_data
-    if TILE_PLACES not in tags:
+    segments = Segments.of(tags)
+    _check_memory(header, segments, memory)
+    if segments:
+        segments.check_places()
+    if segments is None or not segments.tiled:
+        if segments:
+            with open(path, "rb") as file:
+                segments.check_content(file)
         try:
             return Scratch(path, colours, bands, header, notes)
         except load_vips().Error as error:
             raise NotByWindow(" ".join(str(error).split())) from error  # what is damaged shows when it is whole
-    places, sizes = (np.asarray(tags[tag], np.int64) for tag in (TILE_PLACES, TILE_SIZES))
-    bad = (sizes < 1) | (places < 8) | (places + sizes > os.path.getsize(path))  # as after an incomplete copy
-    if bad.any():
-        raise ValueError(f"tile {int(bad.argmax())} lies outside of the file")
-    return Tiles(path, colours, bands, header.tell())
+    segments.check_inside(os.path.getsize(path))
+    return Tiles(path, colours, bands, header.tell(), segments)
 
 
 def tiff_pictures(source: str | Path | bytes | BinaryIO) -> list[int]:
@@ -81,6 +85,18 @@ def tiff_pictures(source: str | Path | bytes | BinaryIO) -> list[int]:
     return found or [0]
 
 
+def check_by_vips(source: str | Path | bytes, page: int) -> None:
+    """ValueError where libtiff complains of the pixels of a page, which Pillow does not pass on."""
+    vips, options = load_vips(), {"access": "sequential", "fail_on": "warning", "page": page}
+    try:
+        if isinstance(source, bytes):
+            vips.Image.tiffload_buffer(source, **options).avg()
+        else:
+            vips.Image.tiffload(str(source), **options).avg()
+    except vips.Error as error:
+        raise ValueError("its pixels are damaged") from error
+
+
 def decode_tiff(source: str | Path | bytes, max_pixels: int, notes: list[str]) -> tuple[np.ndarray, int, bool]:
     """A TIFF file of samples that Pillow does not read: sRGB [H, W, 3], its orientation, whether it is transparent.
 
@@ -90,6 +106,7 @@ def decode_tiff(source: str | Path | bytes, max_pixels: int, notes: list[str]) -
     page = pictures[0]
     if len(pictures) > 1:
         notes.append(FIRST_OF.format(len(pictures)))
+    _check_page(source, page)
     options = {"access": "sequential", "fail_on": "warning", "page": page}
     try:
         if isinstance(source, bytes):
@@ -119,6 +136,22 @@ def decode_tiff(source: str | Path | bytes, max_pixels: int, notes: list[str]) -
         wanted = count + image.hasalpha()
     orientation = image.get("orientation") if "orientation" in image.get_fields() else 1
     return colours(values[..., :wanted]), orientation, wanted > colours.count
+
+
+def _check_page(source: str | Path | bytes, number: int) -> None:
+    """ValueError where a page of a TIFF file is known to be damaged."""
+    import tifffile
+
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream:
+        try:
+            with tifffile.TiffFile(stream) as file:
+                page = file.pages[number]
+                segments = Segments.of({tag: page.tags.valueof(tag) for tag in TAGS if tag in page.tags})
+        except Exception:  # whatever damage raises; libvips names it
+            return
+        if segments:
+            segments.check_places()
+            segments.check_content(stream)
 
 
 def _counts_from_white(source: str | Path | bytes, page: int) -> bool:
@@ -212,14 +245,13 @@ class Stored:
 class Tiles(Stored):
     """Tiles of a TIFF file, decoded where they lie; libvips keeps two rows of them. Threads may share it."""
 
-    def __init__(self, path: str | Path, colours: Colours, wanted: int, page: int):
-        self._vips = load_vips()
+    def __init__(self, path: str | Path, colours: Colours, wanted: int, page: int, segments: Segments):
+        self._vips, self._path, self._segments, self._checked = load_vips(), path, segments, set()
         # Tiles that it cannot decode are black unless warnings are failures.
         self._image = self._vips.Image.tiffload(str(path), access="random", fail_on="warning", page=page)
         super().__init__(self._image, colours, wanted)
         self._lock, self._of_thread, self._failure = threading.Lock(), threading.local(), None
-        width, height = self._image.get("tile-width"), self._image.get("tile-height")
-        self.held = 2 * (self._image.width // width + 1) * width * height * self._bands * self.dtype.itemsize
+        self.held = segments.decoded(self._image.width)
         self[0:1, 0:1]  # what cannot be decoded at all shows here and not later
 
     def fetch(self, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -231,11 +263,24 @@ class Tiles(Stored):
             if not hasattr(self._of_thread, "region"):
                 self._of_thread.region = self._vips.Region.new(self._image)
             try:
+                self._check(top, left, height, width)
                 data = self._of_thread.region.fetch(left, top, width, height)
-            except self._vips.Error as error:
+            except (self._vips.Error, ValueError) as error:
                 self._failure = error
                 raise
         return np.frombuffer(data, self.dtype).reshape(height, width, self._bands)
+
+    def _check(self, top: int, left: int, height: int, width: int) -> None:
+        """ValueError where a tile that a box touches is known to be damaged; each is looked at once."""
+        across = -(-self.shape[1] // self._segments.shape[1])
+        rows, columns = (
+            range(start // edge, -(-(start + length) // edge))
+            for start, length, edge in zip((top, left), (height, width), self._segments.shape, strict=True)
+        )
+        new = {row * across + column for row in rows for column in columns} - self._checked
+        with open(self._path, "rb") as file:
+            self._segments.check_content(file, new)
+        self._checked |= new
 
 
 class Scratch(Stored):
@@ -287,18 +332,35 @@ def _seek(file: BinaryIO, offset: int, whence: int) -> int:
         return -1
 
 
+def _check_memory(header: PIL.Image.Image, segments: Segments | None, memory: int | None) -> None:
+    """ValueError where what a decoder holds at a time is more than `memory` bytes."""
+    # without segments: samples of 16 bits, or coefficients of JPEG
+    needed = header.width * _rows_at_once(header, {}) * len(header.getbands()) * 2
+    needed = segments.decoded(header.width) if segments else needed
+    if memory is not None and needed > memory:
+        raise ValueError(f"{needed >> 20} MiB of it are decoded at once; infer.memory_mib leaves {memory >> 20}")
+
+
+def _rows_at_once(header: PIL.Image.Image, tags: dict) -> int:
+    """The rows of pixels, or of tiles of them, that a decoder holds."""
+    if TILE_HEIGHT in tags:
+        return tags[TILE_HEIGHT]
+    if tags:
+        return min(tags.get(STRIP_HEIGHT, header.height), header.height)
+    whole = header.format == "WEBP" or any(header.info.get(key) for key in ("progressive", "interlace"))
+    return header.height if whole else 1
+
+
 def _check_layout(header: PIL.Image.Image, tags: dict, max_pixels: int) -> None:
     """NotByWindow for what libvips does not read, or only by decoding more than `max_pixels` pixels in one go."""
     if header.format not in BY_WINDOW or header.mode == "LAB":
         raise NotByWindow(f"{header.format}, {header.mode}")
-    height, width = 1, header.width
+    width = header.width
     if tags:
         compression, bits, tiled = tags.get(COMPRESSION, 1), max(tags.get(BITS, (1,))), TILE_WIDTH in tags
         if compression not in COMPRESSIONS or bits not in (1, 8, 16) or (tiled and tags.get(PLANAR) == 2):
             raise NotByWindow(f"compression {compression}, {bits} bits{', tiles of single colours' * tiled}")
-        height = tags[TILE_HEIGHT] if tiled else min(tags.get(STRIP_HEIGHT, header.height), header.height)
         width = tags[TILE_WIDTH] if tiled else width
-    elif header.format == "WEBP" or any(header.info.get(key) for key in ("progressive", "interlace")):
-        height = header.height
+    height = _rows_at_once(header, tags)
     if height * width > max_pixels:
         raise NotByWindow(f"{width} x {height} pixels of it are decoded at once")

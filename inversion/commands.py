@@ -30,17 +30,17 @@ from models.weights import SHIPPED
 from utils import log
 from utils.arguments import one_path
 from utils.errors import UserError
-from utils.files import scratch_folder
+from utils.files import refusals, require_space, scratch_folder
 from utils.schema import LARGEST_SEED
 
 IMAGES = f"{', '.join(READ[:-1])} or {READ[-1]} image"
 LONGEST = 200  # bytes of a name, of 255 that file systems take
 
 
-def command_parser(description: str, example: str) -> argparse.ArgumentParser:
+def command_parser(description: str, example: str, output: str = "folder of the results") -> argparse.ArgumentParser:
     """A parser of --output, --checkpoint, --config and key=value; `example`: one of these."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=one_path, required=True, help="folder of the results")
+    parser.add_argument("--output", type=one_path, required=True, help=output)
     parser.add_argument("--checkpoint", type=one_path, default=SHIPPED, help="weights that train.py exported")
     parser.add_argument("--config", help="YAML file with options")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"single options, as {example}")
@@ -151,12 +151,23 @@ def _file_name(name: str) -> str:
     return os.fsdecode(os.sep.join(parts).encode())
 
 
-def seeds_of(section: str, options: dict) -> range:
-    """`count` seeds from `seed` on. UserError where the last one could not be given again."""
+def seeds_of(section: str, options: dict) -> Sequence[int]:
+    """`seeds`, or `count` of them from `seed` on. UserError where the last one could not be given again."""
+    if options.get("seeds"):
+        return options.seeds
     seeds = range(options.seed, options.seed + options.count)
     if seeds[-1] > LARGEST_SEED:
         raise UserError(f"{section}.count: {options.count} from seed {options.seed} on; seeds end at {LARGEST_SEED}")
     return seeds
+
+
+def require_room(output: Path, latents: Latents, options: dict, region: Sequence[int] | None, stored: bool) -> None:
+    """UserError where the disk has no room for an image that is drawn on it (see `save_picture`), and, where they are
+    `stored`, for its latents.
+    """
+    height, width = latents.size if region is None else region_of(region, latents.size).shape
+    pixels = height * width * 3 * (1 if options.depth == 8 else 4) if height * width > HELD else 0
+    require_space(output, pixels + stored * 4 * int(np.prod(latents.structure.shape)))
 
 
 def save_picture(
@@ -179,7 +190,7 @@ def save_picture(
     kind = picture_kind(options.format, size, options.depth)
     blocks = list(model.pixel_blocks(whole) if scale == 1 else model.preview_blocks(whole, scale))
     path = path.with_name(f"{path.stem}{PICTURES[kind]}")
-    with scratch_folder(path) as folder:
+    with scratch_folder(path) as folder, refusals(path):
         shape, dtype = (*size, 3), "uint8" if options.depth == 8 else "float32"
         if size[0] * size[1] > HELD:
             out = create_zarr(folder, shape, (*blocks[0].shape, 3), dtype)

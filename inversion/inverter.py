@@ -351,7 +351,7 @@ class PatchInverter:
 
         UserError (ImageError) if it cannot be read.
         """
-        opened = open_image(image, MOST_PIXELS, by_window=True)
+        opened = open_image(image, MOST_PIXELS, by_window=True, memory_mib=self.tiling.memory_mib)
         if opened is not image:
             opened.tell()
         return opened

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -90,11 +91,33 @@ class MixedNoise:
         return mixed
 
 
-NoiseSpec = Annotated[FieldNoise | ShiftedNoise | MixedNoise, Field(discriminator="kind")]
-for _each in (ShiftedNoise, MixedNoise):  # they hold each other
+@dataclass(frozen=True)
+class BlendedNoise:
+    """On the way from one kind of noise to another, along an arc: independent ones keep their variance. None: none."""
+
+    first: NoiseSpec | None
+    second: NoiseSpec | None
+    share: Annotated[float, Field(ge=0, le=1)]  # of the way
+    kind: Literal["blended"] = "blended"
+
+    def build(self, texture: TextureSynthesizer, device: torch.device) -> Noise:
+        """The noise of a texture synthesizer's layers."""
+        angle = self.share * math.pi / 2
+        parts = (self.first, math.cos(angle)), (self.second, math.sin(angle))
+        kinds = [(spec.build(texture, device), factor) for spec, factor in parts if spec is not None]
+        return lambda *place: sum(kind(*place) * factor for kind, factor in kinds)
+
+
+NoiseSpec = Annotated[FieldNoise | ShiftedNoise | MixedNoise | BlendedNoise, Field(discriminator="kind")]
+for _each in (ShiftedNoise, MixedNoise, BlendedNoise):  # they hold each other
     rebuild_dataclass(_each)
 
 
 def mix_noise(kinds: Sequence[NoiseSpec | None], weights: WeightMap) -> NoiseSpec | None:
     """Kinds of noise, each where its weight says; None where none of them is noise."""
     return None if all(kind is None for kind in kinds) else MixedNoise(list(kinds), weights)
+
+
+def blend_noise(first: NoiseSpec | None, second: NoiseSpec | None, share: float) -> NoiseSpec | None:
+    """On the way from one kind of noise to another; what both have in common stays."""
+    return first if first == second else BlendedNoise(first, second, share)

@@ -9,7 +9,6 @@ of: an image whose results are there, of the same file and settings, is not done
 
 from __future__ import annotations
 
-import csv
 import gc
 import hashlib
 import json
@@ -29,7 +28,7 @@ from torch import Tensor
 from images.reading import Image, ImageError
 from images.writing import SUFFIXES, TILES
 from inversion.inverter import PatchInverter
-from inversion.latents import FOLDER, Latents, create_zarr
+from inversion.latents import FOLDER, WRONG, Latents, create_zarr, is_ours
 from inversion.latents import SUFFIXES as LATENTS
 from inversion.noise import FieldNoise, NoiseSpec
 from inversion.refinement import State, Step
@@ -39,7 +38,9 @@ from utils import log
 from utils.device import release_freed_memory
 from utils.distributed import LostWorker, ProcessGroup
 from utils.errors import UserError, naming
-from utils.files import atomic_path, refusals, remove_stale, remove_tree
+from utils.files import atomic_path, only_files, read_file, refusals, regular_size, remove_tree, require_space
+from utils.parsing import LARGEST, read_json
+from utils.tables import read_table, write_table
 
 HELD = 2**22  # pixels, from which on an image is drawn on the disk
 UNFINISHED = ".unfinished"
@@ -169,6 +170,11 @@ class Job:
         """
         return self.group.size > 1 or size[0] * size[1] * max(1, steps / 16) > HELD
 
+    def require_space(self, needed: int) -> None:
+        """UserError where the disk has no room for so many bytes, of which some may be there from an earlier run."""
+        files = (Path(where, name) for where, _, names in os.walk(self.folder) for name in names)
+        require_space(self.output, needed - sum(_size(file) or 0 for file in files))
+
     def array(self, name: str, shape: Sequence[int], chunks: Sequence[int], dtype: str) -> Scratch:
         """An array in the job's folder, as an earlier run left it, or a new one; chunks are the blocks.
 
@@ -198,7 +204,8 @@ class Job:
     def steps(self, shape: Sequence[int], blocks: Sequence[Region], cells: Region, count: int) -> Iterator[Step]:
         """The steps of a refinement of latents [C, h, w] that are not done; a state goes when it is no more needed."""
         folder, chunks = self.folder / "refined", (shape[0], *blocks[0].shape)
-        begun = max((int(path.name) for path in folder.glob("*") if path.name.isdigit()), default=1)  # not done yet
+        there = {path.name for path in folder.glob("*")}
+        begun = max((step for step in range(1, count + 1) if str(step) in there), default=1)  # not done yet
         self.wait()  # nobody begins the next one while another still looks
 
         def state(step: int) -> State:
@@ -328,12 +335,11 @@ class InversionRun:
     def _prepare(self, identity: dict) -> None:
         """Keep what earlier runs left that is of use, and clear away what is not."""
         folder = self.output / UNFINISHED
-        remove_stale(self.output)
         self.rows = _read_rows(self.output / TABLE)
         self.finished = getattr(_read(SUMMARY, self.output / SUMMARY_FILE), "finished", {})
         try:
-            found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            found = read_json(folder / "run.json")
+        except (OSError, ValueError):
             found = None
         ours = _is_ours(folder)
         if ours and isinstance(found, dict):
@@ -426,10 +432,7 @@ class InversionRun:
                     failed[job.title] = state.failed
                     self.rows.pop(job.title, None)  # results that are there are not of this file
         rows = [asdict(self.rows[name]) for name in sorted(self.rows)]
-        with atomic_path(self.output / TABLE) as path, open(path, "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, names)
-            table.writeheader()
-            table.writerows(rows)
+        write_table(self.output / TABLE, names, rows)
         finite = {  # an exact result has an infinite PSNR
             name: [row[name] for row in rows if row[name] is not None and math.isfinite(row[name])]
             for name in names[1:]
@@ -471,7 +474,7 @@ class InversionRun:
 def _read(kind: TypeAdapter, path: Path) -> Any:
     """What a file holds; None where there is none, or of another kind."""
     try:
-        return kind.validate_json(path.read_bytes(), strict=True)
+        return kind.validate_json(read_file(path, LARGEST), strict=True)
     except (OSError, ValueError):
         return None
 
@@ -480,11 +483,10 @@ def _read_rows(path: Path) -> dict[str, Row]:
     """The rows of a table of ours, by name; none where there is none."""
     names, rows = [each.name for each in fields(Row)], {}
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            for line in csv.DictReader(file):
-                row = ROW.validate_python({name: line.get(name) or None for name in names})
-                rows[row.name] = row
-    except (OSError, ValueError, csv.Error):
+        for line in read_table(path):
+            row = ROW.validate_python({name: line.get(name) or None for name in names})
+            rows[row.name] = row
+    except (OSError, ValueError):
         return {}
     return rows
 
@@ -521,31 +523,35 @@ def _arrays(folder: Path) -> list[Path]:
 def _fits(path: Path, shape: Sequence[int], chunks: Sequence[int], dtype: str) -> bool:
     """Whether there is an array of these properties."""
     try:
-        array = zarr.open_array(str(path), mode="r")
-    except (OSError, ValueError, KeyError, TypeError):
+        if regular_size(path / "zarr.json") > LARGEST:
+            return False
+        array = zarr.open_array(str(path), mode="r", zarr_format=3)
+        expected = tuple(min(pair) for pair in zip(chunks, shape, strict=True))
+        return (array.shape, array.chunks, str(array.dtype)) == (tuple(shape), expected, dtype) and is_ours(array)
+    except WRONG:
         return False
-    expected = tuple(min(pair) for pair in zip(chunks, shape, strict=True))
-    return (array.shape, array.chunks, str(array.dtype)) == (tuple(shape), expected, dtype)
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether there is no link in a folder, which would lead out of it; removes what was not written whole."""
-    for where, folders, files in os.walk(folder):
-        paths = [Path(where, name) for name in folders + files]
-        if any(path.is_symlink() for path in paths):
-            return False
-        for path in paths:
-            if path.suffix == PARTIAL:
-                remove_tree(path)
-    return not folder.is_symlink()
+    """Whether a folder is of files that a run may have written; removes what was not written whole."""
+    if not only_files(folder):
+        return False
+    for path in folder.rglob(f"*{PARTIAL}"):
+        remove_tree(path)
+    return True
 
 
 def _key(path: Path, name: str) -> str:
     """A short name for an image, and one for its file as it is now."""
+    return "-".join(hashlib.sha256(os.fsencode(text)).hexdigest()[:16] for text in (name, file_version(path)))
+
+
+def file_version(path: str | Path) -> str:
+    """What changes with a file, or with a folder of latents."""
+    path = Path(path)
     file = path / "zarr.json" if path.suffix == FOLDER else path
     try:
         status = os.stat(file)
-        version = f"{status.st_size} {status.st_mtime_ns}"
     except OSError:
-        version = "missing"
-    return "-".join(hashlib.sha256(os.fsencode(text)).hexdigest()[:16] for text in (name, version))
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"

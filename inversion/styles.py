@@ -23,6 +23,7 @@ from inversion.weight_maps import LabelMap, LayeredMap, ShiftedMap, WeightMap
 from models.geometry import Interval, Region
 from models.statistics import StyleTransfer, assemble
 from models.trunk import COLOURS, Trunk
+from utils.errors import UserError
 
 STRIP = 64  # rows of cells that are added up at a time
 SAMPLED = 2**16  # cells, at most, whose colours give covariance and quantiles
@@ -98,6 +99,19 @@ def mix_styles(own: Style | StyleMap, other: Style | StyleMap, share: float) -> 
     if isinstance(other, StyleMap):
         return replace(other, styles=[mix_styles(own, style, share) for style in other.styles])
     return replace(own, global_latent=torch.lerp(own.global_latent, other.global_latent, float(share)))
+
+
+def mean_style(styles: Sequence[Style], weights: Sequence[float] | None = None) -> Style:
+    """The weighted mean of styles: of their statistics, each by itself (of covariances, not of their roots).
+
+    UserError for one that varies over space.
+    """
+    if any(isinstance(style, StyleMap) for style in styles):
+        raise UserError("styles: one varies over space itself; allowed: styles of whole images")
+    values = torch.stack([style.global_latent for style in styles]).double()
+    shares = torch.ones(len(styles)) if weights is None else torch.as_tensor(weights)
+    shares = shares.double() / shares.double().sum()
+    return replace(styles[0], global_latent=(values * shares[:, None]).sum(0).float())
 
 
 def layer_styles(below: Style | StyleMap, above: Style | StyleMap, mask: LabelMap) -> StyleMap:

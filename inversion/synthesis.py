@@ -9,7 +9,7 @@ Letters: C channels, D style, h/w latent cells.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,7 @@ def synthesize(
     region: Region,  # of structure cells
     canvas: Region,  # all structure cells of the image
     period: int | None = None,  # cells after which a panorama repeats
+    of_layers: Sequence[Style] = (),  # of a measured style: one for each layer; else all have `style`
 ) -> Tensor:
     """Structure latents [C, h, w] of a region, in float32, on the device of the local latents."""
     structure = generator.structure
@@ -93,7 +94,8 @@ def synthesize(
         z_g, spacing = style.global_latent.to(z_l.device), 2**generator.texture.stages
         network = mix_structure(structure, z_g, style.weights, spacing, style.exact)
         return network(z_l, coordinates, (around.rows.first, around.cols.first))[0]
-    return structure(z_l, style.global_latent.to(z_l.device)[None], coordinates)[0]
+    inner = ([each.global_latent.to(z_l.device)[None] for each in of_layers],) if of_layers else ()
+    return structure(z_l, style.global_latent.to(z_l.device)[None], coordinates, *inner)[0]
 
 
 def grid(region: Region) -> Iterator[Region]:
@@ -142,17 +144,28 @@ class TiledStructure:
 class GeneratedStructure(TiledStructure):
     """The structure latents of a generated image, whose style and local latents can be exchanged."""
 
-    def __init__(self, generator: Generator, style: Style | StyleMap, local: LocalField, cells: Region) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        style: Style | StyleMap,
+        local: LocalField,
+        cells: Region,
+        of_layers: Sequence[Style] = (),  # as `synthesize`
+    ) -> None:
         def compute(region: Region) -> Tensor:
-            return synthesize(generator, style, local.read, region, cells, local.period)
+            return synthesize(generator, style, local.read, region, cells, local.period, of_layers)
 
         super().__init__(compute, generator.structure.local_dim, cells)
-        self._generator, self.style, self.local = generator, style, local
+        self._generator, self.style, self.local, self.of_layers = generator, style, local, of_layers
 
-    def with_style(self, style: Style | StyleMap) -> GeneratedStructure:
-        """The same local latents, in another style."""
-        return GeneratedStructure(self._generator, style, self.local, self.cells)
+    def with_style(self, style: Style | StyleMap, of_layers: Sequence[Style] = ()) -> GeneratedStructure:
+        """The same local latents, in another style, or another one for each layer."""
+        return GeneratedStructure(self._generator, style, self.local, self.cells, of_layers)
 
     def with_local(self, local: LocalField) -> GeneratedStructure:
-        """Other local latents, in the same style."""
-        return GeneratedStructure(self._generator, self.style, local, self.cells)
+        """Other local latents, in the same styles."""
+        return GeneratedStructure(self._generator, self.style, local, self.cells, self.of_layers)
+
+    def on_canvas(self, cells: Region) -> GeneratedStructure:
+        """The same on a canvas of other cells, of the same rows."""
+        return GeneratedStructure(self._generator, self.style, self.local, cells, self.of_layers)

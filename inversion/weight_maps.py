@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
@@ -25,6 +26,7 @@ from models.geometry import Interval, Region
 Whole = Annotated[int, Field(ge=-(2**62), le=2**62)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Size = tuple[Annotated[int, Field(ge=1, le=2**31)], Annotated[int, Field(ge=1, le=2**31)]]
+PNG_HEADER = re.compile("iVBORw0KGgo[A-Za-z0-9+/]{21}")  # its first 24 bytes in base64
 Labels = Callable[[np.ndarray, np.ndarray], np.ndarray]  # pixel rows [h], columns [w] -> index of a kind [h, w]
 
 
@@ -40,10 +42,16 @@ def _decode(values: np.ndarray | str) -> np.ndarray:
     if isinstance(values, np.ndarray):
         return values
     try:
-        with PIL.Image.open(io.BytesIO(base64.b64decode(values)), formats=["PNG"]) as image:
+        with PIL.Image.open(io.BytesIO(base64.b64decode(values, validate=True)), formats=["PNG"]) as image:
             return np.asarray(image.convert("L"))
     except (OSError, TypeError) as error:
         raise ValueError("no PNG of labels") from error
+
+
+def encoded_pixels(text: str) -> int:
+    """The pixels of all labels in the JSON of maps, by the headers of their PNGs: nothing is decoded."""
+    headers = (base64.b64decode(found[0])[16:24] for found in PNG_HEADER.finditer(text))
+    return sum(int.from_bytes(each[:4]) * int.from_bytes(each[4:]) for each in headers)
 
 
 @dataclass(frozen=True)

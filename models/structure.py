@@ -159,10 +159,17 @@ class StyledStructure(nn.Module):
         self.local_dim, self.global_dim = local_dim, style_length(local_dim)
         self.register_buffer("styles", torch.zeros(STYLES, self.global_dim))  # of training images
 
-    def forward(self, z_l: Tensor, style: Tensor, coordinates: Tensor) -> Tensor:
-        """z_l [B, C, h, w], style [B, S], coordinates [B or 1, 3, h, w] -> z_s [B, C, h', w']."""
-        x, w, parts = z_l, self.mapping(style), []
-        for layer, head in zip(self.layers, self.heads, strict=True):
+    def forward(
+        self,
+        z_l: Tensor,  # [B, C, h, w]
+        style: Tensor,  # [B, S]
+        coordinates: Tensor,  # [B or 1, 3, h, w]
+        of_layers: Sequence[Tensor] = (),  # a style [B, S] for each layer; else `style`, whose mean and deviation stay
+    ) -> Tensor:
+        """The structure latent z_s [B, C, h', w']."""
+        x, parts = z_l, []
+        own = [self.mapping(each) for each in of_layers] or [self.mapping(style)] * len(self.layers)
+        for layer, head, w in zip(self.layers, self.heads, own, strict=True):
             x = layer(x, w, coordinates)
             parts.append(head(x, w))
         height, width = x.shape[-2:]

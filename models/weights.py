@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models import build_encoders, build_generator
 from models.encoder import GlobalEncoder, PatchEncoder, RandomGlobal
@@ -16,8 +19,11 @@ from models.generator import Generator
 from utils.checkpoint import load_weights, save_weights
 from utils.config import validate_section
 from utils.errors import UserError
+from utils.parsing import read_json
 
 FORMAT = "patch-inverter-1"
+MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.randn)  # of the values of networks
+SPARE = 2**20  # values that are no weights
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "sample.safetensors"  # the default of the commands
 
 
@@ -56,12 +62,15 @@ def load_inverter(path: str | Path, encoders: bool = True) -> Inverter:
     """
     weights = read_weights(path)
     encoder = global_encoder = None
-    if encoders or weights.has("encoder"):
-        encoder, global_encoder = build_encoders(weights.model)
-        weights.fill("encoder", encoder)
-        if global_encoder is not None:
-            weights.fill("global_encoder", global_encoder)
-    generator = weights.fill("generator", build_generator(weights.model))
+    if encoders:
+        weights.require("encoder")
+    with Bounded(weights):
+        if encoders or weights.has("encoder"):
+            encoder, global_encoder = build_encoders(weights.model)
+        generator = build_generator(weights.model)
+    for name, network in (("encoder", encoder), ("global_encoder", global_encoder), ("generator", generator)):
+        if network is not None:
+            weights.fill(name, network)
     return Inverter(generator, encoder, global_encoder, weights.model, weights.fingerprint, weights.path)
 
 
@@ -85,13 +94,18 @@ class Weights:
         """Whether there is a network of this name."""
         return any(key.startswith(f"{name}.") for key in self.tensors)
 
+    def require(self, name: str) -> None:
+        """UserError unless there is a network of this name."""
+        if not self.has(name):
+            held = ", ".join(sorted({key.split(".")[0] for key in self.tensors}))
+            raise UserError(f"{self.path}: holds no {name}, only {held}")
+
     def fill(self, name: str, network: nn.Module) -> nn.Module:
         """The network, in evaluation mode, with its tensors. UserError if there are none, or none of its shapes."""
         own = {key.removeprefix(f"{name}."): value for key, value in self.tensors.items() if key.startswith(f"{name}.")}
         expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-        if expected and not own:
-            held = ", ".join(sorted({key.split(".")[0] for key in self.tensors}))
-            raise UserError(f"{self.path}: holds no {name}, only {held}")
+        if expected:
+            self.require(name)
         for key in sorted(expected.keys() | own.keys()):
             given, needed = tuple(own[key].shape) if key in own else "nothing", expected.get(key, "nothing")
             if given != needed:
@@ -115,13 +129,29 @@ class Weights:
                 )
 
 
+class Bounded(TorchFunctionMode):
+    """Inside, networks are built as a file describes them, but of no more values than it holds: UserError before."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__()
+        self.path, self.left = weights.path, sum(value.numel() for value in weights.tensors.values()) + SPARE
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), options: dict | None = None) -> Any:
+        """Count what is made."""
+        if function in MAKERS:
+            self.left -= math.prod(args[0] if isinstance(args[0], tuple) else args)
+            if self.left < 0:
+                raise UserError(f"{self.path}: another architecture: it describes more values than it holds")
+        return function(*args, **(options or {}))
+
+
 def read_weights(path: str | Path) -> Weights:
     """Read an exported file. UserError where it is missing, damaged, or none of this program."""
     tensors, metadata = load_weights(path)
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path}: format {metadata.get('format')!r}; weights exported by train.py have {FORMAT!r}")
     try:
-        model = json.loads(metadata["model"])
+        model = read_json(metadata["model"])
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: its metadata describes no architecture (key 'model')") from error
     return Weights(Path(path), tensors, validate_section("model", model, str(path)), metadata["fingerprint"])

@@ -8,7 +8,7 @@ import torch
 from hypothesis import settings
 
 from models.weights import export
-from tests.inversion.conftest import photograph, tiny_inverter
+from tests.inversion.conftest import photograph, tiny_inverter, trunk_inverter
 from utils.errors import run_command
 from utils.signals import SIGNALS
 
@@ -68,9 +68,18 @@ def checkpoint(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def trunk_checkpoint(tmp_path_factory):
+    """The file of a tiny inverter with a trunk."""
+    path = tmp_path_factory.mktemp("weights") / "trunk.safetensors"
+    write_inverter(path, trunk_inverter(channels=24))
+    return path
+
+
 def write_inverter(path, inverter):
     names = "generator", "encoder", "global_encoder"
-    export(path, inverter.model, {name: getattr(inverter, name) for name in names}, step=0)
+    networks = {name: getattr(inverter, name) for name in names}
+    export(path, inverter.model, {name: network for name, network in networks.items() if network}, step=0)
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ TINY = [
     "model.texture.mapping_layers=1", "model.discriminator.widths=[4,4,6]", "model.discriminator.minibatch_group=2",
     "model.encoder.widths=[4,4,6]", "model.global_encoder.thumbnail=24",
     "train.device=cpu", "train.dtype=float32", "train.steps=2", "train.batch=4", "train.patch_cells=10",
-    "infer.device=cpu", "infer.dtype=float32", "evaluate.details=1", "evaluate.cycles=1", "evaluate.pictures=0",
+    "infer.device=cpu", "infer.dtype=float32", "evaluate.details=1", "evaluate.hidden=0", "evaluate.cycles=1",
+    "evaluate.pictures=0",
     "evaluate.generated=2", "evaluate.generated_size=32", "evaluate.seam_block=32",
 ]  # fmt: skip
 CHOSEN = ["rolled", "random-global"]
@@ -29,8 +30,8 @@ TRUNK = [
     "model.structure.dilations=[1]", "model.texture.widths=[6,4,4]", "model.critic.widths=[4,4]",
     "model.critic.texture_widths=[4]", "train.device=cpu", "train.dtype=float32", "train.steps=2", "train.batch=4",
     "train.patch_cells=10", "data.resize=100", "infer.device=cpu", "infer.dtype=float32", "evaluate.details=1",
-    "evaluate.cycles=1", "evaluate.pictures=0", "evaluate.generated=2", "evaluate.generated_size=32",
-    "evaluate.seam_block=32",
+    "evaluate.hidden=0", "evaluate.cycles=1", "evaluate.pictures=0", "evaluate.generated=2",
+    "evaluate.generated_size=32", "evaluate.seam_block=32",
 ]  # fmt: skip
 
 

@@ -24,11 +24,15 @@ MORE = {  # by the first words behind python: what makes the command short
     "edit.py outpaint": ["complete.steps=3"],
     "edit.py inbetween": ["complete.steps=3"],
     "edit.py resample": ["complete.steps=3"],
+    "edit.py interpolate": ["frames=2"],
+    "edit.py pan": ["frames=3"],
+    "-m scripts.fit_directions": ["--help"],
     "train.py": ["--dry-run"],
-    "evaluate.py": ["details=2", "pictures=1", "generated=4", "generated_size=48", "cycles=2"],
+    "evaluate.py": ["details=2", "hidden=1", "pictures=1", "generated=4", "generated_size=48", "cycles=2"],
     "-m scripts.import_infinitygan": ["--ts-input-size=8"],
     "-m benchmarks.inversion": ["--help"],
     "-m benchmarks.training": ["--help"],
+    "-m benchmarks.filling": ["--help"],
     "-m benchmarks.ablation": ["--help"],
 }
 
@@ -53,7 +57,9 @@ def sandbox(tmp_path_factory):
     for name in ("configs", "checkpoints"):
         shutil.copytree(ROOT / name, folder / name)
     places = ["photo.jpg", "other.jpg", "left.jpg", "right.jpg", "photos/a.jpg", "photos/photo.png", "net/huge.tif"]
+    places += ["day/1.jpg", "day/2.jpg", "dusk/1.jpg", "dusk/2.jpg"]
     places += [f"FOLDER/{number}.jpg" for number in range(6)]
+    places += ["mask.png", *(f"FOLDER/{number}.jpg" for number in range(6))]
     for name in places:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         coarse = random.integers(0, 256, (20, 20, 3), np.uint8)

@@ -5,9 +5,9 @@ import re
 import shlex
 import shutil
 import signal
-from contextlib import nullcontext
 from pathlib import Path
 
+import av
 import numpy as np
 import PIL.Image
 import pytest
@@ -15,6 +15,7 @@ from PIL.ExifTags import Base
 
 import edit
 import generate
+from editing import film
 from editing.verbs import VERBS, Verb
 from images.reading import open_image
 from inversion import Latents, PatchInverter, commands, runs
@@ -28,6 +29,7 @@ from utils.files import lock_folder
 EXAMPLES = Path(__file__).parent.parent / "configs" / "edit"
 SMALL = {  # options of each verb that tiny networks take no time for, and the ends of the results' names
     "fuse": (["styles=[own,2]", "fuse.blur=9"], ["fused"]),
+    "style": (["styles=2"], ["styled"]),
     "outpaint": (["width=100", "complete.steps=1", "count=2"], ["seed-0", "seed-1"]),
     "inbetween": (["seed=3", "steps=1"], ["seed-3"]),
     "chain": (
@@ -38,6 +40,7 @@ SMALL = {  # options of each verb that tiny networks take no time for, and the e
         ["edited"],
     ),
     "resample": (["box=0,0,20,20", "complete.steps=1", "resample.seed=5"], ["resampled-5"]),
+    "fill": (["box=8,16,24,40", "complete.steps=1"], ["filled-0"]),
 }
 GENERATED = ["generate.height=40", "generate.width=70", "generate.seed=4"]
 
@@ -109,6 +112,18 @@ def test_results_and_their_names(run, photographs, checkpoint, verb):
     assert contents(again) == contents(single) and not (again / "inversions").exists()
 
 
+@pytest.mark.parametrize("verb", SMALL)
+def test_photographs_in_a_model_with_a_trunk(run, trunk_checkpoint, verb):
+    """What is new comes from them; saved latents draw the same picture."""
+    made, _ = run(verb, output="made", given=trunk_checkpoint)
+    names = names_of(verb, "-".join(["a", "b"][: VERBS[verb].images]))
+    model = PatchInverter.from_pretrained(trunk_checkpoint, device="cpu", dtype="float32")
+    for name in names:
+        assert (png(made / f"{name}.png") == model.draw(Latents.load(made / "latents" / f"{name}.safetensors"))).all()
+    again, _ = run(verb, "--input", *sorted((made / "inversions").iterdir()), output="again", given=trunk_checkpoint)
+    assert contents(again) == contents(made)
+
+
 @pytest.mark.parametrize("verb", ["fuse", "outpaint", "resample"])
 def test_a_folder(run, photographs, verb):
     """As each image by itself; what is damaged is named, and results inside the folder are no images to edit."""
@@ -160,7 +175,7 @@ def test_generated_images(run, command, tmp_path):
     export(given, inverter.model, {"generator": inverter.generator}, 0)
     options = [*GENERATED, "infer.dtype=float32", "save_latents=true"]
     plain = command(generate.main, *options, output="plain", given=given)[2]
-    for verb in SMALL:
+    for verb in SMALL.keys() - {"fill"}:  # which has to know what cells see
         stored = [plain / "latents" / "seed-4.safetensors"] * VERBS[verb].images
         again, _ = run(verb, "--input", *stored, output=verb, given=given)
         assert len(pictures(again)) == len(SMALL[verb][1])
@@ -192,6 +207,43 @@ def test_styles_and_masks_of_files(run, photographs, tmp_path):
     assert change[:, :20].max() <= 1 and (change > 0)[:, 60:].mean() > 0.5
 
 
+def test_layers_of_photographs_and_of_generated_images(run, trunk_checkpoint):
+    """The mixture draws again, and is none where its style is the image's own."""
+    for given, name in (([], "a"), (GENERATED, "seed-4")):
+        pictures = {}
+        for style in ("own", 2):
+            output, _ = run("mix", *given, f"styles={style}", "layers=[0,1]", output=f"{style}", given=trunk_checkpoint)
+            pictures[style] = png(output / f"{name}-mixed.png")
+        drawn, _ = run("style", "--input", output / "latents" / f"{name}-mixed.safetensors", "strength=0",
+                       output="again", given=trunk_checkpoint)  # fmt: skip
+        assert (png(drawn / f"{name}-mixed-styled.png") == pictures[2]).all()
+        assert abs(pictures[2] - pictures["own"]).mean() > 1
+
+
+def test_a_saved_style_is_the_mean_of_images(run, photographs, tmp_path, monkeypatch):
+    """And counts, by its name, as their mean does; a damaged image among them is named, and left out."""
+    monkeypatch.chdir(tmp_path)
+    (photographs[0].parent / "c.png").write_text("no image")
+    _, err = run("save-style", "--input", photographs[0].parent, output="styles/both.safetensors", code=1)
+    assert (
+        len(err) == 1 and "c.png" in err[0] and [path.name for path in Path("styles").iterdir()] == ["both.safetensors"]
+    )
+    a, b = photographs
+    for verb in ("style", "fuse"):
+        named, _ = run(verb, "styles=both", output=f"named-{verb}")
+        if verb == "style":
+            given, _ = run(verb, f"styles=[{a},{b}]", output="given")
+            assert (png(named / "a-styled.png") == png(given / "a-styled.png")).all()
+    before = contents(tmp_path)
+    (tmp_path / "linked" / "latents").parent.mkdir()
+    (tmp_path / "linked" / "latents").symlink_to(tmp_path / "styles")
+    shutil.copy("styles/both.safetensors", "styles/a-styled.safetensors")
+    _, err = run("style", "styles=a-styled", output="linked", code=2)
+    assert "would overwrite the input" in err[0]
+    _, err = run("save-style", "--input", a, output="photographs/a.png", code=2)
+    assert "would overwrite the input" in err[0] and contents(tmp_path).items() >= before.items()
+
+
 def test_two_photographs_of_one_name(run, photographs, tmp_path):
     other = tmp_path / "a.jpg"
     PIL.Image.new("RGB", (50, 40), "green").save(other)
@@ -216,9 +268,14 @@ RESULTS = [
     ("fuse", "--input {a}", "a-fused.png"), ("outpaint", "--input {a}", "a-seed-1.tif"),
     ("inbetween", "--input {a} {b}", "a-b-seed-3.png"), ("resample", "--input {a}", "latents/a-resampled-5.zarr"),
     ("outpaint", "--input {a}", "inversions/a.safetensors"),
+    ("fill", "--input {b} box=null mask={a}", "b-filled-0.png"),
+    ("outpaint", "--input {b} complete.sources=[{a}]", "b-seed-0.png"),
     ("inbetween", "--input {b} {a}", "inversions/b.safetensors"),
+    ("pan", "--input {a}", "a-pan.mp4"), ("interpolate", "--input {a} {b}", "a-b-interpolated.png"),
+    ("interpolate", "--input {b} {a}", "inversions/a.safetensors"),
     ("fuse", "--input {b} styles=[own,{a}]", "b-fused.png"),
     ("resample", "--input {b} box=null mask={a}", "b-resampled-5.png"),
+    ("style", "--input {b} mask={a}", "b-styled.png"), ("mix", "--input {b} styles={a}", "latents/b-mixed.safetensors"),
 ]  # fmt: skip
 
 
@@ -255,11 +312,63 @@ def test_an_interrupted_run_leaves_nothing_half_done(run, monkeypatch):
     with monkeypatch.context() as patch:
         for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
             patch.setattr(PatchInverter, "draw", lambda *_, number=number, **options: os.kill(os.getpid(), number))
-            with pytest.raises(SystemExit, match="143") if code == 143 else nullcontext():
-                output, _ = run("fuse", code=code)
+            output, _ = run("fuse", code=code)
     assert contents(output).keys() == {Path("latents/a-fused.safetensors")} and not list(output.rglob(".*"))
     (output / "latents" / ".tmp-4194305-00000000.png").touch()  # of a process that was killed
     assert pictures(run("fuse")[0]) == ["a-fused"] and not list(output.rglob(".*"))
+
+
+FILMS = {  # words of a command, the names of its films and their frames, and of what is inverted for them
+    "interpolate frames=2 what=structure --input {folder}": ({"a-c-interpolated": 5}, ["a", "b", "c"]),
+    "interpolate frames=2 --input {a} {c}": ({"a-c-interpolated": 3}, ["a", "c"]),
+    "interpolate frames=2 loop=true what=style generate.seeds=[4,2,4] generate.height=20 generate.width=30": (
+        {"seed-4-seed-4-interpolated": 6},
+        [],
+    ),
+    "pan step=9 --input {folder}": ({"a-pan": 5, "b-pan": 4, "c-pan": 5}, ["a", "b", "c"]),
+    "pan frames=5 generate.count=2 generate.height=20 generate.width=30": ({"seed-0-pan": 5, "seed-1-pan": 5}, []),
+}
+
+
+def frames_in(path):
+    with av.open(str(path)) as film:
+        return len(list(film.decode(video=0)))
+
+
+@pytest.mark.parametrize(("words", "films", "inverted"), [(words, *found) for words, found in FILMS.items()])
+def test_films_and_their_strips(run, photographs, words, films, inverted):
+    a, _ = photographs
+    c = shutil.copy(a, a.with_name("c.png"))
+    output, _ = run(*words.format(a=a, c=c, folder=a.parent).split())
+    assert {path.stem: frames_in(path) for path in output.glob("*.mp4")} == films
+    assert pictures(output) == sorted(films)
+    assert sorted(path.stem for path in output.rglob("*.safetensors")) == inverted
+    assert not [path for path in output.iterdir() if path.name.startswith(".")]
+
+
+def test_a_film_goes_on_where_it_was_stopped_and_begins_anew_with_other_options(run, monkeypatch):
+    """Of a segment that was whole nothing is drawn again."""
+    monkeypatch.setattr(film, "SEGMENT", 3)
+    words, draw = ["generate.height=16", "generate.width=24", "generate.seeds=[1,2]", "frames=8"], PatchInverter.draw
+    drawn = []
+
+    def stopping(self, latents, **options):
+        drawn.append(latents)
+        if len(drawn) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return draw(self, latents, **options)
+
+    monkeypatch.setattr(PatchInverter, "draw", stopping)
+    output, _ = run("interpolate", *words, code=130)
+    assert [path.name[:6] for path in output.iterdir()] == [".film-"]
+    monkeypatch.setattr(PatchInverter, "draw", draw)
+    unfinished = shutil.copytree(output, output.with_name("kept"))
+    monkeypatch.setattr(PatchInverter, "draw", lambda *given, **options: drawn.append(0) or draw(*given, **options))
+    for folder, options, count in ((output, [], 9 - 3), (unfinished, ["fps=30"], 9)):
+        drawn.clear()
+        run("interpolate", *words, *options, output=folder)
+        assert len(drawn) == count and frames_in(folder / "seed-1-seed-2-interpolated.mp4") == 9
+        assert len(list(folder.iterdir())) == 2
 
 
 WRONG = [
@@ -283,7 +392,7 @@ WRONG = [
     ("resample", "mask={mask}", "one of them"),
     ("fuse", "infer.region=0,0,8,84", "a.png: region: [0, 0, 8, 84], but the image has 64 x 83 pixels"),
     ("chain", "edits=[]", "edits: none given"),
-    ("chain", "edits=[{{}}]", "edits[0]: nothing; allowed: one of fuse, outpaint, resample, and further"),
+    ("chain", "edits=[{{}}]", "edits[0]: nothing; allowed: one of fuse, "),
     ("chain", "edits=[{{fuse:{{}},resample:{{}}}}]", "edits[0]: fuse, resample; allowed: one of"),
     ("chain", "edits=[{{fuse:{{}},infer:{{}}}}]", "edits[0]: fuse, infer; allowed: one of"),
     ("chain", "edits=[{{fuse:{{\"blurr\":3}}}}]", "edits[0]: unknown key 'fuse.blurr'; the nearest"),
@@ -291,6 +400,28 @@ WRONG = [
     ("chain", "edits=[{{fuse:{{styles:[{a}]}}}}] --output {a}", "a.png"),
     ("chain", "edits=3", "edits: 3 given; allowed: a list of edits, each"),
     ("resample", "box=0,0,65,20", "a.png: resample.box: [0, 0, 65, 20], but the image has 64 x 83 pixels"),
+    ("interpolate", "--input {a}", "images: 1; needed are two or more"),
+    ("interpolate", "generate.seeds=[3]", "seed-3: interpolate: images: 1"),
+    ("pan", "length=84", "a.png: pan.length: 84 px, but the image has a width of 83"),
+    ("pan", "generate.height=1", "films of 1 x 512 pixels; allowed: edges of 2 to 16384"),
+    ("pan", "generate.width=64 axis=vertical", "generated images have a horizon"),
+    ("style", "styles=[1,2] weights=[1]", "style.weights: [1.0] for 2 styles; allowed: one for each, not all 0"),
+    ("style", "styles=[1,2] weights=[0,0]", "style.weights: [0.0, 0.0] for 2 styles"),
+    ("style", "styles=dawn", "dawn: neither a file nor a saved style; those in styles"),
+    ("style", "styles={tmp}/none.png", "none.png"),
+    ("style", "strength=5", "style.strength"),
+    ("style", "mask={black}", "black.png: white nowhere"),
+    ("style", "mask={dot} soften=0", "a.png: mask: no latent cell has its centre inside it"),
+    ("style", "what=colours", "told apart by checkpoints with a trunk"),
+    ("mix", "layers=[1]", "mix.layers"),
+    ("mix", "layers=[0,0]", "told apart by checkpoints with a trunk"),
+    ("save-style", "--output {tmp}/style.png", "allowed: a .safetensors file"),
+    ("save-style", "--input {tmp}/none.png --output {tmp}/style.safetensors", "none.png: no such file"),
+    ("save-style", "strength=2", "unknown key"),
+    ("fill", "mask={mask}", "one of them"),
+    ("fill", "box=0,0,65,20", "a.png: fill.box: [0, 0, 65, 20], but the image has 64 x 83 pixels"),
+    ("fill", "box=0,0,64,83", "the mask takes everything out"),
+    ("fill", "source=photograph", "needs a checkpoint with a trunk"),
 ]
 
 
@@ -302,8 +433,12 @@ def test_a_wrong_command_gets_one_line(run, command, photographs, tmp_path, verb
     write_inverter(changed, inverter)
     command(generate.main, *GENERATED, "save_latents=true", output="other", given=changed)
     (tmp_path / "empty").mkdir()
-    PIL.Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "mask.png")
-    places = {"mask": tmp_path / "mask.png", "other": tmp_path / "other" / "latents" / "seed-4.safetensors"}
+    dot = np.zeros((64, 83), np.uint8)
+    dot[11, 11] = 255
+    for name, values in ("mask", np.array([[0, 255]], np.uint8)), ("black", np.zeros((2, 2), np.uint8)), ("dot", dot):
+        PIL.Image.fromarray(values).save(tmp_path / f"{name}.png")
+    places = {name: tmp_path / f"{name}.png" for name in ("mask", "black", "dot")}
+    places |= {"other": tmp_path / "other" / "latents" / "seed-4.safetensors"}
     places |= {"tmp": tmp_path, "a": photographs[0], "folder": photographs[0].parent}
     before = contents(tmp_path)
     _, err = run(verb, *(word.format(**places) for word in wrong.split()), code=2)
@@ -341,23 +476,31 @@ CONFIGS = {  # overrides that tiny networks take no time for, and the pictures t
     "fuse": (["generate.height=24", "generate.width=80", "fuse.blur=9"], 1),
     "panorama": (["generate.height=24", "generate.width=64"], 1),
     "chain": ([], 1),
+    "style": (["generate.height=24", "generate.width=64"], 1),
+    "mix": (["generate.height=24", "generate.width=64"], 1),
     "outpaint": (["complete.steps=2"], 3),
     "inbetween": (["complete.steps=2"], 2),
+    "fill": ([], 2),
     "resample": (["generate.height=104", "generate.width=120", "complete.steps=2"], 4),
+    "interpolate": (["generate.height=24", "generate.width=40", "interpolate.frames=2"], 1),
+    "pan": (["generate.height=24", "generate.width=40", "pan.frames=3"], 1),
+    "direction": (["direction=pca:1", "generate.height=40", "generate.width=48"], 6),
 }
+TRUNK = ["chain", "direction", "mix"]  # verbs that need one
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_config_runs_as_its_head_says(command, tmp_path, path):
+def test_a_config_runs_as_its_head_says(command, checkpoint, trunk_checkpoint, tmp_path, path):
     small, count = CONFIGS[path.stem]
-    for word in ("PHOTO", "LEFT", "RIGHT"):
-        PIL.Image.new("RGB", (120, 104), "red").save(tmp_path / f"{word}.png")
+    for word in ("PHOTO", "OTHER", "LEFT", "RIGHT", "MASK"):
+        PIL.Image.new("RGB", (120, 104), "white" if word == "MASK" else "red").save(tmp_path / f"{word}.png")
     head = re.findall(r"^# +python (\S+)\.py (.*)$", path.read_text(), re.MULTILINE)
     for k, (program, rest) in enumerate(head):
-        words = [tmp_path / f"{word}.png" if word.isupper() else word for word in shlex.split(rest)]
+        words = [re.sub("[A-Z]{4,}", lambda found: f"{tmp_path / found[0]}.png", word) for word in shlex.split(rest)]
         del words[words.index("--output") : words.index("--output") + 2]
         main = main_of(words.pop(0)) if program == "edit" else generate.main
-        code, err, output = command(main, *words, *small, output=str(k))
+        given = trunk_checkpoint if path.stem in TRUNK else checkpoint
+        code, err, output = command(main, *words, *small, output=str(k), given=given)
         assert code == 0 and len(pictures(output)) == count, err
     assert head
 
@@ -384,3 +527,82 @@ def test_edits_keep_what_a_photograph_says_of_itself(run, command, photographs):
     assert np.ptp(png(output / "a-fused.png"), axis=2).max() > 0
     code, err, _ = command(generate.main, "depth=16", "format=webp")
     assert code == 2 and "infer.depth: 16, but webp holds 8 bits" in err
+
+
+def test_strengths_of_a_direction(run, photographs, trunk_checkpoint, tmp_path):
+    """Each a result, and a strip of them; one alone has none. Outside a mask nothing changes."""
+    options = ["direction=pca:1", "strengths=[-1.5,0,2]"]
+    output, _ = run("direction", *options, given=trunk_checkpoint)
+    assert pictures(output) == ["a-pca-1+0", "a-pca-1+2", "a-pca-1-1.5", "a-strip"]
+    assert png(output / "a-strip.png").shape == (64, 3 * 83 + 2 * 4, 3)
+    dark, plain, bright = (png(output / f"a-pca-1{strength}.png") for strength in ("-1.5", "+0", "+2"))
+    assert dark.mean() < plain.mean() < bright.mean()
+    PIL.Image.fromarray(np.array([[0, 0, 0, 255]], np.uint8)).save(tmp_path / "mask.png")
+    masked, _ = run("direction", *options[:1], f"mask={tmp_path / 'mask.png'}", "strength=2", "soften=4",
+                    output="masked", given=trunk_checkpoint)  # fmt: skip
+    assert pictures(masked) == ["a-pca-1+2"]
+    change = (png(masked / "a-pca-1+2.png") != plain).any((0, 2))
+    assert change[75:].all() and not change[:20].any()
+    again, _ = run("direction", "--input", output / "latents" / "a-pca-1+2.safetensors", *options[:1], "strength=0",
+                   output="again", given=trunk_checkpoint)  # fmt: skip
+    assert (png(again / "a-pca-1+2-pca-1+0.png") == bright).all()
+
+
+@pytest.fixture
+def sides(tmp_path):
+    """Folders of dark and of bright photographs."""
+    for name, (low, high) in {"dark": (0, 150), "bright": (100, 255)}.items():
+        (tmp_path / name).mkdir()
+        for k in range(4):
+            values = low + photograph(40, 48, 10 * high + k) / 255 * (high - low)
+            PIL.Image.fromarray(values.astype(np.uint8)).save(tmp_path / name / f"{k}.png")
+    return tmp_path / "dark", tmp_path / "bright"
+
+
+def test_a_direction_between_two_folders(command, run, sides, trunk_checkpoint):
+    """It says how well they are told apart, does what they say, and leaves nothing else behind."""
+    fit = main_of("fit-direction")
+    (sides[0] / "text.png").write_text("this is a text file")
+    code, err, path = command(fit, "--input", *sides, output="brighter.safetensors", given=trunk_checkpoint)
+    assert code == 1 and "failed: " in err and "text.png" in err
+    (sides[0] / "text.png").unlink()
+    code, err, path = command(fit, "--input", *sides, output="brighter.safetensors", given=trunk_checkpoint)
+    assert code == 0 and path.is_file() and not list(path.parent.glob(".*"))
+    output, _ = run("direction", f"direction={path}", "strengths=[-1,1]", output="moved", given=trunk_checkpoint)
+    assert png(output / "a-brighter-1.png").mean() + 20 < png(output / "a-brighter+1.png").mean()
+    before = path.read_bytes()
+    link = output / "latents" / "a-brighter+1.safetensors"
+    link.unlink()
+    link.hardlink_to(path)
+    _, err = run("direction", f"direction={path}", output="moved", given=trunk_checkpoint, code=2)
+    assert "would overwrite the input" in err[0] and path.read_bytes() == before
+
+
+NO_DIRECTION = [
+    ("fit-direction", "--input {dark}", "--input: 1 given; two folders are needed"),
+    ("fit-direction", "--input {dark} {dark}", "4 photographs are in both sets"),
+    ("fit-direction", "--input {dark} {tmp}/empty", "no JPEG, PNG"),
+    ("fit-direction", "--input {dark} {dark}/0.png --output {tmp}/x", "allowed: a .safetensors file"),
+    ("fit-direction", "--input {dark} {bright}/0.png", "a set of 1 different photographs; two or more"),
+    ("fit-direction", "--input {dark} {bright} infer.refine=3", "'infer.refine' is not read here"),
+    ("fit-direction", "--input {dark} {bright} --checkpoint {tiny}", "needs a checkpoint with a trunk"),
+    ("direction", "direction=pca:1 --checkpoint {tiny}", "needs a checkpoint with a trunk"),
+    ("direction", "direction=day-dusk", "fitted in the styles of another model"),
+    ("direction", "direction=dask", "allowed: pca:K, sefa:K, a .safetensors file, or one of clear-hazy, day-dusk"),
+    ("direction", "direction=null", "direction.direction: null; allowed"),
+    ("direction", "direction=pca:1 strength=4", "direction.strength: 4"),
+    ("direction", "direction=pca:1 strengths=[]", "direction.strengths"),
+    ("direction", "direction=pca:1 layers=[0,1]", "only sefa:K reads them"),
+]
+
+
+@pytest.mark.parametrize(("verb", "wrong", "said"), NO_DIRECTION)
+def test_what_is_wrong_with_a_direction(command, sides, checkpoint, trunk_checkpoint, tmp_path, verb, wrong, said):
+    (tmp_path / "empty").mkdir()
+    places = {"tmp": tmp_path, "dark": sides[0], "bright": sides[1], "tiny": checkpoint}
+    words = wrong.format(**places).split()
+    words += [] if "--input" in words else ["--input", str(sides[0] / "0.png")]
+    before = contents(tmp_path)
+    code, err, _ = command(main_of(verb), *words, output="new.safetensors", given=trunk_checkpoint)
+    (line,) = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+    assert code == 2 and said in line and contents(tmp_path) == before

@@ -42,6 +42,9 @@ def test_an_image_is_a_function_of_the_seed_and_not_of_the_block(run, monkeypatc
     assert (pictures[0][0] != pictures[0][1]).any()
     for seed in (0, 1):  # a value between two may round either way
         assert max(abs(pictures[0][seed] - other[seed]).max() for other in pictures[1:]) <= 1
+    code, err, output = run(*SIZE, "seeds=[9,4]", FLOAT32, "infer.block=whole", output="seeds")
+    assert {path.name for path in output.iterdir()} == {"seed-9.png", "seed-4.png"}, err
+    assert (png(output / "seed-4.png") == pictures[1][1]).all()
 
 
 @pytest.mark.parametrize("kind", ["tiff", "jpeg", "webp", "pyramid", "dzi"])

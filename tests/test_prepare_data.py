@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -162,21 +161,44 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143)])
-def test_a_run_that_was_stopped_goes_on(photos, tmp_path, opened, error):
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_a_run_that_was_stopped_goes_on(photos, tmp_path, opened, error, code):
     """What was decoded is not decoded again, the results are those of one run, and nothing else is left."""
     arguments = ["--input", photos, "--size", 20, "--output"]
     assert command(*arguments, tmp_path / "straight") == 0
     assert sorted(opened.labels) == labels(open_source(photos))  # each once
     opened.labels.clear()
     opened.fail["7.png"] = error
-    with suppress(SystemExit):
-        assert command(*arguments, tmp_path / "set") == 130
+    assert command(*arguments, tmp_path / "set") == code
     assert os.listdir(tmp_path / "set") == [".unfinished"]
     assert command(*arguments, tmp_path / "set") == 0
     assert sorted(opened.labels) == sorted([*labels(open_source(photos)), "7.png"])
     assert contents(tmp_path / "set") == contents(tmp_path / "straight")
     assert sorted(os.listdir(tmp_path / "set")) == ["train", "valid"]
+
+
+def test_what_was_kept_is_used_as_it_was_written_or_not_at_all(photos, tmp_path, opened):
+    arguments = ["--input", photos, "--size", 20, "--output"]
+    assert command(*arguments, tmp_path / "straight") == 0
+    opened.fail["7.png"] = KeyboardInterrupt()
+    assert command(*arguments, tmp_path / "set") == 130
+    kept = sorted((tmp_path / "set" / ".unfinished").iterdir())
+    content = bytearray(kept[0].read_bytes())
+    content[-20] ^= 1
+    kept[0].write_bytes(content)
+    kept[1].write_bytes(b"")
+    opened.labels.clear()
+    assert command(*arguments, tmp_path / "set") == 0 and len(opened.labels) == 11 - len(kept) + 2
+    assert contents(tmp_path / "set") == contents(tmp_path / "straight")
+
+
+def test_an_unfinished_folder_that_is_a_link_is_not_followed(photos, tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "valid").write_text("x")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / ".unfinished").symlink_to(tmp_path / "precious")
+    assert command("--input", photos, "--size", 20, "--output", tmp_path / "set") == 0
+    assert contents(tmp_path / "precious") == {Path("valid"): b"x"}
 
 
 def test_other_options_and_changed_files_are_not_gone_on_with(photos, tmp_path, opened):
@@ -196,7 +218,7 @@ def test_other_options_and_changed_files_are_not_gone_on_with(photos, tmp_path, 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(photos, tmp_path, monkeypatch, capsys, size):
     with monkeypatch.context() as patch:
         patch.setattr(prepare_data, "describe", Mock(side_effect=lmdb.MapFullError("no room")))
-        assert command("--input", photos, "--output", tmp_path / "set", *size) == 2
+        assert command("--input", photos, "--output", tmp_path / "set", *size) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: cannot write {tmp_path / 'set'}: no room (") and line.endswith("MiB free)")
     assert os.listdir(tmp_path / "set") == [".unfinished"]

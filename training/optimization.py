@@ -91,11 +91,17 @@ class NetworkOptimizer:
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict`, with the settings of now. UserError where it is another kind of optimizer's."""
+        """Go on from `state_dict`, with the settings of now. UserError where it is another kind of optimizer's, or
+        ValueError where it has other shapes.
+        """
         saved, groups = state["param_groups"], self.optimizer.state_dict()["param_groups"]
         if ("eps" in saved[0]) != ("eps" in groups[0]):  # Adam and AdamW have it, Muon has not
             raise UserError("train.optimizer.name: the saved state is not of this optimizer; set that of before")
         self.optimizer.load_state_dict(state | {"param_groups": groups})
+        for parameter, values in self.optimizer.state.items():
+            shapes = {each.shape for each in values.values() if isinstance(each, Tensor) and each.dim()}
+            if shapes - {parameter.shape}:
+                raise ValueError(f"the state of the {self.name}'s optimizer has other shapes")
 
 
 def averaged(network: nn.Module) -> nn.Module:

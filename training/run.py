@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -60,12 +61,15 @@ def resume(
     if loaded is not None:
         state, path, skipped = loaded
         notes = _compare(folder, state.get("conditions", {}), fixed, free)
+        if not (type(state.get("step")) is int and state["step"] >= 0 and 0 <= state.get("elapsed", -1) < math.inf):
+            raise UserError(f"{path}: does not hold the state of this run (no step, or time)")
         try:
             saved = state.pop("stage")
             for name, part in stage.state.items():
                 part.load_state_dict(saved[name])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{path}: does not hold the state of this run ({str(error).splitlines()[0]})") from error
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{path}: does not hold the state of this run ({reason})") from error
         for line in [*skipped, *notes, f"resuming from {path}"]:
             log.info(line, context.world.main)
     context.world.wait()

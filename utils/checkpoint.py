@@ -18,7 +18,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.files import atomic_path, refusals, remove_stale
+from utils.files import atomic_path, refusals, regular_size, remove_stale
 
 NAME = re.compile(r"step-(\d{8,})\.pt")
 FOLDER = 0x10  # attribute of an entry of a zip archive
@@ -88,7 +88,8 @@ def save_weights(path: str | Path, tensors: dict[str, Tensor], metadata: dict[st
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors (on the CPU) and metadata, among it `fingerprint`, of a file that `save_weights` wrote.
 
-    Raises UserError where the file is missing, is not safetensors, or does not match its fingerprint.
+    Raises UserError where the file is missing, is not safetensors, does not match its fingerprint, or holds numbers
+    that are not finite.
     """
     tensors, metadata = _read_safetensors(Path(path))
     checksum = metadata.pop("checksum", None)
@@ -96,6 +97,9 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"weights {path}: no fingerprint: damaged, or not written by this program")
     if checksum != _metadata_checksum(metadata) or metadata["fingerprint"] != fingerprint(tensors):
         raise UserError(f"weights {path}: damaged: the content does not match its fingerprint")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"weights {path}: {name} holds values that are not finite")
     return tensors, metadata
 
 
@@ -151,6 +155,7 @@ def _check_archive(path: Path) -> None:
 
 def _load_restricted(path: Path) -> dict:
     try:
+        regular_size(path)
         with open(path, "rb") as file:
             if file.read(len(ARCHIVE)) == ARCHIVE:
                 _check_archive(path)
@@ -175,6 +180,7 @@ def _number(kind: np.dtype, data: bytes) -> bool | int | float:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
+        regular_size(path)
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in sorted(file.keys())}, dict(file.metadata() or {})
     except OSError as error:

@@ -22,12 +22,14 @@ from easydict import EasyDict
 from pydantic import ValidationError
 
 from utils.errors import UserError
-from utils.files import ZARR, atomic_path
+from utils.files import ZARR, atomic_path, read_file
 from utils.schema import MANY, PROGRAMS, Config, File, Section
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 DEFAULT = CONFIGS / "default.yaml"
 COMMAND_LINE = "command line"
+LARGEST = 2**18  # bytes of a YAML file
+MOST_VALUES = 2**16  # of YAML, with all that its aliases stand for
 WIDTH, COLUMN = 120, 31  # of lines, and where the comments of configs/default.yaml begin
 BASE = {"type": "string", "description": "another config to start from, relative to this file"}
 
@@ -171,7 +173,13 @@ def _commented(line: str, comment: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice."""
+    """SafeLoader that refuses a key given twice, and few lines that stand for very many values."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and (count := _written_out(node, {})) > MOST_VALUES:
+            raise yaml.composer.ComposerError(None, None, f"{count} values; allowed: at most {MOST_VALUES}", None)
+        return node
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -181,6 +189,17 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.composer.ComposerError(None, None, f"key {key.value!r} is given twice", key.start_mark)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else key)
         return node
+
+
+def _written_out(node: yaml.Node, counted: dict[int, float]) -> float:
+    """The values of a node with all that its aliases stand for; what contains itself counts as none."""
+    if id(node) not in counted:
+        counted[id(node)] = 0
+        inside = node.value if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            inside = [each for pair in inside for each in pair]
+        counted[id(node)] = 1 + sum(_written_out(each, counted) for each in inside)
+    return counted[id(node)]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -216,7 +235,7 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, Any]]:
     if true in above[:-1]:
         raise UserError(f"config {path}: base files form a cycle: {' -> '.join(map(str, above))}")
     try:
-        values = _parse_yaml(path.read_bytes(), str(path)) or {}
+        values = _parse_yaml(read_file(path, LARGEST), str(path)) or {}
     except OSError as error:
         raise UserError(f"config {path}: {error.strerror or error}") from error
     base = values.pop("base", None) if isinstance(values, dict) else None
@@ -241,7 +260,8 @@ def _in_full(command: type[Section], key: str) -> str:
     """A key with the sections that were left out; a key that is complete or unknown, as it is."""
     ends = [each for each in keys_of(command) if each.endswith(f".{key}")]
     ends = [each for each in ends if each.startswith(f"{command.own}.")] or ends
-    if not ends or key in keys_of(command) or _names(command, f"{key}."):
+    named_as_its_section = ends == [f"{command.own}.{key}"]
+    if not ends or key in keys_of(command) or (_names(command, f"{key}.") and not named_as_its_section):
         return key
     if len(ends) > 1:
         raise UserError(f"{COMMAND_LINE}: {key!r} is a key of several sections; allowed: {' | '.join(ends)}")

@@ -7,6 +7,9 @@ from pathlib import Path
 import torch
 
 from utils import log
+from utils.signals import SIGNALS, raising_signals
+
+STOPPED = tuple(128 + number for number in SIGNALS)
 
 LACKS = ("allocate memory", "can't start new thread", "could not create a primitive")  # the last one: of oneDNN
 
@@ -18,7 +21,8 @@ class UserError(Exception):
 
 
 def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
-    """Run a command's `main` and return its exit code: its own (None: 0), 2 on a UserError, 130 on Ctrl-C.
+    """Run a command's `main` and return its exit code: its own (None: 0), 2 on a UserError, 130 on Ctrl-C, 143 on
+    SIGTERM, 129 on SIGHUP.
 
     1 where memory does not suffice (PyTorch reports that as a RuntimeError), or where all is done but stdout lies on a
     full disk. A reader of stdout who has gone is no error.
@@ -33,10 +37,16 @@ def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequen
 
 def _run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None) -> int:
     try:
-        return main(argv) or 0
+        with raising_signals():
+            return main(argv) or 0
     except UserError as error:
         log.error(f"error: {error}")
         return error.exit_code
+    except SystemExit as error:
+        if error.code not in STOPPED:
+            raise
+        log.error("terminated")
+        return error.code
     except KeyboardInterrupt:
         log.error("interrupted")
         return 130

@@ -76,6 +76,16 @@ def replace_folder(source: Path, target: Path) -> None:
         os.rename(source, target)
 
 
+def only_files(folder: Path) -> bool:
+    """Whether a folder, if it is there, holds folders and files only: no links, which lead elsewhere, and no pipes,
+    whose reading never ends.
+    """
+    if not folder.is_dir() or folder.is_symlink():
+        return not os.path.lexists(folder)
+    inside = (Path(where, name) for where, folders, files in os.walk(folder) for name in folders + files)
+    return all(not path.is_symlink() and (path.is_dir() or path.is_file()) for path in inside)
+
+
 def remove_tree(path: Path) -> None:
     """Remove a file, or a folder with all that is in it, as far as the system allows; nothing where there is none."""
     if path.is_dir() and not path.is_symlink():
@@ -92,7 +102,7 @@ def refusals(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         free = f"{free_space(path) / 2**20:.0f} MiB free"
-        kind = DiskFailure if error.errno in NO_MISTAKE else UserError
+        kind = DiskFailure if error.errno in NO_MISTAKE or error.errno is None else UserError  # None: of libraries
         raise kind(f"cannot write {path}: {error.strerror or error} ({free})") from error
 
 
@@ -100,6 +110,7 @@ def refusals(path: Path) -> Iterator[None]:
 def lock_folder(folder: str | Path) -> Iterator[None]:
     """Make a folder and keep other runs out of it; UserError where one is writing there, or where it cannot be made.
 
+    What killed processes left in it goes, see `remove_stale`.
     The system lets go of the lock when a process ends, however it does. File systems without locks keep nobody out.
     A file of the lock's name that is not empty, or a link, is somebody's own, and refused.
     """
@@ -119,6 +130,7 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
             if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.EINVAL):
                 raise
     try:
+        remove_stale(folder)
         yield
     finally:
         with suppress(OSError):  # Windows removes no open file
@@ -163,6 +175,31 @@ def remove_stale(folder: str | Path) -> None:
                 writes = int(match[1]) != os.getpid() and psutil.pid_exists(int(match[1]))
                 if not writes or time.time() - path.stat().st_mtime > ABANDONED_AFTER:
                     remove_tree(path)
+
+
+def require_space(path: str | Path, needed: int) -> None:
+    """UserError where the disk that `path` is on, or will be, has no room for so many bytes."""
+    if needed > (free := free_space(path)):
+        raise DiskFailure(f"{path}: {needed / 2**20:.0f} MiB are needed on the disk, {free / 2**20:.0f} MiB are free")
+
+
+def regular_size(path: str | Path) -> int:
+    """The bytes of a file. OSError where there is none, or something whose reading may never end, as a pipe."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        code, text = errno.EINVAL, "is not a file"
+        if stat.S_ISDIR(status.st_mode):
+            code, text = errno.EISDIR, os.strerror(errno.EISDIR)
+        raise OSError(code, text, str(path))
+    return status.st_size
+
+
+def read_file(path: str | Path, most: int) -> bytes:
+    """The content of a file of at most `most` bytes. OSError where there is none, or more."""
+    if (size := regular_size(path)) > most:
+        raise OSError(errno.EFBIG, f"has {size} bytes; allowed: at most {most}", str(path))
+    with open(path, "rb") as file:
+        return file.read(most)
 
 
 def free_space(path: str | Path) -> int:

@@ -47,13 +47,16 @@ Layers = Annotated[list[Channels], Field(max_length=64)]
 Dilations = Annotated[list[Small], Field(max_length=64)]
 Edge = Annotated[int, Field(ge=1, le=1_000_000)]  # pixels that a PNG has along an edge
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=256)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Point = Annotated[list[Share], Field(min_length=2, max_length=2)]
 Points = Annotated[list[Point], Field(min_length=1, max_length=256)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
+Weights = Annotated[list[Weight], Field(min_length=1, max_length=256)]
 Factor = Annotated[float, Field(ge=0, le=1e3)]
 Rate = Annotated[float, Field(gt=0, le=1e3)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Fps = Annotated[int, Field(ge=1, le=240)]  # frames per second
 Minutes = Annotated[float, Field(gt=0, le=1e12)]
 Noise = Literal["field", "none"]
 Format = Literal["auto", "png", "tiff", "jpeg", "webp", "pyramid", "dzi"]
@@ -62,9 +65,17 @@ Device = Literal["auto", "cpu", "cuda", "mps"] | Annotated[str, Field(title="cud
 LINE = r"^[^\x00-\x1f\x85\u2028\u2029]+$"  # text without control characters
 Path = Annotated[str, Field(title="a path (a line of text)", pattern=LINE), AfterValidator(os.path.expanduser)]
 File = Path | None
+Files = Annotated[list[Path], Field(max_length=64)]
 Scale = Annotated[int, Field(title="1, 1/2, 1/4, 1/8 ... (a power of two)"), BeforeValidator(read_scale)]
-SOURCES = f"a seed (a whole number from 0 to {LARGEST_SEED}), the path of an image or latent file, or own"
-Styles = Annotated[list[Annotated[Seed | Path, Field(title=SOURCES)]], Field(min_length=1, max_length=256)]
+SOURCES = f"a seed (a whole number from 0 to {LARGEST_SEED}), an image, latent file or saved style, or own"
+Styles = Annotated[
+    list[Annotated[Seed | Path, Field(title=SOURCES)]],
+    Field(min_length=1, max_length=256),
+    BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+]
+FirstLast = Annotated[list[Whole], Field(title="[first, last], whole numbers from 0", min_length=2, max_length=2)]
+Strength = Annotated[float, Field(ge=-3, le=3)]
+Strengths = Annotated[list[Strength], Field(min_length=1, max_length=64)]
 EDGES = "top, left, bottom, right (bottom and right excluded): four whole numbers from 0 on"
 STEPS = "a list of edits, each {verb: {key: value, ...}}, and sections that the verb reads as well"
 Edits = Annotated[list[dict[str, Any]], Field(title=STEPS, max_length=64)]
@@ -276,7 +287,13 @@ class Compute(Section):
     memory_mib: Count = key(1024, "memory beyond the loaded networks that `block: auto` keeps within, MiB")
 
 
-class Inversion(Compute):
+class Reading(Compute):
+    """How photographs are read."""
+
+    max_pixels: Count = key(2**28, "larger images are refused before they are decoded; those read by window are not")
+
+
+class Inversion(Reading):
     """How photographs are inverted."""
 
     refine: int = key(0, "steps that optimise structure latents after encoding", ge=0, le=100_000)
@@ -285,7 +302,6 @@ class Inversion(Compute):
     noise: Noise | None = key(None, "texture noise; null: that of saved latents, of photographs none (the closest)")
     seed: Seed = key(0, "of the noise field")
     channels: Count | None = key(None, "that are kept, with a trunk up to all coefficients; null: those of the model")
-    max_pixels: Count = key(2**28, "larger images are refused before they are decoded; those read by window are not")
 
 
 class Pictures(Compute):
@@ -318,6 +334,7 @@ class Evaluate(Section):
 
     details: Whole = key(50, "images, evenly spread, whose seams, edits and cycles are measured; 0: none")
     seam_block: Edge = key(64, "edge of the blocks whose seams are measured, pixels; below 4 latent cells: none are")
+    hidden: Whole = key(10, "images in which a square and a frame are hidden and made anew; 0: none")
     cycles: Count = key(5, "inversions one after the other, each of the result before")
     pictures: Whole = key(8, "images shown in the report")
     generated: Whole = key(200, "generated images that encoded latents and real patches are compared with; 0: none")
@@ -337,6 +354,7 @@ class Generated(Section):
     width: Edge = key(512, "pixels")
     count: Count = key(1, "images; image k uses seed + k")
     seed: Seed = key(0, "of the first image")
+    seeds: Seeds | None = key(None, "of the images, in place of seed and count")
     noise: Noise = key("field", "the texture noise that the generator was trained with")
 
 
@@ -351,23 +369,65 @@ class Generate(Generated):
 class Fuse(Section):
     """Several styles in one image (edit.py fuse)."""
 
-    styles: Styles = key([1, 2, 3, 4], "seed of a generated style | image or latent file | own (that of the input)")
+    styles: Styles = key([1, 2, 3, 4], "seed of a generated style | image, latent file, saved style | own (input's)")
     centres: Points | None = key(None, "[row, column] of each style, shares of height and width; null: left to right")
     mask: File = key(None, "image with one flat colour for each style, from dark to bright, stretched to the canvas")
     blur: int = key(127, "pixels to each side over which neighbouring styles blend", ge=0, le=1024)
     modulation: Literal["exact", "fast"] = key("exact", "fast: one convolution for all styles, as InfinityGAN")
 
 
-class Complete(Section):
-    """New structure that goes on from known structure (edit.py outpaint, inbetween, resample)."""
+class Styled(Section):
+    """Another style, and where an image takes it."""
 
-    steps: Whole = key(60, "of the fit of local latents to the known structure; 0 goes on without regard to it")
+    styles: Styles = key([1], "seed of a generated style | image, latent file, saved style | own; several: a mean")
+    weights: Weights | None = key(None, "of each style in the mean, in proportion; null: all alike")
+    mask: File = key(None, "image, white where the style changes, stretched to the canvas; null: everywhere")
+    soften: int = key(16, "pixels to each side over which the mask's edge is soft", ge=0, le=1024)
+
+
+class Style(Styled):
+    """An image in another style (edit.py style)."""
+
+    strength: float = key(1.0, "0: as it is; 1: in the other style; beyond 1: overdone", ge=-4, le=4)
+    what: Literal["both", "colours", "texture"] = key("both", "colours with their contrast, textures, or both (trunk)")
+
+
+class Mix(Styled):
+    """Some layers of an image in another style (edit.py mix)."""
+
+    layers: FirstLast | None = key(None, "[first, last] in the other style, coarse to fine; null: all but 0, colours")
+
+
+class Direction(Section):
+    """A move along a direction of styles (edit.py direction)."""
+
+    direction: File = key("day-dusk", "pca:K | sefa:K | name of a shipped one | .safetensors file of fit-direction")
+    strength: Strength = key(1.0, "deviations of the images that it comes from; 0: the same image")
+    strengths: Strengths | None = key(None, "or several, each a result, and a strip of them; null: strength alone")
+    layers: FirstLast | None = key(None, "sefa: [first, last] of structure and texture synthesizer; null: structure")
+    mask: File = key(None, "image, white where the image is moved, stretched to it; null: everywhere")
+    soften: int = key(16, "pixels to each side over which the mask's border is softened", ge=0, le=1024)
+
+
+class Complete(Section):
+    """New structure that goes on from known structure (edit.py outpaint, inbetween, resample, fill)."""
+
+    source: Literal["auto", "photograph", "generator"] = key(
+        "auto", "photograph: copied from the image itself; auto: generator where it has texture noise"
+    )
+    sources: Files = key([], "photograph: further images or latent files to copy from")
+    avoid: File = key(None, "photograph: image, white where nothing is copied from, stretched to the photograph")
+    steps: Whole = key(
+        60, "generator: of the fit of local latents to the known structure; 0 goes on without regard to it"
+    )
     lr: Rate = key(0.15, "learning rate of local latents")
     style_lr: Factor = key(0.05, "learning rate of the new structure's global latent; 0: the photograph's")
     fidelity: Weight = key(10.0, "weight of the known structure against the draw of the seed")
     band: Small = key(6, "latent cells of known structure beside the border that the fit looks at")
     fade: int = key(12, "latent cells over which what the fit leaves fades out", ge=0, le=64)
-    noise: Noise = key("field", "texture noise of what is new (infer.noise is that of the rest)")
+    noise: Noise | None = key(
+        None, "texture noise of what is new (infer.noise: of the rest); null: generator only"
+    )
 
 
 class Outpaint(Section):
@@ -400,6 +460,35 @@ class Resample(Section):
     count: Count = key(1, "results; result k uses seed + k")
 
 
+class Interpolate(Section):
+    """A film from each image to the next (edit.py interpolate)."""
+
+    what: Literal["style", "structure", "both"] = key("both", "that changes; the other stays that of the first image")
+    frames: Count = key(48, "from each image to the next; slow near them")
+    fps: Fps = key(24, "frames per second")
+    loop: bool = key(False, "also from the last image to the first")
+
+
+class Pan(Section):
+    """A film along an image, or along a generated one without end (edit.py pan)."""
+
+    step: Count = key(4, "pixels from frame to frame")
+    frames: Count | None = key(None, "null: as many as the image has room for, 240 of a generated one")
+    length: Edge | None = key(None, "of a frame along the axis, pixels; null: half of the image (generated: all of it)")
+    to: Seed | None = key(None, "seed of the style that it has become at the end; null: it stays")
+    axis: Literal["horizontal", "vertical"] = key("horizontal", "to the right, or downwards (no generated images)")
+    fps: Fps = key(24, "frames per second")
+
+
+class Fill(Section):
+    """Something taken out of a photograph (edit.py fill)."""
+
+    mask: File = key(None, "image, white where something is taken out, stretched to the photograph")
+    box: Rectangle | None = key(None, "or [top, left, bottom, right] of it, pixels")
+    seed: Seed = key(0, "of what is new")
+    count: Count = key(1, "results; result k uses seed + k")
+
+
 EDITS = (Edits, key([], "one after the other: [{fuse: {styles: [own, 3]}}, ...] (edit.py chain)"))
 SEED = (Seed, key(0, "all randomness is a function of it and of the position (step, index, row, column)"))
 
@@ -415,20 +504,30 @@ InferConfig = command("infer", infer=Infer)
 EvaluateConfig = command("evaluate", seed=SEED, evaluate=Evaluate, infer=Inversion, losses=PretrainedLosses)
 GenerateConfig = command("generate", generate=Generate, infer=Pictures)
 FuseConfig = command("fuse", fuse=Fuse, generate=Generated, infer=Edited)
+StyleConfig = command("style", style=Style, generate=Generated, infer=Edited)
+MixConfig = command("mix", mix=Mix, generate=Generated, infer=Edited)
+DirectionConfig = command("direction", direction=Direction, generate=Generated, infer=Edited)
+CollectConfig = command("infer", infer=Reading)
 OutpaintConfig = command("outpaint", outpaint=Outpaint, complete=Complete, infer=Edited)
 InbetweenConfig = command("inbetween", inbetween=Inbetween, complete=Complete, infer=Edited)
+FillConfig = command("fill", fill=Fill, complete=Complete, infer=Edited)
 ResampleConfig = command("resample", resample=Resample, generate=Generated, complete=Complete, infer=Edited)
 ChainConfig = command("edits", edits=EDITS, generate=Generated, infer=Edited)
+InterpolateConfig = command("interpolate", interpolate=Interpolate, generate=Generated, infer=Inversion)
+PanConfig = command("pan", pan=Pan, generate=Generated, infer=Inversion)
 
 PROGRAMS = {
     "train.py": TrainConfig, "infer.py": InferConfig, "generate.py": GenerateConfig, "evaluate.py": EvaluateConfig,
-    "edit.py fuse": FuseConfig, "edit.py outpaint": OutpaintConfig, "edit.py inbetween": InbetweenConfig,
-    "edit.py resample": ResampleConfig, "edit.py chain": ChainConfig,
+    "edit.py fuse": FuseConfig, "edit.py style": StyleConfig, "edit.py mix": MixConfig,
+    "edit.py save-style": CollectConfig, "edit.py direction": DirectionConfig, "edit.py fit-direction": CollectConfig,
+    "edit.py outpaint": OutpaintConfig, "edit.py inbetween": InbetweenConfig, "edit.py fill": FillConfig,
+    "edit.py resample": ResampleConfig, "edit.py interpolate": InterpolateConfig, "edit.py pan": PanConfig,
+    "edit.py chain": ChainConfig,
 }  # fmt: skip
 
 # All sections that there are, as configs/default.yaml shows them.
 Config = command(
     "", seed=SEED, model=Model, data=Data, train=Train, losses=Losses, infer=Infer, evaluate=Evaluate,
-    generate=Generate, fuse=Fuse, complete=Complete, outpaint=Outpaint, inbetween=Inbetween, resample=Resample,
-    edits=EDITS,
+    generate=Generate, fuse=Fuse, style=Style, mix=Mix, direction=Direction, complete=Complete, outpaint=Outpaint,
+    inbetween=Inbetween, fill=Fill, resample=Resample, interpolate=Interpolate, pan=Pan, edits=EDITS,
 )  # fmt: skip

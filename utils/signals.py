@@ -3,10 +3,12 @@
 What the starter of a process had ignored stays ignored (nohup: SIGHUP; `&` in a script: SIGINT).
 """
 
+import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one is unknown to Windows
@@ -48,9 +50,35 @@ def ignore_signals(worker: int = 0) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def exit_on_terminate() -> None:
-    """Let SIGTERM and SIGHUP end this process as Ctrl-C does: through every clean-up, with exit code 128 + number."""
-    _handle(lambda number, _: sys.exit(128 + number), *SIGNALS[1:])
+def exit_at_once() -> None:
+    """Let signals end this process with one line, and exit code 128 + number, while it has nothing to clean up.
+
+    For commands, before they import what takes seconds; `raising_signals` then takes over.
+    """
+    _handle(_end_at_once)
+
+
+@contextmanager
+def raising_signals() -> Iterator[None]:
+    """Inside, signals end this process through every clean-up: SIGINT raises KeyboardInterrupt, SIGTERM and SIGHUP
+    SystemExit of 128 + number. Afterwards they do as before, unless others have set them. Main thread only.
+    """
+    before = _handle(signal.default_int_handler, signal.SIGINT) | _handle(_exit, *SIGNALS[1:])
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) in (signal.default_int_handler, _exit):
+                signal.signal(number, handler)
+
+
+def _exit(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _end_at_once(number: int, _: FrameType | None) -> None:
+    os.write(2, b"interrupted\n" if number == signal.SIGINT else b"terminated\n")
+    os._exit(128 + number)
 
 
 def _handle(action: Callable[[int, FrameType | None], None], *numbers: int) -> dict:

@@ -3,9 +3,15 @@
 import pytest
 
 from inversion.noise import FieldNoise
-from tests.inversion.conftest import inverters, model, photograph
+from tests.inversion.conftest import inverters, model, photograph, tiny_model, trunk_inverter
 
 __all__ = ["inverters", "model"]
+
+
+@pytest.fixture(scope="session")
+def trunk_model():
+    """A tiny model with a trunk, of so many channels that some are textures: bands 1, 2 and 4."""
+    return tiny_model(trunk_inverter(channels=24))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from editing import fuse, inbetween, outpaint, resample
+from editing import Content, fuse, inbetween, outpaint, resample
 from editing.completion import FitOptions
 from inversion import Latents
 from inversion.noise import FieldNoise
@@ -21,7 +21,7 @@ from utils.errors import UserError
 CELL = 8  # pixels
 FAR = 1000  # features
 TOLERANCE = 1e-5
-FIT = FitOptions(steps=3, fade=3)
+FIT = Content("generator", fit=FitOptions(steps=3, fade=3))
 BOX = (13, 21, 30, 47)
 CENTRES = [(0.2, 0.3), (0.9, 0.5), (0.1, 0.9)]
 
@@ -80,11 +80,11 @@ EDITS = {
     "fuse centres": lambda m, a, b: fuse(m, world(m), [m.style(n) for n in (1, 2, 3)], CENTRES, blur=9),
     "fuse mask, fast": lambda m, a, b: fuse(m, world(m), [a.style, m.style(3)], halves((72, 85)), blur=9, exact=False),
     "fuse photograph": lambda m, a, b: fuse(m, a, [a.style, b.style], blur=20),
-    "outpaint": lambda m, a, b: outpaint(m, b, (None, 110), fit=FIT),
-    "outpaint fused": lambda m, a, b: outpaint(m, fuse(m, a, [a.style, b.style], blur=9), (90, 130), fit=FIT),
-    "outpaint panorama": lambda m, a, b: outpaint(m, m.generate(56, 80, panorama=True), fit=FIT),
-    "inbetween": lambda m, a, b: inbetween(m, a, b, fit=FIT),
-    "resample photograph": lambda m, a, b: resample(m, a, halves(a.size), fit=FIT),
+    "outpaint": lambda m, a, b: outpaint(m, b, (None, 110), content=FIT),
+    "outpaint fused": lambda m, a, b: outpaint(m, fuse(m, a, [a.style, b.style], blur=9), (90, 130), content=FIT),
+    "outpaint panorama": lambda m, a, b: outpaint(m, m.generate(56, 80, panorama=True), content=FIT),
+    "inbetween": lambda m, a, b: inbetween(m, a, b, content=FIT),
+    "resample photograph": lambda m, a, b: resample(m, a, halves(a.size), content=FIT),
     "resample its noise": lambda m, a, b: resample(m, a, halves(a.size), structure=False),
     "resample generated": lambda m, a, b: resample(m, world(m), halves((72, 85))),
     "resample generated noise": lambda m, a, b: resample(m, world(m), halves((72, 85)), structure=False),
@@ -162,7 +162,7 @@ def test_an_outpainted_image_stays(model, left, size, asked, at, kind):
     """Beyond the reach of the border, and each seed gives other surroundings."""
     latents = replace(left, noise=None) if kind == "no noise" else left
     latents = fuse(model, left, [left.style, model.style(1)], blur=9) if kind == "two styles" else latents
-    made = [outpaint(model, latents, size, asked, seed, fit=FIT) for seed in (5, 6)]
+    made = [outpaint(model, latents, size, asked, seed, content=FIT) for seed in (5, 6)]
     canvas, drawn = made[0].size, [draw(model, each) for each in made]
     assert canvas == tuple(edge or 2 * own for edge, own in zip(size, left.size, strict=True))
     assert_stays(model, drawn, latents, canvas, at, 500)
@@ -176,7 +176,7 @@ SIZES = [((None, None), (64, 230)), ((81, 166), (81, 166)), ((None, 166), (64, 1
 
 @pytest.mark.parametrize(("size", "canvas"), SIZES, ids=["default size", "given size", "smallest"])
 def test_both_ends_of_a_canvas_stay(model, left, right, size, canvas):
-    drawn = [draw(model, inbetween(model, left, right, size, seed, fit=FIT)) for seed in (0, 1)]
+    drawn = [draw(model, inbetween(model, left, right, size, seed, content=FIT)) for seed in (0, 1)]
     for latents, start in ((left, 0), (right, canvas[1] - 70)):
         assert_stays(model, drawn, latents, canvas, ((canvas[0] - latents.size[0]) // 2 // CELL * CELL, start), 400)
     assert (abs(drawn[0] - drawn[1])[:, 90 : canvas[1] - 75] > 0.01).mean() > 0.5
@@ -187,7 +187,7 @@ def test_both_ends_of_a_canvas_stay(model, left, right, size, canvas):
 def test_resampling_changes_only_what_the_region_reaches(model, left, structure, generated):
     latents = world(model) if generated else left
     before, may = draw(model, latents), reached(model, latents, BOX, structure)
-    made = [resample(model, latents, Boxes([BOX]), seed, structure=structure, fit=FIT) for seed in (1, 2)]
+    made = [resample(model, latents, Boxes([BOX]), seed, structure=structure, content=FIT) for seed in (1, 2)]
     one, two = (draw(model, each) for each in made)
     assert 400 < may.sum() < 0.9 * may.size
     box = slice(BOX[0], BOX[2]), slice(BOX[1], BOX[3])
@@ -201,7 +201,7 @@ def test_a_full_mask_draws_the_image_of_the_other_seed(model, left):
     other = model.generate(72, 85, 9, style=model.style(4), noise=False)
     assert (draw(model, found) == draw(model, other)).all()
     for structure in (False, True):
-        found = resample(model, left, replace(everywhere, size=left.size), 9, structure=structure, fit=FIT)
+        found = resample(model, left, replace(everywhere, size=left.size), 9, structure=structure, content=FIT)
         other = replace(found if structure else left, noise=FieldNoise(9))
         assert abs(draw(model, found) - draw(model, other)).max() <= TOLERANCE
 
@@ -216,14 +216,14 @@ def test_edits_follow_each_other(model, left, right):
     """What a further edit does not reach stays to the last bit, whatever made it."""
     box = (0, 0, 40, 50)
     for latents in (
-        outpaint(model, left, fit=FIT),
-        inbetween(model, left, right, fit=FIT),
+        outpaint(model, left, content=FIT),
+        inbetween(model, left, right, content=FIT),
         fuse(model, left, [left.style, model.style(1)], blur=5),
-        resample(model, left, Boxes([BOX]), fit=FIT),
+        resample(model, left, Boxes([BOX]), content=FIT),
         resample(model, world(model), Boxes([(48, 60, 72, 85)])),
         fuse(model, resample(model, world(model), Boxes([BOX])), [model.style(4), model.style(5)]),
     ):
-        before, after = draw(model, latents), draw(model, resample(model, latents, Boxes([box]), 7, fit=FIT))
+        before, after = draw(model, latents), draw(model, resample(model, latents, Boxes([box]), 7, content=FIT))
         may = reached(model, latents, box)
         assert (after == before)[~may].all() and (after != before)[may].mean() > 0.5 and not may.all()
 
@@ -233,9 +233,9 @@ def test_photographs_smaller_than_a_cell(model, size):
     latents, (height, width) = model.invert(photograph(*size)), size
     for made, expected in (
         (fuse(model, latents, [model.style(1), latents.style]), size),
-        (outpaint(model, latents, fit=FIT), (2 * height, 2 * width)),
-        (resample(model, latents, Boxes([(0, 0, 1, 1)]), fit=FIT), size),
-        (inbetween(model, latents, latents, fit=FIT), (height, {1: 17, 30: 94}[width])),
+        (outpaint(model, latents, content=FIT), (2 * height, 2 * width)),
+        (resample(model, latents, Boxes([(0, 0, 1, 1)]), content=FIT), size),
+        (inbetween(model, latents, latents, content=FIT), (height, {1: 17, 30: 94}[width])),
     ):
         assert made.size == expected and np.isfinite(draw(model, made)).all()
 
@@ -256,7 +256,7 @@ WRONG = {
     "takes images of one style each": lambda m, a, b: inbetween(m, a, fuse(m, b, [b.style])),
     "the image has 64 x 83 pixels": lambda m, a, b: resample(m, a, Boxes([(0, 0, 65, 20)])),
     "no latent cell has its centre inside": lambda m, a, b: resample(m, a, Boxes([(2, 2, 8, 8)])),
-    "nothing would change": lambda m, a, b: resample(m, b, Boxes([BOX]), structure=False, noise=False),
+    "nothing would change": lambda m, a, b: resample(m, b, Boxes([BOX]), structure=False, content=Content(noise=False)),
 }
 
 

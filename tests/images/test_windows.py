@@ -6,9 +6,11 @@ import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import pyvips
 import tifffile
@@ -152,6 +154,11 @@ def corrupted(data, tag, value, index=None):
     return bytes(data)
 
 
+def first_place(data):
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        return file.pages[0].dataoffsets[0]
+
+
 TILED = tiff(picture(), **RGB, compression="zlib", tile=(32, 16))
 STRIPPED = tiff(picture(), **RGB, compression="zlib", rowsperstrip=7)
 PLAIN = tiff(picture(), **RGB)
@@ -159,6 +166,8 @@ DAMAGED = {
     "a missing tile": corrupted(TILED, 325, 0, index=5),
     "a tile beyond the end": corrupted(TILED, 324, 10**8, index=5),
     "a missing strip": corrupted(STRIPPED, 279, 0, index=5),
+    "tiles that overlap": corrupted(TILED, 324, first_place(TILED) + 1, index=5),
+    "strips that overlap": corrupted(STRIPPED, 273, first_place(STRIPPED), index=5),
     "a strip beyond the end": corrupted(STRIPPED, 273, 10**8, index=5),
     "tiles of an unknown compression": corrupted(TILED, 259, 65535),
     "cut tiles": TILED[:-2000],
@@ -178,6 +187,56 @@ def test_damage_is_one_line_and_never_black(kind, by_window):
     """libvips gives black for some, unless it is told to fail on warnings."""
     with pytest.raises(ImageError, match=r"^[^\n]*/image: [^\n]*$"):
         by_window(DAMAGED[kind])
+
+
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.97])
+@pytest.mark.parametrize("kind", ["tiles", "strips", "strip", "floats"])
+def test_a_checksum_of_pixels_that_does_not_match(kind, where, by_window, tmp_path):
+    """libtiff passes over some."""
+    values = np.linspace(0, 1, HEIGHT * WIDTH, dtype=np.float32) if kind == "floats" else picture()
+    stored = {"strips": STORED["strips"], "tiles": STORED["tiles"]}.get(kind, STORED["strip"])
+    options = stored if kind == "floats" else RGB | stored
+    data = tiff(values.reshape(HEIGHT, WIDTH, -1).squeeze(), compression="zlib", **options)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place, size = file.pages[0].dataoffsets[-1], file.pages[0].databytecounts[-1]
+    for bit in range(8):
+        damaged = bytearray(data)
+        damaged[place + int(where * size)] ^= 1 << bit
+        with pytest.raises(ImageError):
+            open_image(bytes(damaged), 10**6)
+        with pytest.raises(ImageError):
+            everything(by_window(bytes(damaged)))
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4"])
+def test_what_libtiff_complains_of(compression, by_window):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(picture(1) > 128).save(buffer, "TIFF", compression=compression)
+    data = bytearray(buffer.getvalue())
+    assert open_image(bytes(data), 10**6).height == by_window(bytes(data)).height == HEIGHT
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place = file.pages[0].dataoffsets[0]
+    data[place + 90 : place + 99] = bytes(9)
+    for read in (partial(open_image, max_pixels=10**6), by_window):
+        with pytest.raises(ImageError):
+            read(bytes(data))
+
+
+def test_what_is_decoded_at_once_keeps_within_the_memory(tmp_path, monkeypatch):
+    """Few kilobytes that decompress to tiles, or to a strip, of 32 MiB; an image that is stored from coarse to fine."""
+    monkeypatch.setattr(reading, "WINDOWED", 10**6)
+    grey, path = np.zeros((4096, 4096), np.uint16), tmp_path / "image"
+    for options in ({"tile": (2048, 2048)}, {"rowsperstrip": 4096}):
+        path.write_bytes(tiff(grey, compression="zlib", **options))
+        with pytest.raises(ImageError, match=r"image: .*MiB of it are decoded at once; infer.memory_mib leaves 16"):
+            open_image(path, 2**28, by_window=True, memory_mib=32)
+    path.write_bytes(saved(np.zeros((2048, 2048, 3), np.uint8), "JPEG", progressive=True))
+    with pytest.raises(ImageError, match="24 MiB of it are decoded at once"):
+        open_image(path, 2**28, by_window=True, memory_mib=47)
+    for memory in (48, None):
+        assert open_image(path, 2**28, by_window=True, memory_mib=memory).by_window
+    path.write_bytes(tiff(grey, compression="zlib", rowsperstrip=16))
+    assert open_image(path, 2**28, by_window=True, memory_mib=16).by_window
 
 
 def test_damage_of_tiles_that_shows_later(by_window, tmp_path):

@@ -62,10 +62,10 @@ def inverters():
     return get
 
 
-def trunk_inverter(widths=()):
+def trunk_inverter(widths=(), channels=10):
     """An inverter with a trunk; `widths`: of the encoder's scales, if it has any beside it."""
     overrides = [
-        "model.stages=3", "model.trunk=true", "model.local_dim=10", "model.global_dim=6",
+        "model.stages=3", "model.trunk=true", f"model.local_dim={channels}", "model.global_dim=6",
         "model.structure.layers=2", "model.structure.radius=1", "model.structure.widths=[6,7]",
         "model.structure.dilations=[2,1]", "model.texture.widths=[6,4,4]", "model.texture.mapping_layers=1",
         f"model.encoder.widths={list(widths)}",

@@ -95,5 +95,6 @@ def test_seeds_that_no_option_could_name():
         __getattr__ = dict.__getitem__
 
     assert seeds_of("generate", Options(seed=2**32 - 2, count=2)) == range(2**32 - 2, 2**32)
+    assert seeds_of("generate", Options(seed=0, count=2, seeds=[7, 3])) == [7, 3]
     with pytest.raises(UserError, match=r"^generate\.count: 2 from seed 4294967295 on; seeds end at 4294967295$"):
         seeds_of("generate", Options(seed=2**32 - 1, count=2))

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import os
 import re
+import resource
 import shutil
 import zlib
 from dataclasses import replace
@@ -19,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from inversion import Latents, Style, StyleMap, latents
 from inversion.latents import ChunkRows, create_zarr, latents_suffix
 from inversion.noise import FieldNoise, MixedNoise, ShiftedNoise
+from inversion.seals import DIGESTS, PIECE, SEAL, Pieces, digest, sealed
 from inversion.styles import mix_styles
 from inversion.weight_maps import Boxes, Centres, HorizontalBlend, LabelImage, LabelMap, ShiftedMap
 from utils.errors import UserError
@@ -70,6 +73,7 @@ def test_a_round_trip(model, tmp_path, suffix, noise, style):
     saved.save(path)
     loaded = Latents.load(str(path))
     assert loaded.size == SIZE and loaded.structure.dtype == np.float32
+    assert (loaded.structure[:, 3:9999, 2:9999] == saved.structure[:, 3:, 2:]).all()
     assert (loaded.structure[:, :, :] == saved.structure).all() and same(model, loaded, saved)
     assert [file.name for file in path.parent.iterdir()] == [path.name]  # nothing temporary
 
@@ -240,17 +244,25 @@ def test_any_file_of_a_folder_may_be_damaged(model, copy, data):
     other = content[:at] + bytes([content[at] ^ bits]) + content[at + 1 :]
     damaged = data.draw(st.sampled_from([None, content[:at], content + b"12", other]), "damage")
     file.unlink() if damaged is None else file.write_bytes(damaged)
-    assert not draws(model, path) or file.name == "zarr.json"  # the values have checksums
+    assert not draws(model, path) or file.name == "zarr.json"  # of which spaces may be others
+
+
+def resealed(arrays, metadata):
+    """Metadata of changed latents, as somebody would make them who means harm: with digests that match."""
+    structure, styles = arrays["structure"], {name: arrays[name] for name in ("global", "own") if name in arrays}
+    metadata = {key: text for key, text in metadata.items() if key not in (PIECE, DIGESTS, SEAL)}
+    return sealed(metadata, styles, Pieces(structure.shape, structure.shape), [digest(structure)])
 
 
 @pytest.fixture(scope="module")
 def changed(copy):
-    """The stored file with other tensors or metadata."""
+    """The stored file with other tensors or metadata, sealed again."""
 
     def make(tensors=(), **metadata):
         path = copy(".safetensors")
         with safe_open(path, "np") as file:
-            save_file(load_file(path) | dict(tensors), path.with_name("b.safetensors"), file.metadata() | metadata)
+            arrays, metadata = load_file(path) | dict(tensors), file.metadata() | metadata
+        save_file(arrays, path.with_name("b.safetensors"), resealed(arrays, metadata))
         return path.with_name("b.safetensors")
 
     return make
@@ -280,6 +292,19 @@ def test_labels_of_too_many_pixels(changed):
     refused(changed(style_map=json.dumps(weights)))
 
 
+def test_many_maps_of_many_labels(changed, monkeypatch):
+    """Each of which is allowed, and takes a few bytes."""
+    monkeypatch.setattr(latents, "MOST_LABELS", 45)
+    weights = json.loads(METADATA["style_map"])
+    assert Latents.load(changed(style_map=json.dumps(weights))).style.weights.count == 2
+    layers = {"kind": "layered", "below": weights, "above": None, "mask": weights}
+    style = np.zeros((3, 6), np.float32)
+    path = changed({"global": style}, style_map=json.dumps(layers))
+    assert len(Latents.load(path).style.styles) == 3
+    monkeypatch.setattr(latents, "MOST_LABELS", 39)
+    refused(path)
+
+
 @pytest.mark.parametrize(
     "metadata",
     [{"format": "patch-inverter-latents-9"}, {"image_size": "60"}, {"image_size": "60 101.5"}, {"image_size": "0 9"},
@@ -301,14 +326,29 @@ def test_tensors_of_other_shapes_and_types(changed, name, shape, dtype):
     refused(changed({name: np.zeros(shape, dtype)}))
 
 
+def seal(arrays, metadata):
+    return arrays, resealed(arrays, metadata)
+
+
+def reseal(arrays, metadata, more):
+    """With so many digests more than pieces."""
+    arrays, metadata = seal(arrays, metadata)
+    pieces = Pieces(arrays["structure"].shape, arrays["structure"].shape)
+    plain = {key: text for key, text in metadata.items() if key not in (PIECE, DIGESTS, SEAL)}
+    return arrays, sealed(plain, {"global": arrays["global"]}, pieces, metadata[DIGESTS].split() * (1 + more))
+
+
 WRONG_FILES = {  # what others make of a latent file, and what is said of it
     "half": (lambda arrays, meta: ({key: arrays[key].astype("f2") for key in arrays}, meta), "'structure' is F16"),
     "batch": (lambda arrays, meta: (arrays | {"structure": arrays["structure"][None]}, meta), "without a batch axis"),
-    "style batch": (lambda arrays, meta: (arrays | {"global": arrays["global"][None]}, meta), "allowed: [N, D]"),
-    "style nan": (lambda arrays, meta: (arrays | {"global": arrays["global"] * np.nan}, meta), "not finite"),
-    "no metadata": (lambda arrays, meta: (arrays, None), "it has no metadata; keep those"),
-    "less metadata": (lambda arrays, meta: (arrays, {"format": "x", "noise": "null"}), "its metadata lack image_size"),
-    "older": (lambda arrays, meta: (arrays, meta | {"format": "patch-inverter-latents-1"}), "invert the"),
+    "style batch": (lambda arrays, meta: seal(arrays | {"global": arrays["global"][None]}, meta), "allowed: [N, D]"),
+    "style nan": (lambda arrays, meta: seal(arrays | {"global": arrays["global"] * np.nan}, meta), "not finite"),
+    "huge style": (lambda arrays, meta: seal(arrays | {"global": np.zeros((2**12, 2**11), "f4")}, meta), "at most"),
+    "no metadata": (lambda arrays, meta: (arrays, None), "it has no metadata; latents are changed with"),
+    "less metadata": (lambda arrays, meta: (arrays, {"noise": "null"}), "its metadata lack format, image_size"),
+    "older": (lambda arrays, meta: (arrays, {"format": "patch-inverter-latents-3", "noise": ""}), "invert the"),
+    "changed": (lambda arrays, meta: (arrays, meta | {"grey": "True"}), "it does not match its SHA-256"),
+    "fewer digests": (lambda arrays, meta: reseal(arrays, meta, 2), "digests of "),
     "renamed": (lambda arrays, meta: ({"z": arrays["structure"]}, meta), "it has no tensor 'structure'"),
     "no style": (lambda arrays, meta: ({"structure": arrays["structure"]}, meta), "it has no tensor 'global'"),
 }
@@ -370,3 +410,130 @@ def test_what_is_damaged_later_is_one_line(model, copy, suffix):
     shutil.rmtree(path / "structure") if suffix == ".zarr" else path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match=f"^{re.escape(str(path))}: damaged [^\n]*$"):
         model.draw(loaded)
+
+
+# What was changed is told, and nothing is drawn that was not checked
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_no_bit_of_a_file_changes_the_picture(model, copy, data):
+    path = copy(".safetensors")
+    whole, content = model.draw(Latents.load(path)), bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1), "place")] ^= 1 << data.draw(st.integers(0, 7), "bit")
+    path.write_bytes(content)
+    try:
+        assert (model.draw(Latents.load(path)) == whole).all()
+    except UserError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+
+
+@pytest.fixture
+def strips(monkeypatch, tmp_path):
+    """Latents that are stored in several pieces, and where."""
+    monkeypatch.setattr(latents, "STRIP", 2000)
+    values = np.random.default_rng(0).normal(size=(5, 40, 300)).astype(np.float32)
+
+    def save(suffix):
+        Latents(values, Style(torch.zeros(2)), (9, 9), None, "any").save(tmp_path / f"a{suffix}")
+        return tmp_path / f"a{suffix}", values
+
+    return save
+
+
+def damage(path, place=-5):
+    """Other values at a place of a file, and the checksum of zarr as it must be."""
+    if path.is_dir():
+        array = zarr.open_array(path / "structure", mode="r+")
+        array[0, place, place] += 1
+    else:
+        content = bytearray(path.read_bytes())
+        content[place] ^= 1
+        path.write_bytes(content)
+
+
+@suffixes
+def test_a_window_checks_what_it_touches_and_all_of_that(strips, suffix):
+    path, values = strips(suffix)
+    damage(path)
+    structure = Latents.load(path).structure
+    assert (structure[:, :9, :100] == values[:, :9, :100]).all()
+    for window in ((slice(4, 5), slice(35, 40), slice(290, 300)), (slice(None),), (slice(0, 1), slice(35, None))):
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: damaged .*SHA-256"):
+            structure[window]
+
+
+@suffixes
+def test_what_was_checked_is_checked_again_where_the_file_changed(strips, suffix):
+    path, values = strips(suffix)
+    structure = Latents.load(path).structure
+    assert (structure[:, :, :] == values).all()
+    damage(path)
+    with pytest.raises(UserError, match="SHA-256"):
+        structure[:, :, :]
+
+
+@pytest.mark.parametrize("change", ["swapped", "zeroed", "link"])
+def test_chunks_are_those_that_were_written(strips, change):
+    path, values = strips(".zarr")
+    chunks = sorted((path / "structure/c/0").glob("*/0"))
+    if change == "swapped":
+        first, last = chunks[0].read_bytes(), chunks[-1].read_bytes()
+        chunks[0].write_bytes(last), chunks[-1].write_bytes(first)
+    elif change == "zeroed":
+        zarr.open_array(path / "structure", mode="r+")[:, :1, :256] = 0
+    else:
+        chunks[0].unlink(), chunks[0].symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"a\.zarr: (damaged|not a whole)"):
+        Latents.load(path).structure[:, :1, :]
+
+
+@suffixes
+def test_values_that_are_not_finite_are_not_drawn(model, copy, changed, suffix):
+    """Of somebody who sealed them."""
+    path = copy(suffix)
+    if suffix == ".zarr":
+        zarr.open_array(path / "structure", mode="r+")[2, 3, 4] = np.nan
+        arrays = {name: zarr.open_array(path / name)[...] for name in ("structure", "global")}
+        zarr.open_group(path, mode="r+").attrs.update(resealed(arrays, dict(zarr.open_group(path, mode="r").attrs)))
+    else:
+        path = changed({"structure": np.full(load_file(path)["structure"].shape, np.inf, "f4")})
+    with pytest.raises(UserError, match="values that are not finite"):
+        model.draw(Latents.load(path))
+
+
+FORGED = {  # what a few bytes of a folder claim
+    "shape": ("structure", lambda text: text["shape"].__setitem__(1, 10**9)),
+    "chunks": ("structure", lambda text: text["chunk_grid"]["configuration"].update(chunk_shape=[5, 10**9, 10**9])),
+    "style": ("global", lambda text: text.update(shape=[10**8])),
+    "style in chunks": ("global", lambda text: text["chunk_grid"]["configuration"].update(chunk_shape=[1, 1])),
+    "a codec": ("structure", lambda text: text["codecs"].append({"name": "gzip", "configuration": {"level": 1}})),
+    "a float": ("structure", lambda text: text["shape"].__setitem__(1, 9.5)),
+    "text": ("structure", lambda text: text.update(shape="9 9 9")),
+    "deep": ("", None),
+    "long": ("structure", None),
+    "pipe": ("", None),
+}
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_a_folder_of_a_few_bytes_takes_no_memory(copy, monkeypatch, forged):
+    path, (name, change) = copy(".zarr"), FORGED[forged]
+    file = path / name / "zarr.json"
+    monkeypatch.setattr(latents, "LARGEST", 10**6)
+    if change:
+        text = json.loads(file.read_text())
+        change(text)
+        file.write_text(json.dumps(text))
+    elif forged == "pipe":
+        file.unlink(), os.mkfifo(file)
+    else:
+        file.write_text("[" * 10**5 if forged == "deep" else file.read_text() + " " * 10**6)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+
+
+def test_a_pipe_is_no_latent_file(tmp_path):
+    os.mkfifo(tmp_path / "a.safetensors")
+    refused(tmp_path / "a.safetensors")

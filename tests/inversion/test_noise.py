@@ -1,12 +1,14 @@
 """Texture noise as plain values: that it survives a latent file, and what each kind stands for."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inversion.latents import NOISE
-from inversion.noise import FieldNoise, MixedNoise, ShiftedNoise, mix_noise
+from inversion.noise import FieldNoise, MixedNoise, ShiftedNoise, blend_noise, mix_noise
 from inversion.weight_maps import Boxes, HorizontalBlend, LabelMap
 from models.noise import NoiseField
 from tests.inversion.conftest import CPU
@@ -47,6 +49,17 @@ def test_shifted_noise_goes_with_its_image(values, layer):
     spacing = (4, 4, 2, 2, 1, 1)[layer]
     here = values(ShiftedNoise(FieldNoise(7), 16, 8), (layer, 16 // spacing, 8 // spacing, 9, 7))
     assert torch.equal(here, values(FieldNoise(7), (layer, 0, 0, 9, 7)))
+
+
+@given(st.floats(0, 1))
+def test_noise_on_the_way_keeps_its_variance(values, share):
+    a, b = FieldNoise(7), ShiftedNoise(FieldNoise(8), 8, 8)
+    found = values(blend_noise(a, b, share), WHOLE)
+    near, far = math.cos(share * math.pi / 2), math.sin(share * math.pi / 2)
+    assert torch.allclose(found, near * values(a, WHOLE) + far * values(b, WHOLE), atol=1e-6)
+    assert 0.9 < found.std() < 1.1
+    assert torch.allclose(values(blend_noise(None, a, share), WHOLE), far * values(a, WHOLE), atol=1e-6)
+    assert blend_noise(a, FieldNoise(7), share) == a and blend_noise(None, None, share) is None
 
 
 def test_kinds_by_boxes_and_noise_within_noise(values):

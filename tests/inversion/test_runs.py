@@ -259,6 +259,17 @@ def empty_folder(path):
     path.mkdir()
 
 
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def other_codec(path):
+    text = json.loads(path.read_text())
+    text["codecs"].append({"name": "gzip", "configuration": {"level": 1}})
+    path.write_text(json.dumps(text))
+
+
 FOREIGN = {
     "a file": lambda folder: shutil.rmtree(folder) or folder.write_text("in the way"),
     "deep settings": lambda folder: (folder / "run.json").write_text("[" * 100_000),
@@ -273,6 +284,11 @@ FOREIGN = {
     ),
     "links": each_job(link_away),
     "other steps": each_job(lambda job: (job / "refined" / "more").mkdir()),
+    "steps that are no numbers": each_job(lambda job: (job / "refined" / "\u00b2").mkdir()),
+    "steps beyond the last": each_job(lambda job: (job / "refined" / "9").mkdir()),
+    "an array's codec": each_job(lambda job: other_codec(job / "latents.zarr" / "structure" / "zarr.json")),
+    "an array's pipe": each_job(lambda job: pipe(job / "latents.zarr" / "structure" / "zarr.json")),
+    "a state's pipe": each_job(lambda job: os.mkfifo(job / "state.json")),
     "an array's header": each_job(lambda job: (job / "latents.zarr" / "structure" / "zarr.json").write_text("{")),
     "missing chunks": each_job(lambda job: shutil.rmtree(job / "latents.zarr" / "structure" / "c")),
 }
@@ -339,6 +355,40 @@ def test_a_disk_that_refuses_is_one_line_and_the_work_stays(run, photographs, li
     assert code == 1 and 1 <= len(lines(err)) <= 2 and "MiB free" in lines(err)[0]  # the second: of the figures
     assert not list(output.rglob(".tmp*")) and not list(output.glob("*/a.*"))
     assert run("--input", photographs / "a.png")[0] == 0 and results(output) == results(whole)
+
+
+@pytest.mark.parametrize("kind", ["encode", "refine", "latents"])
+def test_a_disk_without_room_is_known_before_the_first_block(run, stop, photographs, monkeypatch, kind):
+    options = ["--input", photographs / "a.png", *(REFINED if kind == "refine" else [])]
+    whole = run(*options, output="whole")[2]
+    options = ["--latents", whole / "latents"] if kind == "latents" else options
+    whole = run(*options, output="whole again")[2]
+    needed = sum(path.stat().st_size for path in whole.rglob("*.npy")) + 37 * 61 * 12
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.files.free_space", lambda path: needed - 1000)
+        code, err, output, begun = stop(1, *options)
+    assert code == 1 and begun == 0 and len(lines(err)) == 1 and "MiB are needed on the disk" in err
+    assert run(*options)[0] == 0 and results(output) == results(whole)
+
+
+def test_what_a_stopped_run_wrote_counts_as_room(run, stop, photographs, monkeypatch):
+    options, needed, require = ["--input", photographs / "a.png"], [], runs.Job.require_space
+    monkeypatch.setattr(runs.Job, "require_space", lambda job, count: needed.append(count) or require(job, count))
+    whole = run(*options, output="whole")[2]
+    output = stop(20, *options)[2]
+    held = sum(path.stat().st_size for path in output.glob(".unfinished/*/**/*") if path.is_file())
+    assert held > 1000
+    for free, code in ((needed[0] - held - 1, 1), (needed[0] - held, 0)):
+        monkeypatch.setattr("utils.files.free_space", lambda path, free=free: free)
+        assert run(*options)[0] == code
+    assert results(output) == results(whole)
+
+
+def test_a_name_that_is_a_formula_is_text_in_the_table(run, photographs):
+    (photographs / "a.png").rename(photographs / "=1+1.png")
+    for _ in range(2):
+        output = run("--input", photographs)[2]
+        assert names(output) == ["'=1+1", "more/B", "tiny"] and images(output) == 3
 
 
 def test_two_runs_do_not_share_a_folder(run, photographs, tmp_path):

@@ -1,6 +1,8 @@
 """The networks: published sizes, geometry, and blocks that equal the whole."""
 
+import json
 import math
+import resource
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from models.discriminator import Discriminator, minibatch_deviation
 from models.encoder import GlobalEncoder, RandomGlobal
 from models.geometry import Interval, Region
 from models.noise import NoiseField
-from models.weights import export, load_inverter
+from models.weights import FORMAT, export, load_inverter
 from tests.models.small import (
     GRID,
     TOLERANCE,
@@ -23,6 +25,7 @@ from tests.models.small import (
     structure_synthesizer,
     texture_synthesizer,
 )
+from utils.checkpoint import save_weights
 from utils.config import load_config
 from utils.errors import UserError
 from utils.schema import TrainConfig
@@ -219,6 +222,26 @@ def test_an_inverter_is_exported_and_loaded(tmp_path):
         export(tmp_path / "other.safetensors", section, held, step=0)
         with pytest.raises(UserError, match=words):
             load_inverter(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("section", ["texture", "structure", "encoder", "global_encoder"])
+def test_weights_that_describe_giants_take_no_memory(tmp_path, section):
+    """Of a file of a few values, one network of which would take gigabytes."""
+    small = [f"model.{name}.widths=[2,2,2]" for name in ("texture", "encoder")]
+    model = model_section("model.stages=3", *small, f"model.{section}.widths={[8192] * 3}")
+    tensors = {"generator.a": torch.zeros(1), "encoder.a": torch.zeros(1), "global_encoder.a": torch.zeros(1)}
+    save_weights(tmp_path / "a.safetensors", tensors, {"format": FORMAT, "model": json.dumps(model)})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=r"a\.safetensors: another architecture: it describes more values"):
+        load_inverter(tmp_path / "a.safetensors")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+@pytest.mark.parametrize("model", ["[" * 10**5, "{", "[]", '"text"'])
+def test_weights_that_describe_nothing(tmp_path, model):
+    save_weights(tmp_path / "a.safetensors", {"generator.a": torch.zeros(1)}, {"format": FORMAT, "model": model})
+    with pytest.raises(UserError, match=r"^\S*a\.safetensors: [^\n]*$"):
+        load_inverter(tmp_path / "a.safetensors")
 
 
 # The discriminator

@@ -2,8 +2,21 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from models.statistics import COLOURS, StatisticsMapping, StyleTransfer, measure, style_length
+from models.statistics import (
+    COLOURS,
+    StatisticsMapping,
+    StyleTransfer,
+    bands,
+    from_features,
+    measure,
+    style_length,
+    take_bands,
+    to_features,
+    within_gamut,
+)
 from tests.models.test_trunk import fitted
 
 
@@ -83,3 +96,74 @@ def test_the_mapping_is_standardised_by_the_styles_of_training():
     assert torch.allclose(features.mean(0), torch.zeros(8), atol=1e-5)
     assert torch.allclose(features.std(0, correction=0), torch.ones(8), atol=1e-4)
     assert mapping(styles).shape == (50, 7)
+
+
+def parts(style, channels):
+    """Mean, deviation, covariance and quantiles of a style [S]."""
+    mean, deviation, upper, quantiles = style.tensor_split([channels, 2 * channels, 2 * channels + 6])
+    covariance = torch.zeros(3, 3).double()
+    rows, cols = torch.triu_indices(3, 3)
+    covariance[rows, cols] = covariance[cols, rows] = upper.double()
+    return mean, deviation, covariance, quantiles.reshape(3, 8)
+
+
+@given(st.integers(0, 99), st.floats(0.3, 4), st.floats(-1.5, 1.5), st.integers(0, 99))
+def test_styles_are_found_again_in_features_and_moved_ones_are_styles(trunk, seed, gain, far, where):
+    style = measure(latents(trunk, seed, gain).flatten(1)[None])
+    features = to_features(style, trunk.channels)
+    assert torch.allclose(from_features(features, style, trunk.channels), style, rtol=1e-6, atol=1e-7)
+    step = torch.randn(features.shape, generator=torch.Generator().manual_seed(where), dtype=torch.float64)
+    moved = from_features(features + far * step, style, trunk.channels)
+    assert torch.allclose(to_features(moved, trunk.channels), features + far * step, atol=1e-6)
+    for each in (moved[0], within_gamut(moved[0], style[0], trunk)):
+        _, deviation, covariance, quantiles = parts(each, trunk.channels)
+        assert bool((deviation > 0).all()) and bool((torch.linalg.eigvalsh(covariance) > 0).all())
+        assert torch.equal(quantiles, parts(style[0], trunk.channels)[3])
+
+
+@given(st.integers(0, 99), st.floats(-6, 6), st.floats(-3, 3))
+def test_moved_colours_stay_where_pictures_can_show_them(trunk, seed, brighter, wider):
+    """Or where the image's own are; what needs no change gets none."""
+    own = measure(latents(trunk, seed, 0.5).flatten(1)[None])[0]
+    assert torch.allclose(within_gamut(own, own, trunk), own, atol=1e-9)
+    moved = own.clone()
+    moved[0] += brighter
+    moved[trunk.channels : 2 * trunk.channels] *= 2.0**wider
+    moved[2 * trunk.channels : 2 * trunk.channels + 6] *= 4.0**wider
+    to_rgb = (trunk.axes.T * trunk.scale[:3] / trunk.cell).double()
+    shown = []
+    for each in (own, within_gamut(moved, own, trunk)):
+        mean, _, covariance, _ = parts(each, trunk.channels)
+        centre, spread = to_rgb @ mean[:3].double(), (to_rgb @ covariance @ to_rgb.T).diagonal().sqrt()
+        shown.append((centre - 1.1 * spread, centre + 1.6 * spread))
+    (low, high), (lowest, highest) = shown
+    assert bool((lowest >= low.clamp(max=-1) - 1e-6).all()) and bool((highest <= high.clamp(min=1) + 1e-6).all())
+
+
+def test_textures_come_nearer_but_not_noise(trunk):
+    """Bands whose deviations differ are scaled by 2/3 to 3/2; cells without texture are not."""
+    a = latents(trunk, 8)
+    b = a.clone()
+    fine = bands(trunk)[: trunk.channels] == 2
+    b[fine] *= 1.3
+    b[bands(trunk)[: trunk.channels] == 1] *= 9
+    a[:, :4] *= 1e-4
+    own, other = (measure(z.flatten(1)[None])[0].float() for z in (a, b))
+    other[trunk.channels * 2 :] = own[trunk.channels * 2 :]  # its own colours
+    other[: trunk.channels] = own[: trunk.channels]
+    transfer = StyleTransfer(own, other, trunk, trunk.channels)
+    ratio = transfer(a)[3:] / a[3:]
+    assert (ratio[:, :4] - 1).abs().max() < 1e-4 and ratio.min() > 0.99 and ratio.max() <= 1.5
+    assert ratio[fine[3:], 5:].mean() > 1.1
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (1, 2), (0, 1), (2, 2)])
+def test_bands_that_are_not_taken_stay(trunk, first, last):
+    own, other = (measure(latents(trunk, seed).flatten(1)[None])[0].float() for seed in (9, 10))
+    style, band = take_bands(own, other, trunk, first, last), bands(trunk)[: trunk.channels]
+    gain, whole = (StyleTransfer(own, each, trunk, trunk.channels).gain for each in (style, other))
+    left = (band > 0) & ((band < first) | (band > last))
+    assert torch.allclose(gain[left], torch.ones(int(left.sum())), atol=1e-5)
+    assert first > 0 or torch.allclose(gain[~left], whole[~left])
+    assert torch.equal(style[2 * trunk.channels :], (own if first else other)[2 * trunk.channels :])
+    assert torch.equal(take_bands(own, own, trunk, first, last), own)

@@ -126,12 +126,23 @@ def test_other_photographs_are_noted(run, images, tmp_path, capsys):
     assert notes(5, moved) == [f"data.train was {photographs} and is {moved}"]
 
 
+def other_shapes(state):
+    """With a momentum of another shape."""
+    (part,) = [each for name, each in state["stage"].items() if name == "optimizer" or "param_groups" in each][:1]
+    next(iter(part["state"].values()))["exp_avg"] = torch.zeros(3, 2, 1)
+    return state
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda state: state | {"conditions": {"torch": "2.0"}}, "holds another run: train.stage was None"),
         (lambda state: {"step": 2}, "holds another run: train.stage was None"),
         (lambda state: state | {"stage": {}}, "does not hold the state of this run ('generator')"),
+        (lambda state: state | {"step": -2}, "does not hold the state of this run (no step"),
+        (lambda state: state | {"step": 2.0}, "does not hold the state of this run (no step"),
+        (lambda state: state | {"elapsed": float("nan")}, "does not hold the state of this run (no step"),
+        (lambda state: other_shapes(state), "optimizer has other shapes"),
         (lambda state: state | {"stage": dict.fromkeys(state["stage"], {"a": torch.ones(1)})}, "does not hold the st"),
     ],
 )

@@ -232,6 +232,19 @@ class TestWeights:
                 with pytest.raises(UserError, match="w.safetensors: (damaged|no fingerprint)"):
                     load_weights(path)
 
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_values_that_are_not_finite(self, tmp_path, value):
+        save_weights(tmp_path / "w.safetensors", {"a": torch.tensor([1, value]), "b": torch.arange(3)}, {})
+        with pytest.raises(UserError, match=r"w\.safetensors: a holds values that are not finite"):
+            load_weights(tmp_path / "w.safetensors")
+
+    @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+    def test_a_pipe_is_no_file_of_weights(self, tmp_path, suffix):
+        os.mkfifo(tmp_path / f"w{suffix}")
+        for load in (load_weights, load_pretrained):
+            with pytest.raises(UserError, match="is not a file"):
+                load(tmp_path / f"w{suffix}")
+
     def test_what_is_wrong_is_said(self, tmp_path):
         path = tmp_path / "w.safetensors"
         for load in (load_weights, load_pretrained):

@@ -19,8 +19,10 @@ from utils.files import (
     atomic_path,
     free_space,
     lock_folder,
+    only_files,
     refuse_overwriting,
     remove_stale,
+    require_space,
 )
 
 ROOT = Path(files.__file__).parents[1]
@@ -139,6 +141,44 @@ def test_another_run_is_kept_out_until_it_ends_however_it_does(tmp_path, end):
         with lock_folder(folder):
             (folder / "file").write_text("x")
     assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+def test_what_killed_processes_left_goes_when_a_folder_is_locked(tmp_path):
+    left = tmp_path / "a" / ".tmp-999999999-0123abcd.safetensors"
+    left.parent.mkdir()
+    left.write_text("x")
+    with lock_folder(tmp_path):
+        assert not left.exists() and left.parent.exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "link of a folder", "itself"])
+def test_folders_of_files_only(tmp_path, kind):
+    folder = tmp_path / "folder"
+    assert only_files(folder)
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "file").write_text("x")
+    assert only_files(folder) and not only_files(folder / "a" / "file")
+    if kind == "pipe":
+        os.mkfifo(folder / "a" / "b")
+    elif kind == "itself":
+        folder = tmp_path / "link"
+        folder.symlink_to(tmp_path / "folder")
+    else:
+        (folder / "a" / "b").symlink_to(folder / "a" / "file" if kind == "link" else tmp_path)
+    assert not only_files(folder)
+
+
+def test_room_that_is_not_there(tmp_path):
+    require_space(tmp_path / "new" / "file", free_space(tmp_path) // 2)
+    with pytest.raises(UserError, match=r"file: \d+ MiB are needed on the disk, \d+ MiB are free") as error:
+        require_space(tmp_path / "new" / "file", 2**60)
+    assert error.value.exit_code == 1
+
+
+def test_a_library_that_could_not_write_names_no_number_and_is_no_mistake_of_the_user(tmp_path):
+    with pytest.raises(UserError) as error, atomic_path(tmp_path / "a"):
+        raise OSError("wtiff: unable to write to memory")
+    assert error.value.exit_code == 1
 
 
 def test_a_folder_that_cannot_be_locked(tmp_path):

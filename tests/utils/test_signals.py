@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from utils import signals
-from utils.signals import StopSignal, exit_on_terminate, ignore_signals
+from utils.signals import StopSignal, ignore_signals, raising_signals
 
 ROOT = Path(signals.__file__).parents[1]
+COMMANDS = "train", "infer", "generate", "edit", "evaluate", "prepare_data"
 
 
 def send(number: int) -> None:
@@ -61,18 +62,17 @@ def test_a_loader_outlives_all_signals():
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_other_commands_end_through_their_clean_up(number, code):
-    exit_on_terminate()
-    with pytest.raises(SystemExit) as error:
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as error, raising_signals():
         send(number)
-    assert error.value.code == code
+    assert error.value.code == code and signal.getsignal(number) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 def test_what_the_starter_ignored_stays_ignored(number):
     """As nohup does with SIGHUP, and a script with SIGINT in what it starts with `&`."""
     signal.signal(number, signal.SIG_IGN)
-    exit_on_terminate()
-    with StopSignal() as stop:
+    with raising_signals(), StopSignal() as stop:
         send(number)
         assert not stop.requested
     assert signal.getsignal(number) == signal.SIG_IGN
@@ -105,3 +105,41 @@ def test_without_the_signals_of_unix():
     """Windows has no SIGHUP."""
     code = "import signal; del signal.SIGHUP; from utils.signals import StopSignal as stop; stop().__enter__()"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_during_the_imports_is_one_line(command, number, code):
+    """When PyTorch is half loaded; whatever is asked of the command."""
+    process = subprocess.Popen([sys.executable, f"{command}.py", "--help"], cwd=ROOT, stdout=-1, stderr=-1, text=True)
+    while b"libtorch" not in Path(f"/proc/{process.pid}/maps").read_bytes():
+        time.sleep(0.001)
+    process.send_signal(number)
+    said, wrong = process.communicate()
+    assert not said and wrong == ("interrupted\n" if number == signal.SIGINT else "terminated\n")
+    assert process.returncode == code
+
+
+ENDS = """
+import os, signal, sys, threading
+from utils.errors import run_command
+from utils.signals import exit_at_once
+exit_at_once()
+def main(argv):
+    if sys.argv[1] == "main":
+        os.kill(os.getpid(), int(sys.argv[2]))
+        threading.Event().wait(9)
+    return 0
+code = run_command(main)
+os.kill(os.getpid(), int(sys.argv[2])) if sys.argv[1] == "end" else None
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("when", ["main", "end"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_at_any_other_time_is_one_line(when, number, code):
+    command = [sys.executable, "-c", ENDS, when, str(int(number))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == ("interrupted\n" if number == signal.SIGINT else "terminated\n")
+    assert done.returncode == code

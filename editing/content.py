@@ -1,0 +1,126 @@
+"""Where what is new on a canvas comes from: the photographs themselves, or the generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from editing.collage import Collage, Sheet
+from editing.completion import FitOptions, Progress, complete
+from editing.known import KnownLatents, Placement
+from editing.masks import seen_cells
+from editing.montage import AROUND, INSIDE
+from inversion.inverter import PatchInverter
+from inversion.latents import Latents
+from inversion.styles import ArrayLike, RestyledStructure, Style, StyleMap, locate
+from inversion.synthesis import GeneratedStructure
+from inversion.weight_maps import LabelImage
+from models.geometry import Region
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Content:
+    """How new structure is made."""
+
+    # photograph: copied from what is there; generator: drawn and fitted to it; auto: photograph, but where images
+    # have texture noise, as generated ones, and in models without a trunk
+    source: Literal["auto", "photograph", "generator"] = "auto"
+    sources: Sequence[Latents] = ()  # photograph: further images to copy from, in the canvas's style
+    avoid: np.ndarray | None = None  # bool [n, m], stretched to each image of the canvas: what is not copied
+    noise: bool | None = None  # whether what is new has texture noise; None: what the generator draws has
+    fit: FitOptions = field(default_factory=FitOptions)  # generator
+    progress: Progress = iter  # wraps the steps of the fit
+
+    def copies(self, model: PatchInverter, images: Sequence[Latents]) -> bool:
+        """Whether it copies from the images. UserError where it shall, and the model has no trunk or encoder."""
+        if self.source == "auto":
+            plain = all(each.noise is None and not isinstance(each.structure, GeneratedStructure) for each in images)
+            return plain and model.measured and model.networks.encoder is not None
+        if self.source == "photograph":
+            model.require_encoder()
+            if not model.measured:
+                raise UserError("complete.source: photograph needs a checkpoint with a trunk; allowed: generator")
+        return self.source == "photograph"
+
+    def adds_noise(self, model: PatchInverter, images: Sequence[Latents]) -> bool:
+        """Whether what is new has texture noise."""
+        return not self.copies(model, images) if self.noise is None else self.noise
+
+    def make(
+        self,
+        model: PatchInverter,
+        placements: Sequence[Placement],  # the images of the canvas, in the order of the parts of `known`
+        known: KnownLatents,
+        size: tuple[int, int],  # height, width of the canvas, pixels
+        style: Style | StyleMap,
+        seed: int,
+    ) -> ArrayLike:
+        """The structure of the canvas. UserError if nothing is left to copy, or the fit diverges."""
+        if not self.copies(model, [placement.latents for placement in placements]):
+            return complete(model, known, size, style, seed, self.fit, self.progress)
+        sheets = []
+        for placement in placements:
+            latents, at = placement.latents, (placement.top // model.cell, placement.left // model.cell)
+            masks = [] if known.mask is None else [known.mask]
+            if self.avoid is not None:
+                masks.append(seen_cells(model, LabelImage(self.avoid, latents.size), latents.size))
+            sheets.append(Sheet.of(model, latents, masks, at))
+        for latents in self.sources:
+            model.check(latents)
+            latents = latents.with_style(style) if isinstance(style, Style) else latents
+            sheets.append(Sheet.of(model, model.as_drawn(latents)))
+        costs, trunk = AROUND if known.mask is None else INSIDE, model.generator.texture.trunk
+        collage = Collage(known, model.cells(size), sheets, trunk, costs, seed)
+        styles = [each.style for each in (*(placement.latents for placement in placements), *self.sources)]
+        if isinstance(style, Style) or any(isinstance(each, StyleMap) for each in styles):
+            return collage
+        own = StyleMap(styles, Origins(collage))
+        return InPlace(collage, RestyledStructure(collage, own, style, collage.cells, trunk))
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Which sheet of a collage each new cell comes from, as a map of weights that is not stored."""
+
+    collage: Collage
+
+    @property
+    def count(self) -> int:
+        """Of the sheets."""
+        return len(self.collage.sheets)
+
+    def __call__(self, region: Region, spacing: int) -> Tensor:
+        """Weights [N, h, w] of a region of cells, 1 or 0."""
+        origin = torch.from_numpy(self.collage.origin(region))
+        return torch.stack([origin == n for n in range(self.count)]).float()
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """A collage whose new cells are in the style of the canvas where they lie, which changes on the way."""
+
+    collage: Collage
+    restyled: RestyledStructure
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.collage.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.collage.dtype
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """As `ArrayLike`."""
+        channels, region = locate(index, self.collage.cells)
+        window = (slice(None), *region.slices_in(self.collage.cells))
+        known = self.collage.known.where(region)
+        if known.all():
+            return self.collage[window][channels]
+        return np.where(known, self.collage[window], self.restyled[window])[channels]

@@ -1,0 +1,97 @@
+"""Styles from wherever they come: a seed, an image, a latent file, or a file of a style that was saved by name.
+
+A file of a style is safetensors: the tensor `style` [S] in float32, and metadata that say what weights it belongs to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import safetensors
+import torch
+
+from images.reading import open_photograph
+from inversion.inverter import PatchInverter
+from inversion.latents import SUFFIXES, WRONG, Latents
+from inversion.styles import Style, StyleMap, mean_style
+from utils import log
+from utils.checkpoint import load_weights, save_weights
+from utils.errors import UserError, failures, naming
+
+FORMAT = "patch-inverter-style-1"
+SUFFIX = ".safetensors"
+FOLDER = Path("styles")  # where names are looked up
+FORMAT_KEY, MODEL_KEY = "format", "weights_fingerprint"
+
+
+def save_style(model: PatchInverter, style: Style, path: str | Path) -> None:
+    """Write a style into a file, which appears whole or not at all. UserError for another suffix than .safetensors."""
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise UserError(f"{path}: styles are saved as {SUFFIX}")
+    save_weights(path, {"style": style.global_latent}, {FORMAT_KEY: FORMAT, MODEL_KEY: model.fingerprint})
+
+
+def load_style(model: PatchInverter, path: str | Path) -> Style:
+    """A saved style. UserError for what is none, of other weights, of another length, or not finite."""
+    if (found := _format(Path(path))) not in (FORMAT, None):
+        raise UserError(f"{path}: no saved style (format {found!r}, not {FORMAT!r})")
+    tensors, metadata = load_weights(path)
+    if found is None or set(tensors) != {"style"}:
+        raise UserError(f"{path}: not a whole file of a style")
+    values = tensors["style"]
+    if metadata.get(MODEL_KEY) != model.fingerprint:
+        raise UserError(f"{path}: of the weights {metadata.get(MODEL_KEY)}, but the checkpoint has {model.fingerprint}")
+    length = model.generator.structure.global_dim
+    if values.shape != (length,) or values.dtype != torch.float32 or not values.isfinite().all():
+        raise UserError(f"{path}: {values.dtype} {list(values.shape)}; a style has {length} finite numbers of float32")
+    return Style(values, model.measured)
+
+
+def read_style(model: PatchInverter, item: int | str, max_pixels: int) -> Style | StyleMap:
+    """The style that an option names: a seed, an image, a latent file or a saved style. UserError for anything else."""
+    if isinstance(item, int):
+        return model.style(item)
+    path = find_style(item)
+    if not path.name.endswith(SUFFIXES):
+        return model.style(open_photograph(path, max_pixels))
+    if path.is_file() and _format(path) == FORMAT:
+        return load_style(model, path)
+    latents = Latents.load(path)
+    model.check(latents, str(path))
+    return latents.style
+
+
+def save_mean_style(model: PatchInverter, max_pixels: int, sets: Sequence[Sequence[Path]], output: Path) -> int:
+    """The mean of the styles of images, in a file; the exit code: 1 where some of several could not be read."""
+    styles, failed, paths = [], {}, list(dict.fromkeys(chain(*sets)))
+    for path in paths:
+        with failures(path, failed) if len(paths) > 1 else naming(path):
+            styles.append(read_style(model, str(path), max_pixels))
+    if styles:
+        save_style(model, mean_style(styles), output)
+        log.info(f"the style of {len(styles)} of {len(paths)} images is in {output}")
+    return 1 if failed else 0
+
+
+def find_style(item: str) -> Path:
+    """The path of a style: as it stands, or that of a name in the folder of styles. UserError lists what is there."""
+    path, named = Path(item), FOLDER / f"{item}{SUFFIX}"
+    if os.path.lexists(path) or path.suffix or path.parent != Path():
+        return path
+    if not named.is_file():
+        names = ", ".join(sorted(each.stem for each in FOLDER.glob(f"*{SUFFIX}"))) or "none"
+        raise UserError(f"{item}: neither a file nor a saved style; those in {FOLDER}{os.sep}: {names}")
+    return named
+
+
+def _format(path: Path) -> str | None:
+    """What a safetensors file says of its format; None where it is none."""
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return (file.metadata() or {}).get(FORMAT_KEY)
+    except WRONG:
+        return None

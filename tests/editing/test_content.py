@@ -1,0 +1,128 @@
+"""New content from photographs themselves: blocks, what stays to the last bit, what is copied, what is wrong."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from editing import Content, fill, inbetween, outpaint, resample
+from inversion import Latents
+from inversion.tiling import blocks
+from inversion.weight_maps import Boxes, LabelImage
+from models.geometry import Interval, Region
+from tests.inversion.conftest import photograph, tiny_model, trunk_inverter
+from utils.errors import UserError
+
+MODEL = tiny_model(trunk_inverter())
+LEFT, RIGHT = MODEL.invert(photograph(72, 90)), MODEL.invert(photograph(64, 80, seed=1))
+BOX = (24, 30, 40, 46)
+
+
+def draw(latents, **options):
+    return MODEL.draw(latents, dtype=np.float32, **options)
+
+
+EDITS = {
+    "outpaint": lambda: outpaint(MODEL, LEFT, (120, 170)),
+    "outpaint, another photograph": lambda: outpaint(MODEL, LEFT, (None, 130), content=Content(sources=[RIGHT])),
+    "inbetween": lambda: inbetween(MODEL, LEFT, RIGHT),
+    "resample": lambda: resample(MODEL, LEFT, Boxes([BOX])),
+    "fill": lambda: fill(MODEL, LEFT, Boxes([BOX])),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_blocks_and_saved_latents_draw_the_same(edit, tmp_path):
+    """To the last bit: the montage is of the whole canvas, whatever is read first."""
+    whole, parts = edit(), edit()
+    structure = np.array(whole.structure[:, :, :])
+    assert np.isfinite(structure).all()
+    rows, cols = structure.shape[1:]
+    for block in reversed(list(blocks(Region.at(0, 0, rows, cols), (5, 7)))):
+        index = (slice(None), *block.slices_in(Region.at(0, 0, rows, cols)))
+        assert (parts.structure[index] == structure[index]).all()
+    whole.save(tmp_path / "edit.safetensors")
+    assert (draw(Latents.load(tmp_path / "edit.safetensors")) == draw(whole)).all()
+
+
+def reflections(start, stop, edge):
+    """A part of an axis, and where it is seen again beyond both ends."""
+    return [Interval(start, stop - 1), Interval(1 - stop, -start), Interval(2 * edge - 1 - stop, 2 * edge - 2 - start)]
+
+
+def reached(box, size):
+    """Bool [H, W]: the pixels that cells which see a box, or its reflection beyond the border, reach."""
+    encoder, texture = MODEL.networks.encoder.rule, MODEL.generator.texture.rule
+    mask, image = np.zeros(size, bool), Region.at(0, 0, *size)
+    for rows, cols in product(reflections(box[0], box[2], size[0]), reflections(box[1], box[3], size[1])):
+        pixels = Region(rows, cols).affected_output(encoder).affected_output(texture).common(image)
+        if pixels:
+            mask[pixels.slices_in(image)] = True
+    return mask
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.tuples(st.integers(10, 40), st.integers(10, 60), st.integers(1, 16), st.integers(1, 16)), st.integers(0, 99))
+def test_beyond_the_reach_of_what_is_taken_out_nothing_changes(place, seed):
+    top, left, height, width = place
+    box = (top, left, top + height, left + width)
+    change = draw(fill(MODEL, LEFT, Boxes([box]), seed)) != draw(LEFT)
+    assert not change[~reached(box, LEFT.size)].any() and change[top : box[2], left : box[3]].any()
+
+
+def test_nothing_stays_of_what_is_taken_out():
+    """The result does not depend on it, but for the photograph's style."""
+    pixels = photograph(72, 90)
+    pixels[BOX[0] : BOX[2], BOX[1] : BOX[3]] = 255 - pixels[BOX[0] : BOX[2], BOX[1] : BOX[3]]
+    other = replace(MODEL.invert(pixels), style=LEFT.style)
+    assert (draw(fill(MODEL, other, Boxes([BOX]))) == draw(fill(MODEL, LEFT, Boxes([BOX])))).all()
+
+
+def test_what_shall_not_be_copied_is_not():
+    avoid = np.zeros((72, 90), bool)
+    avoid[:, :45] = True
+    made = outpaint(MODEL, LEFT, (None, 180), content=Content(avoid=avoid))
+    made.structure[:, :1, :1]
+    place, _ = made.structure._montage
+    columns = place[1][place[1] >= 0]
+    width = made.structure.width
+    own = np.where(columns >= width, LEFT.structure.shape[2] - 1 - (columns - width), columns) - 3
+    assert len(own) and (own * MODEL.cell - MODEL.cell >= 45 - 1).all()
+
+
+def test_seeds_give_variants_and_images_with_noise_are_generated_on():
+    one, two = (draw(outpaint(MODEL, LEFT, seed=seed)) for seed in (0, 1))
+    assert (one != two).mean() > 0.2
+    assert outpaint(MODEL, LEFT).noise is None
+    noisy = outpaint(MODEL, MODEL.generate(64, 72), content=Content(fit=Content().fit.__class__(steps=1)))
+    assert noisy.noise is not None
+
+
+WRONG = {
+    "the mask takes everything out": lambda: fill(MODEL, LEFT, LabelImage(np.ones((2, 2), bool), LEFT.size)),
+    "the mask takes nothing out": lambda: fill(MODEL, LEFT, LabelImage(np.zeros((2, 2), bool), LEFT.size)),
+    r"fill.box: \[0, 0, 73, 9\], but the image has 72 x 90": lambda: fill(MODEL, LEFT, Boxes([(0, 0, 73, 9)])),
+    "nothing is left to copy from": lambda: outpaint(MODEL, LEFT, content=Content(avoid=np.ones((1, 1), bool))),
+}
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_what_is_wrong_is_one_line(said):
+    with pytest.raises(UserError, match=rf"^[^\n]*{said}[^\n]*$"):
+        WRONG[said]()
+
+
+def test_models_without_a_trunk_do_not_copy(model, right):
+    with pytest.raises(UserError, match="needs a checkpoint with a trunk"):
+        outpaint(model, right, content=Content("photograph"))
+
+
+def test_colours_change_on_the_way_between_photographs():
+    """What is copied, from whichever side, takes those of the side that it is nearer to."""
+    dark, bright = (MODEL.invert(photograph(64, 80, seed) // 3 + add) for seed, add in ((1, 10), (2, 150)))
+    between = draw(inbetween(MODEL, dark, bright, (None, 160 + 30 * MODEL.cell)))[:, 80:-80].mean((0, 2))
+    start, middle, end = np.array_split(between, 3)
+    assert start.mean() + 0.1 < middle.mean() < end.mean() - 0.1
