@@ -14,6 +14,7 @@ from pathlib import Path
 OLDEST = {"torch": (2, 10), "numpy": (2, 0)}  # a weights file can corrupt the memory of an older torch (CVE-2026-24747)
 MODULES = {
     "opencv-python-headless": "cv2", "PyYAML": "yaml", "pillow": "PIL", "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
     "pytorch-msssim": "pytorch_msssim", "pyvips-binary": "_libvips",
 }  # fmt: skip
 

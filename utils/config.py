@@ -260,7 +260,7 @@ def _in_full(command: type[Section], key: str) -> str:
     """A key with the sections that were left out; a key that is complete or unknown, as it is."""
     ends = [each for each in keys_of(command) if each.endswith(f".{key}")]
     ends = [each for each in ends if each.startswith(f"{command.own}.")] or ends
-    named_as_its_section = ends == [f"{command.own}.{key}"]
+    named_as_its_section = ends == [f"{key}.{key}"]
     if not ends or key in keys_of(command) or (_names(command, f"{key}.") and not named_as_its_section):
         return key
     if len(ends) > 1:
