@@ -98,7 +98,7 @@ def collect(verb: Verb, arguments: argparse.Namespace, config: dict) -> int:
 
 def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
     """The verb, which is the first argument, and the others."""
-    verbs = "\n".join(f"  {name:<10} {verb.help}" for name, verb in VERBS.items())
+    verbs = "\n".join(f"  {name:<13} {verb.help}" for name, verb in VERBS.items())
     parser = argparse.ArgumentParser(
         "edit.py", description=__doc__, epilog=f"verbs:\n{verbs}", formatter_class=argparse.RawDescriptionHelpFormatter
     )

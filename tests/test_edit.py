@@ -447,7 +447,7 @@ def test_a_wrong_command_gets_one_line(run, command, photographs, tmp_path, verb
 
 
 HELP = {"": "required: VERB", "tint": "'tint' (choose from", "outpaint --output x": "arguments are required: --input"}
-HELP |= {"--help": "outpaint   a photograph on a larger canvas", "fuse --help": "without it, generated"}
+HELP |= {"--help": "outpaint      a photograph on a larger canvas", "fuse --help": "without it, generated"}
 
 
 @pytest.mark.parametrize("arguments", HELP)
