@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -37,6 +37,7 @@ NO_VALIDATION = "none"  # in place of data.val
 SHARED = Path("/dev/shm")  # what Linux shares between processes
 SILENCE = 120  # seconds after which a worker counts as lost, whatever it does
 PATIENCE = 2  # looks at a worker in a row at which it does nothing, after which it counts as lost
+HANGS, END = "hangs", getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 class CropLoader(DataLoader):
@@ -77,7 +78,8 @@ def _loading_failures(dataset: CropDataset, workers: Sequence[BaseProcess]) -> I
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader "):
             raise
         names = ", ".join(dataset.being_read()) or "no image"
-        reason = _ends(workers) or str(error).partition("\n")[0] or "a worker was lost"
+        said = str(error).partition("\n")[0]
+        reason = said if HANGS in said else _ends(workers) or said or "a worker was lost"
         raise LostWorker(f"loading failed (being read: {names}): {reason}") from error
 
 
@@ -95,20 +97,42 @@ def _ends(workers: Sequence[BaseProcess]) -> str:
 
 def _next(iterator: Iterator[dict]) -> dict | None:
     """The next batch; None at the end. RuntimeError where the worker whose turn it is hangs, or works for too long."""
-    asked, watch = time.monotonic(), None
-    while True:
-        try:
-            return next(iterator, None)
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader timed out"):
-                raise
-            if watch is None:
-                turn = iterator._task_info[iterator._rcvd_idx][0]
-                watch = Watch(iterator._workers[turn].pid, PATIENCE)
-            if time.monotonic() - asked > SILENCE:
-                raise RuntimeError(f"DataLoader timed out after {SILENCE} seconds") from error
+    asked, task = time.monotonic(), getattr(iterator, "_task_info", {}).get(getattr(iterator, "_rcvd_idx", None))
+    with _guarded(iterator._workers[task[0]].pid) if task else nullcontext([]) as hung:
+        while True:
+            try:
+                return next(iterator, None)
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                if hung:
+                    raise RuntimeError(f"DataLoader worker {hung[0]} {HANGS}") from error
+                if not str(error).startswith("DataLoader timed out"):
+                    raise
+                if time.monotonic() - asked > SILENCE:
+                    raise RuntimeError(f"DataLoader timed out after {SILENCE} seconds") from error
+
+
+@contextmanager
+def _guarded(pid: int) -> Iterator[list[int]]:
+    """Ends a worker that is waited for and hangs; the list then holds it.
+
+    In a thread, since a batch is taken over from the worker itself, which one that is stopped there never answers.
+    """
+    hung, done, watch = [], threading.Event(), Watch(pid, PATIENCE)
+
+    def look() -> None:
+        while not hung and not done.wait(LOOK):
             if watch.hangs():
-                raise RuntimeError(f"DataLoader worker {watch.pid} hangs") from error
+                hung.append(pid)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, END)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield hung
+    finally:
+        done.set()
+        thread.join()
 
 
 def build(config: dict, window: Window, thumbnail: int, seed: int) -> tuple[CropDataset, CropDataset]:
