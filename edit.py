@@ -33,7 +33,7 @@ from pathlib import Path
 
 from editing.film import FILM, WIDEST, Film, strip, unfinished_film
 from editing.sources import Job, file_jobs, generated_jobs
-from editing.verbs import VERBS, Edits, Verb, named_styles
+from editing.verbs import VERBS, Edits, Verb, inputs_of
 from images.listing import find_images
 from images.writing import SUFFIXES as PICTURES
 from images.writing import TILES, picture_kind, write_picture
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         jobs = generated_jobs(model, verb.images != 1, config.generate)
     paths = [path for path, _ in files]
-    inputs = [arguments.checkpoint, *files_read(verb.command, config, arguments.config), *paths, *named_styles(config)]
+    inputs = [arguments.checkpoint, *inputs_of(verb, config, arguments.config), *paths]
     endings = [*edits, STRIP] if verb.strip else edits
     names = [f"{job.name}-{ending}{part_of(config.infer)}" for job in jobs for ending in endings]
     refuse_overwriting(inputs, places(names, photographs, output))

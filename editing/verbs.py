@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from editing.boundary import fit_direction
@@ -36,7 +35,7 @@ from inversion.latents import SUFFIXES, Latents
 from inversion.styles import Style, StyleMap, mean_style
 from inversion.weight_maps import Boxes, LabelImage
 from utils import schema
-from utils.config import complete_config
+from utils.config import complete_config, files_read
 from utils.errors import UserError
 from utils.log import progress
 
@@ -145,71 +144,61 @@ def prepare_inbetween(model: PatchInverter, config: dict) -> Edits:
 
 def prepare_fill(model: PatchInverter, config: dict) -> Edits:
     """Something taken out of an image."""
-    options, content = config.fill, _content(model, config)
-    if (options.mask is None) == (options.box is None):
-        raise UserError("fill.mask, fill.box: one of them says what is taken out")
-    white = None if options.mask is None else read_mask(Path(options.mask), config.infer.max_pixels)
+    content, where = _content(model, config), _where(config, "fill", "what is taken out")
 
     def make(seed: int, source: Source) -> Latents:
-        where = Boxes([options.box]) if white is None else LabelImage(white, source.size)
-        check_inside(where, source.size, "fill.box")
-        return fill(model, source.latents(), where, seed, content=content(source.name))
+        return fill(model, source.latents(), where(source), seed, content=content(source.name))
 
-    return _by_seed("fill", options, "filled", make)
+    return _by_seed("fill", config.fill, "filled", make)
 
 
 def prepare_resample(model: PatchInverter, config: dict) -> Edits:
     """A part of an image made anew."""
-    options, content = config.resample, _content(model, config)
-    if (options.mask is None) == (options.box is None):
-        raise UserError("resample.mask, resample.box: one of them says where the image is made anew")
-    white = None if options.mask is None else read_mask(Path(options.mask), config.infer.max_pixels)
+    content, where = _content(model, config), _where(config, "resample", "where the image is made anew")
+    structure = config.resample.what == "structure"
 
     def make(seed: int, source: Source) -> Latents:
-        where = Boxes([options.box]) if white is None else LabelImage(white, source.size)
-        check_inside(where, source.size, "resample.box")
-        structure = options.what == "structure"
-        return resample(model, source.latents(), where, seed, structure=structure, content=content(source.name))
+        place = where(source)
+        return resample(model, source.latents(), place, seed, structure=structure, content=content(source.name))
 
-    return _by_seed("resample", options, "resampled", make)
+    return _by_seed("resample", config.resample, "resampled", make)
 
 
 def prepare_chain(model: PatchInverter, config: dict) -> Edits:
     """Several edits, one after the other."""
-    if not config.edits:
-        raise UserError("edits: none given; allowed: a list of edits, each {verb: {key: value, ...}}")
-    steps = [_step(model, config, edit, f"edits[{number}]") for number, edit in enumerate(config.edits)]
+    steps = []
+    for number, (name, step) in enumerate(chained_edits(config)):
+        edits = VERBS[name].prepare(model, step)
+        if len(edits) != 1:
+            raise UserError(f"edits[{number}]: {name} gives {len(edits)} results; allowed in a chain: one")
+        steps += edits.values()
 
     def make(source: Source) -> Latents:
         latents = None
         for step in steps:
             latents = step(source)
-            source = Source(source.name, latents.size, partial(_given, latents))
+            source = Source(source.name, latents.size, lambda latents=latents: latents)
         return latents
 
     return {"edited": make}
 
 
-def _given(latents: Latents) -> Latents:
-    return latents
-
-
-def _step(model: PatchInverter, config: dict, edit: dict, where: str) -> Callable[[Source], Latents]:
-    """One edit of a chain."""
-    chained = {name: verb for name, verb in VERBS.items() if verb.chained}
-    names = [name for name in edit if name in chained]
-    if len(names) != 1 or "infer" in edit or "generate" in edit:
-        given, verbs = ", ".join(map(str, edit)) or "nothing", ", ".join(chained)
-        allowed = f"one of {verbs}, and further sections that it reads, but infer and generate"
-        raise UserError(f"{where}: {given}; allowed: {allowed}")
-    verb = chained[names[0]]
-    values = {name: {} if value is None else value for name, value in edit.items()}
-    complete = complete_config(verb.command, values, where)
-    complete.infer = config.infer
-    edits = verb.prepare(model, complete)
-    if len(edits) != 1:
-        raise UserError(f"{where}: {names[0]} gives {len(edits)} results; allowed in a chain: one")
-    return next(iter(edits.values()))
+def chained_edits(config: dict) -> list[tuple[str, dict]]:
+    """The verb, and the complete config, of each edit of a chain. UserError for what is none."""
+    if not config.edits:
+        raise UserError("edits: none given; allowed: a list of edits, each {verb: {key: value, ...}}")
+    chained, found = {name: verb for name, verb in VERBS.items() if verb.chained}, []
+    for number, edit in enumerate(config.edits):
+        names = [name for name in edit if name in chained]
+        if len(names) != 1 or "infer" in edit or "generate" in edit:
+            given, verbs = ", ".join(map(str, edit)) or "nothing", ", ".join(chained)
+            allowed = f"one of {verbs}, and further sections that it reads, but infer and generate"
+            raise UserError(f"edits[{number}]: {given}; allowed: {allowed}")
+        values = {name: {} if value is None else value for name, value in edit.items()}
+        complete = complete_config(chained[names[0]].command, values, f"edits[{number}]")
+        complete.infer = config.infer
+        found.append((names[0], complete))
+    return found
 
 
 def prepare_interpolate(model: PatchInverter, config: dict) -> Edits:
@@ -260,11 +249,33 @@ def _in_style(
     return make
 
 
-def named_styles(config: dict) -> list[Path]:
-    """The files that `styles` of the sections, and of a chain's edits, stand for. UserError for names that do not."""
-    sections = [section for each in (config, *config.get("edits", ())) for section in each.values()]
-    items = chain(*(section.get("styles") or () for section in sections if isinstance(section, dict)))
-    return [find_style(item) for item in items if item != OWN and isinstance(item, str)]
+def inputs_of(verb: Verb, config: dict, path: str | None) -> list[Path]:
+    """The files that a command reads by its config, in a chain by those of its edits, and those of named styles.
+
+    UserError for a name that stands for none.
+    """
+    if verb.prepare is prepare_chain:
+        steps = (inputs_of(VERBS[name], step, None) for name, step in chained_edits(config))
+        return files_read(verb.command, config, path) + sum(steps, [])
+    items = config[verb.command.own].get("styles", ())
+    styles = [find_style(item) for item in items if item != OWN and isinstance(item, str)]
+    return files_read(verb.command, config, path) + styles
+
+
+def _where(config: dict, section: str, what: str) -> Callable[[Source], Boxes | LabelImage]:
+    """A function that gives the box, or the mask, of a section, on an image. UserError unless it has one of them."""
+    options = config[section]
+    if (options.mask is None) == (options.box is None):
+        raise UserError(f"{section}.mask, {section}.box: one of them says {what}")
+    white = None if options.mask is None else read_mask(Path(options.mask), config.infer.max_pixels)
+
+    def where(source: Source) -> Boxes | LabelImage:
+        if white is not None:
+            return LabelImage(white, source.size)
+        check_inside(boxes := Boxes([options.box]), source.size, f"{section}.box")
+        return boxes
+
+    return where
 
 
 def _styles(

@@ -138,6 +138,12 @@ def test_a_folder(run, photographs, verb):
         assert (png(output / f"{name}.png") == png(single / f"{name}.png")).all()
 
 
+def test_a_style_of_a_chain_needs_no_list(run):
+    chained, _ = run("chain", "edits=[{style: {styles: 2}}]", output="chained")
+    styled, _ = run("style", output="styled")
+    assert (png(chained / "a-edited.png") == png(styled / "a-styled.png")).all()
+
+
 def test_a_chain_is_its_edits_one_after_the_other(run):
     chained, _ = run("chain", output="chained")
     fused, _ = run("fuse", output="fused")
@@ -398,6 +404,8 @@ WRONG = [
     ("chain", "edits=[{{fuse:{{\"blurr\":3}}}}]", "edits[0]: unknown key 'fuse.blurr'; the nearest"),
     ("chain", "edits=[{{\"fuse\":null}},{{outpaint:{{\"count\":2}}}}]", "edits[1]: outpaint gives 2 results; allowed"),
     ("chain", "edits=[{{fuse:{{styles:[{a}]}}}}] --output {a}", "a.png"),
+    ("chain", "edits=[{{\"style\":{{\"styles\":\"dawn\"}}}}]", "dawn: neither a file nor a saved style"),
+    ("chain", "edits=[{{\"style\":{{\"styles\":\"{a}\"}}}}] --output {a}", "a.png"),
     ("chain", "edits=3", "edits: 3 given; allowed: a list of edits, each"),
     ("resample", "box=0,0,65,20", "a.png: resample.box: [0, 0, 65, 20], but the image has 64 x 83 pixels"),
     ("interpolate", "--input {a}", "images: 1; needed are two or more"),

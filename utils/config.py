@@ -64,18 +64,9 @@ def files_read(command: type[Section], config: dict, path: str | Path | None) ->
     for key, section in keys_of(command).items():
         value, name = reduce(EasyDict.get, key.split("."), config), key.rpartition(".")[2]
         if (section.model_fields[name].annotation == File and name != "output") or isinstance(value, list):
-            named = map(Path, _texts(value))
+            named = [Path(each) for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
             found += [each for each in named if os.path.isfile(each) or each.suffix == ZARR]
     return found
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in a value, in lists and sections of it, too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _texts(each)
 
 
 def validate_section(name: str, values: dict, where: str) -> EasyDict:
