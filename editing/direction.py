@@ -26,7 +26,7 @@ from models.layers import ModulatedConv2d
 from models.statistics import COVARIANCE, StatisticsMapping, from_features, to_features, within_gamut
 from models.trunk import COLOURS, Trunk
 from models.weights import SHIPPED
-from utils.checkpoint import fingerprint, load_weights, save_weights
+from utils.checkpoint import load_weights, save_weights
 from utils.errors import UserError
 
 FORMAT = "patch-inverter-direction-1"
@@ -43,7 +43,7 @@ class Direction:
 
     def save(self, path: Path, model: PatchInverter, about: dict[str, str]) -> None:
         """Write a safetensors file; `about`: what its metadata say besides. UserError where the disk refuses."""
-        metadata = {"format": FORMAT, "space": space(model), **about}
+        metadata = {"format": FORMAT, "space": model.style_space, **about}
         save_weights(path, {"step": self.step}, metadata)
 
     def moved(self, style: Style | StyleMap, strength: float, trunk: Trunk) -> Style | StyleMap:
@@ -106,8 +106,8 @@ def load_direction(model: PatchInverter, path: Path) -> Direction:
     tensors, metadata = load_weights(path)
     if metadata.get("format") != FORMAT or set(tensors) != {"step"}:
         raise UserError(f"{path}: no direction; `edit.py fit-direction` writes such files")
-    if metadata.get("space") != space(model):
-        said = f"fitted in the styles of another model ({metadata.get('space')}; the checkpoint has {space(model)})"
+    if (found := metadata.get("space")) != model.style_space:
+        said = f"fitted in the styles of another model ({found}; the checkpoint has {model.style_space})"
         raise UserError(f"{path}: {said}; fit it again")
     return Direction(path.stem, tensors["step"])
 
@@ -171,11 +171,6 @@ def require_styles(model: PatchInverter) -> None:
     """UserError for a model whose styles are not measured."""
     if not model.measured:
         raise UserError("direction: needs a checkpoint with a trunk, whose styles are measured (model.trunk)")
-
-
-def space(model: PatchInverter) -> str:
-    """What identifies the styles of a model: the fingerprint of the trunk that they are measured by."""
-    return fingerprint(model.generator.texture.trunk.state_dict())
 
 
 def _training_features(model: PatchInverter) -> Tensor:

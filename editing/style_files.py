@@ -1,6 +1,6 @@
 """Styles from wherever they come: a seed, an image, a latent file, or a file of a style that was saved by name.
 
-A file of a style is safetensors: the tensor `style` [S] in float32, and metadata that say what weights it belongs to.
+A file of a style is safetensors: the tensor `style` [S] in float32, and metadata that say which models it belongs to.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from utils.errors import UserError, failures, naming
 FORMAT = "patch-inverter-style-1"
 SUFFIX = ".safetensors"
 FOLDER = Path("styles")  # where names are looked up
-FORMAT_KEY, MODEL_KEY = "format", "weights_fingerprint"
+FORMAT_KEY, SPACE_KEY = "format", "space"
 
 
 def save_style(model: PatchInverter, style: Style, path: str | Path) -> None:
@@ -32,7 +32,7 @@ def save_style(model: PatchInverter, style: Style, path: str | Path) -> None:
     path = Path(path)
     if path.suffix != SUFFIX:
         raise UserError(f"{path}: styles are saved as {SUFFIX}")
-    save_weights(path, {"style": style.global_latent}, {FORMAT_KEY: FORMAT, MODEL_KEY: model.fingerprint})
+    save_weights(path, {"style": style.global_latent}, {FORMAT_KEY: FORMAT, SPACE_KEY: model.style_space})
 
 
 def load_style(model: PatchInverter, path: str | Path) -> Style:
@@ -43,8 +43,8 @@ def load_style(model: PatchInverter, path: str | Path) -> Style:
     if found is None or set(tensors) != {"style"}:
         raise UserError(f"{path}: not a whole file of a style")
     values = tensors["style"]
-    if metadata.get(MODEL_KEY) != model.fingerprint:
-        raise UserError(f"{path}: of the weights {metadata.get(MODEL_KEY)}, but the checkpoint has {model.fingerprint}")
+    if (found := metadata.get(SPACE_KEY)) != model.style_space:
+        raise UserError(f"{path}: a style of another model ({found}; the checkpoint has {model.style_space})")
     length = model.generator.structure.global_dim
     if values.shape != (length,) or values.dtype != torch.float32 or not values.isfinite().all():
         raise UserError(f"{path}: {values.dtype} {list(values.shape)}; a style has {length} finite numbers of float32")

@@ -38,6 +38,7 @@ from models.structure import StyledStructure
 from models.trunk import COLOURS, synthesis
 from models.weights import SHIPPED, Inverter, load_inverter
 from utils import log
+from utils.checkpoint import fingerprint
 from utils.device import (
     limit_threads,
     release_freed_memory,
@@ -103,6 +104,14 @@ class PatchInverter:
     def cells(self, size: tuple[int, int]) -> Region:
         """The latent cells that an image of (height, width) is drawn from; the first one draws pixels before it."""
         return Region.at(0, 0, *size).receptive_field(self.generator.texture.rule)
+
+    @property
+    def style_space(self) -> str:
+        """What identifies the styles of a model: the fingerprint of the trunk that they are measured by, or of all.
+
+        So those that are measured stay valid when the synthesizers are trained on.
+        """
+        return fingerprint(self.generator.texture.trunk.state_dict()) if self.measured else self.fingerprint
 
     @property
     def reach(self) -> int:

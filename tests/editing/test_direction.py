@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from editing import find_direction, move
 from editing.boundary import describe, fit_boundary
-from editing.direction import Direction, factorised, load_direction, principal, space
+from editing.direction import Direction, factorised, load_direction, principal
 from inversion import Latents, PatchInverter
 from inversion.noise import FieldNoise
 from inversion.styles import StyleMap
@@ -239,4 +239,4 @@ def test_the_space_is_that_of_the_shipped_directions():
     found = PatchInverter.from_pretrained(device="cpu")
     for name in ("day-dusk", "clear-hazy", "summer-snow"):
         direction = find_direction(found, name)
-        assert isinstance(direction, Direction) and direction.step.isfinite().all() and space(found)
+        assert isinstance(direction, Direction) and direction.step.isfinite().all() and found.style_space

@@ -39,7 +39,7 @@ def test_models_without_a_trunk_have_styles_too(model, tmp_path):
 
 
 WRONG = {  # values, metadata: what is said
-    "of the weights other, but the checkpoint has trunk": (None, {"weights_fingerprint": "other"}),
+    "a style of another model .other; the checkpoint has": (None, {"space": "other"}),
     r"\[7\]; a style has 78 finite numbers": (torch.zeros(7), {}),
     "float64": (torch.zeros(78, dtype=torch.float64), {}),
     "values that are not finite": (torch.full((78,), float("nan")), {}),
@@ -51,7 +51,7 @@ WRONG = {  # values, metadata: what is said
 def test_files_that_do_not_fit(trunk_model, tmp_path, said):
     values, changes = WRONG[said]
     values = trunk_model.style(1).global_latent if values is None else values
-    metadata = {"format": FORMAT, "weights_fingerprint": trunk_model.fingerprint} | changes
+    metadata = {"format": FORMAT, "space": trunk_model.style_space} | changes
     save_weights(tmp_path / "a.safetensors", {"style": values}, metadata)
     with pytest.raises(UserError, match=said) as error:
         load_style(trunk_model, tmp_path / "a.safetensors")
