@@ -230,7 +230,8 @@ def test_any_byte_of_a_header_may_be_another(model, copy, share, byte):
     content = bytearray(path.read_bytes())
     content[int(share * header_of(content))] = byte
     path.write_bytes(content)
-    draws(model, path)
+    if draws(model, path):  # spaces and the like
+        assert same(model, Latents.load(path), Latents.load(copy(".safetensors")))
 
 
 @settings(max_examples=100)
