@@ -1,14 +1,17 @@
-"""A check of an LMDB file's tree before LMDB maps it.
+"""LMDB files, read without the library LMDB.
 
-LMDB trusts its file: a damaged pointer makes it read beyond the map, which kills the process instead of raising. So
-every page of the tree is read once here, and its pointers are compared with the page and the file. The pages that hold
-images are not read; their checksums are compared when they are.
+That trusts its file: a damaged pointer makes it read beyond its map, which kills the process instead of raising. Here
+the pages of the tree are read once, and their pointers are compared with the page and the file; values are read when
+they are asked for.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,19 +24,39 @@ NODE = struct.Struct("<HHHH")           # size or page (low, high, higher, which
 META = struct.Struct("<II16xI44x40xQQQ")  # magic, version, page size; main tree's root; last page, transaction
 
 
-def check_tree(path: Path) -> None:
-    """ValueError where the tree of the LMDB file `path` is damaged; OSError where it cannot be read."""
-    with open(path, "rb") as file:
-        meta = [_meta(file, 0)]
-        page_size = meta[0][2]
-        if page_size < 256 or page_size & (page_size - 1) or page_size > 2**16:
-            raise ValueError(f"a page size of {page_size} is impossible")
-        meta.append(_meta(file, page_size))
-        _, _, _, root, last_page, _ = max(meta, key=lambda each: each[-1])
-        pages = os.fstat(file.fileno()).st_size // page_size
-        if last_page >= pages:
-            raise ValueError(f"data.mdb is truncated: {pages} of {last_page + 1} pages")
-        _walk(file, page_size, pages, root)
+class Tree:
+    """The keys of an LMDB file, sorted, and where their values lie; any process or thread may read them.
+
+    ValueError where its tree is damaged, OSError where it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.keys = path, []
+        self._starts, self._sizes = array("Q"), array("Q")  # bytes
+        with open(path, "rb") as file:
+            page_size = _meta(file, 0)[2]
+            if page_size < 256 or page_size & (page_size - 1) or page_size > 2**16:
+                raise ValueError(f"a page size of {page_size} is impossible")
+            _, _, _, root, last_page, _ = max(_meta(file, 0), _meta(file, page_size), key=lambda meta: meta[-1])
+            pages = os.fstat(file.fileno()).st_size // page_size
+            if last_page >= pages:
+                raise ValueError(f"data.mdb is truncated: {pages} of {last_page + 1} pages")
+            for key, start, size in _entries(file, page_size, pages, root):
+                self.keys.append(key)
+                self._starts.append(start)
+                self._sizes.append(size)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key, None where there is none. ValueError where the file has become shorter."""
+        place = bisect_left(self.keys, key)
+        if self.keys[place : place + 1] != [key]:
+            return None
+        with open(self.path, "rb") as file:
+            file.seek(self._starts[place])
+            value = file.read(self._sizes[place])
+        if len(value) < self._sizes[place]:
+            raise ValueError("data.mdb is truncated")
+        return value
 
 
 def _meta(file: BinaryIO, position: int) -> tuple[int, ...]:
@@ -47,8 +70,8 @@ def _meta(file: BinaryIO, position: int) -> tuple[int, ...]:
     return meta
 
 
-def _walk(file: BinaryIO, page_size: int, pages: int, root: int) -> None:
-    """Visit every page of the tree once, checking that all it points to exists."""
+def _entries(file: BinaryIO, page_size: int, pages: int, root: int) -> Iterator[tuple[bytes, int, int]]:
+    """Every key, with the first byte and the size of its value; visits each page of the tree once."""
     waiting, seen = [] if root == NO_PAGE else [root], set()
     while waiting:
         number = waiting.pop()
@@ -58,31 +81,31 @@ def _walk(file: BinaryIO, page_size: int, pages: int, root: int) -> None:
         file.seek(number * page_size)
         page = file.read(page_size)
         try:
-            waiting += _children(page, number, pages)
+            children, entries = _nodes(page, number, pages)
         except (struct.error, ValueError) as error:
             raise ValueError(f"its tree is damaged in page {number}: {error}") from error
+        waiting += reversed(children)
+        yield from entries
 
 
-def _children(page: bytes, number: int, pages: int) -> list[int]:
-    """Pages that a tree page leads to; ValueError where a node does not fit in its page, or its value in the file."""
+def _nodes(page: bytes, number: int, pages: int) -> tuple[list[int], list[tuple[bytes, int, int]]]:
+    """Pages that a page of the tree leads to, and its entries; ValueError where one does not fit in page or file."""
     own_number, _, flags, end_of_pointers, _ = HEADER.unpack_from(page)
     if own_number != number or flags & KINDS not in (BRANCH, LEAF):
         raise ValueError("not a page of the tree")
-    count = (end_of_pointers - HEADER.size) // 2
-    if count < (2 if flags & BRANCH else 1):  # fewer in a branch would abort LMDB
-        raise ValueError(f"{count} entries are too few")
-    children = []
-    for position in struct.unpack_from(f"<{count}H", page, HEADER.size):
+    children, entries, end = [], [], pages * len(page)
+    for position in struct.unpack_from(f"<{(end_of_pointers - HEADER.size) // 2}H", page, HEADER.size):
         low, high, higher, key_size = NODE.unpack_from(page, position)
         value, size = position + NODE.size + key_size, low | high << 16
         if flags & BRANCH:
             children.append(size | higher << 32)
-            size = 0
-        elif higher & ELSEWHERE:
-            (first,) = struct.unpack_from("<Q", page, value)
-            if first + -(-(HEADER.size + size) // len(page)) > pages:
-                raise ValueError("a value lies outside of the file")
-            size = 8
-        if value + size > len(page):
+            continue
+        start = number * len(page) + value
+        if higher & ELSEWHERE:
+            start = struct.unpack_from("<Q", page, value)[0] * len(page) + HEADER.size
+        elif value + size > len(page):
             raise ValueError("an entry lies outside of the page")
-    return children
+        if start + size > end:
+            raise ValueError("a value lies outside of the file")
+        entries.append((page[position + NODE.size : value], start, size))
+    return children, entries

@@ -14,19 +14,15 @@ import re
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
-from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
-import lmdb
-
-from datasets.lmdb_tree import check_tree
+from datasets.lmdb_tree import Tree
 from images.decoding import MAGIC_BYTES, errors_named, readable, recognise
-from images.listing import HIDDEN, find_images, is_image, kind_of, tell_left_out, why_not
+from images.listing import HIDDEN, choose, find_images, is_image, why_not
 from images.reading import Image, ImageError, open_image
 from utils.errors import UserError
 
@@ -125,16 +121,8 @@ class ZipSource(Source):
             entries = self._archive().infolist()
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise UserError(f"{path}: not a whole zip file: {error}") from error
-        images, others = [], Counter()
-        for entry in entries:
-            name = PurePosixPath(entry.filename)
-            if entry.is_dir() or any(part.startswith(HIDDEN) for part in name.parts):
-                continue
-            if (reason := self._why_not(entry)) is None:
-                images.append(entry)
-            else:
-                others[kind_of(name), reason] += 1
-        tell_left_out(others)
+        shown = [entry for entry in entries if not (entry.is_dir() or _is_hidden(entry.filename))]
+        images = choose(shown, lambda entry: PurePosixPath(entry.filename), self._why_not)
         if not images:
             raise UserError(f"{path}: a zip file without images")
         if any(entry.flag_bits & ENCRYPTED for entry in images):
@@ -174,9 +162,6 @@ class ZipSource(Source):
 
 class LmdbSource(Source):
     """The images of an LMDB folder; a label is the name that the image had when it was built, or where none is the key.
-
-    The environment is opened for each read, in 0.1 ms: none crosses a fork, and each read finds out whether the file
-    still has its length. One thread of a process at a time may read.
     """
 
     separator = ":"
@@ -184,43 +169,72 @@ class LmdbSource(Source):
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder)
         try:
-            check_tree(self.folder / "data.mdb")
-            with _reading(self.folder) as transaction:
-                self._numbered = _numbered_layout(transaction)
-                self._keys = [] if self._numbered else _image_keys(transaction)
-        except (lmdb.Error, OSError, ValueError) as error:
+            self._tree = Tree(self.folder / "data.mdb")
+            self._read_layout()
+        except (OSError, ValueError) as error:
             raise UserError(f"{folder}: not a readable image LMDB: {error}") from error
 
     def __len__(self) -> int:
-        return self._numbered.length if self._numbered else len(self._keys)
+        return self._length
 
     def label(self, index: int) -> str:
-        if self._numbered and self._numbered.described:
+        if self._described:
             with suppress(ImageError):
-                return os.fsdecode(_name_in(*self._get(self._numbered.meta(index))))
+                return os.fsdecode(_name_in(self._get(record_key("meta", index, self._digits))))
         return os.fsdecode(self._key(index))
 
     def read(self, index: int) -> bytes:
-        if not (self._numbered and self._numbered.described):
-            return super().read(index)
-        data, meta = self._get(self._key(index), self._numbered.meta(index))
-        if meta != describe(data, _name_in(meta)):
-            raise ImageError(self.name(index), "is damaged: its checksum does not match")
+        data = self._get(self._key(index))
+        if self._described:
+            meta = self._get(record_key("meta", index, self._digits))
+            if meta != describe(data, _name_in(meta)):
+                raise ImageError(self.name(index), "is damaged: its checksum does not match")
         return data
 
     def stream(self, index: int) -> BinaryIO:
-        return io.BytesIO(*self._get(self._key(index)))
+        return io.BytesIO(self._get(self._key(index)))
+
+    def _read_layout(self) -> None:
+        """ValueError where the layout is none of the three."""
+        keys, length = self._tree.keys, self._tree.get(b"length")
+        self._prefix, self._digits, self._described = None, 0, False
+        if length is None:
+            self._length = len(keys)
+            if not any(readable(recognise(self._tree.get(key))) for key in keys[:LOOK]):
+                raise ValueError(
+                    "its values are no images, as those of prepare_data.py, InfinityGAN, LSUN and BasicSR are; put the"
+                    " images into a folder or a zip file"
+                )
+            return
+        match = RECORD.fullmatch(keys[0])  # digits sort before all other keys
+        if match is None:
+            raise ValueError("it has no key of the form SIZE-INDEX")
+        self._prefix, self._digits, self._length = match[1].decode(), len(match[2]), int(length)
+        self._described = self._tree.get(record_key("meta", 0, self._digits)) is not None
+        fits = len(keys) == 2 * self._length + 1 if self._described else self._length < len(keys)
+        if not (fits and self._length):
+            raise ValueError(f"its `length` is {self._length}, which does not fit its {len(keys)} entries")
 
     def _key(self, index: int) -> bytes:
-        return self._numbered.key(index) if self._numbered else self._keys[index]
+        return self._tree.keys[index] if self._prefix is None else record_key(self._prefix, index, self._digits)
 
-    def _get(self, *keys: bytes) -> list[bytes]:
-        name = f"{self.folder}:{os.fsdecode(keys[0])}"
-        with errors_named(name), _reading(self.folder) as transaction:
-            values = [transaction.get(key) for key in keys]
-        if None in values:
+    def _get(self, key: bytes) -> bytes:
+        name = f"{self.folder}:{os.fsdecode(key)}"
+        with errors_named(name):
+            value = self._tree.get(key)
+        if value is None:
             raise ImageError(name, "is missing from the LMDB")
-        return values
+        return value
+
+
+def _of_own(method: str) -> Callable:
+    """A method of `Joined`: that of the source that an image is of."""
+
+    def call(self: Joined, index: int, *arguments: Any) -> Any:
+        source, own = self._places[index]
+        return getattr(source, method)(own, *arguments)
+
+    return call
 
 
 class Joined(Source):
@@ -233,25 +247,7 @@ class Joined(Source):
     def __len__(self) -> int:
         return len(self._places)
 
-    def label(self, index: int) -> str:
-        source, own = self._places[index]
-        return source.label(own)
-
-    def name(self, index: int) -> str:
-        source, own = self._places[index]
-        return source.name(own)
-
-    def stream(self, index: int) -> BinaryIO:
-        source, own = self._places[index]
-        return source.stream(own)
-
-    def read(self, index: int) -> bytes:
-        source, own = self._places[index]
-        return source.read(own)
-
-    def open(self, index: int, max_pixels: int) -> Image:
-        source, own = self._places[index]
-        return source.open(own, max_pixels)
+    label, name, stream, read, open = map(_of_own, ("label", "name", "stream", "read", "open"))
 
 
 def open_sources(paths: Iterable[str | Path]) -> Source:
@@ -300,61 +296,8 @@ def combined_digest(digests: Iterable[bytes]) -> str:
     return hashlib.blake2b(b"".join(sorted(digests)), digest_size=4).hexdigest()
 
 
-@contextmanager
-def _reading(folder: Path) -> Iterator[lmdb.Transaction]:
-    """A transaction that reads; lmdb.Error where the file is shorter than it says: reading it would kill us."""
-    with lmdb.open(
-        str(folder), readonly=True, lock=False, readahead=False, create=False, max_spare_txns=0, map_size=0
-    ) as environment:
-        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-        size = os.path.getsize(folder / "data.mdb")
-        if size < needed:
-            raise lmdb.CorruptedError(f"data.mdb is truncated: {size} of {needed} bytes")
-        with environment.begin() as transaction:
-            yield transaction
-
-
-class _Numbered(NamedTuple):
-    """The keys of an LMDB that numbers its images."""
-
-    length: int
-    prefix: str
-    digits: int
-    described: bool  # whether each image has a description
-
-    def key(self, index: int) -> bytes:
-        return record_key(self.prefix, index, self.digits)
-
-    def meta(self, index: int) -> bytes:
-        return record_key("meta", index, self.digits)
-
-
-def _numbered_layout(transaction: lmdb.Transaction) -> _Numbered | None:
-    """The layout of an LMDB that has `length`, None for others; ValueError where that does not fit."""
-    cursor, length = transaction.cursor(), transaction.get(b"length")
-    if length is None:
-        return None
-    match = RECORD.fullmatch(cursor.key()) if cursor.first() else None  # digits sort before all other keys
-    if match is None:
-        raise ValueError("it has no key of the form SIZE-INDEX")
-    found = _Numbered(int(length), match[1].decode(), len(match[2]), False)
-    found = found._replace(described=transaction.get(found.meta(0)) is not None)
-    entries = transaction.stat()["entries"]
-    if not 0 < found.length < entries or (found.described and entries != 2 * found.length + 1):
-        raise ValueError(f"its `length` is {found.length}, which does not fit its {entries} entries")
-    return found
-
-
-def _image_keys(transaction: lmdb.Transaction) -> list[bytes]:
-    """All keys of an LMDB whose values are images; ValueError where the first ones are none."""
-    cursor = transaction.cursor()
-    if not any(readable(recognise(value)) for value in islice(cursor.iternext(keys=False), LOOK)):
-        raise ValueError(
-            "its values are no images, as those of prepare_data.py, InfinityGAN, LSUN and BasicSR are; put the images"
-            " into a folder or a zip file"
-        )
-    cursor.first()
-    return list(cursor.iternext(values=False))
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(HIDDEN) for part in PurePosixPath(name).parts)
 
 
 def _name_in(meta: bytes) -> bytes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
+from typing import TypeVar
 
 from images.decoding import readable, recognise
 from utils import log
@@ -24,6 +25,8 @@ NEEDED = {"HEIF": "needs pillow-heif"}  # what to install for a format
 HIDDEN = (".", "@eaDir", "__MACOSX")  # how names begin that Unix, Synology's disks, and macOS do not show
 MOST_KINDS = 8  # that a line names
 
+T = TypeVar("T")
+
 
 def find_images(folder: str | Path, without: Path | None = None) -> list[Path]:
     """The images of a folder and of those below it, sorted; a line of the log counts the other files by suffix.
@@ -31,24 +34,31 @@ def find_images(folder: str | Path, without: Path | None = None) -> list[Path]:
     Links to folders are followed, and no folder is entered twice, nor the folder `without`. Hidden files and folders
     do not count. A broken link that is called like an image stays, to be named as damaged.
     """
-    found, others = [], Counter()
-    for path in walk(Path(folder), without, others):
-        reason = _why_not(path)
-        if reason is None:
-            found.append(path)
-        else:
-            others[kind_of(path), reason] += 1
-    tell_left_out(others)
+    others = Counter()
+    found = choose(walk(Path(folder), without, others), lambda path: path, _why_not, others)
     return sorted(found, key=lambda path: path.parts)
 
 
-def tell_left_out(others: Counter) -> None:
-    """Print one line that counts files, by (suffix, why they are left out)."""
+def choose(
+    files: Iterable[T], path: Callable[[T], PurePath], why_not: Callable[[T], str | None], others: Counter | None = None
+) -> list[T]:
+    """Those of the files for which there is no reason why not; a line of the log counts the others by suffix.
+
+    `others` counts, by (suffix, reason), what was left out before.
+    """
+    found, others = [], Counter() if others is None else others
+    for file in files:
+        reason = why_not(file)
+        if reason is None:
+            found.append(file)
+        else:
+            others[_kind_of(path(file)), reason] += 1
     if others:
         shown = others.most_common(MOST_KINDS)
         texts = [f"{count} {kind}{f' ({reason})' if reason else ''}" for (kind, reason), count in shown]
-        more = sum(others.values()) - sum(count for _, count in shown)
+        more = others.total() - sum(count for _, count in shown)
         log.info(f"left out: {', '.join(texts)}{f', {more} others' if more else ''}", first_process())
+    return found
 
 
 def is_image(path: Path) -> bool:
@@ -106,7 +116,7 @@ def why_not(name: str, content: Callable[[], Path | bytes]) -> str | None:
     return None if readable(kind) else NEEDED.get(kind, f"{kind} is not read") if kind else ""
 
 
-def kind_of(path: PurePath) -> str:
+def _kind_of(path: PurePath) -> str:
     """How a line calls a file that is left out."""
     suffix = path.suffix.lower()
     return log.printable(suffix) if 1 < len(suffix) <= 12 else "without a suffix"

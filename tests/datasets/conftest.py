@@ -39,15 +39,16 @@ def make_folder(tmp_path):
 
 
 @pytest.fixture
-def make_public_lmdb(tmp_path):
-    """make_public_lmdb(name, records, digits=8) -> path of an LMDB in InfinityGAN's layout."""
+def make_lmdb(tmp_path):
+    """make_lmdb(name, {key: bytes}), or of a list of images in InfinityGAN's layout -> path."""
 
     def make(name, records, digits=8):
-        path = tmp_path / name
-        with lmdb.open(str(path), map_size=2**24) as environment, environment.begin(write=True) as transaction:
-            transaction.put(b"length", str(len(records)).encode())
-            for index, data in enumerate(records):
-                transaction.put(f"197-{index:0{digits}d}".encode(), data)
-        return path
+        if isinstance(records, list):
+            length = {b"length": b"%d" % len(records)}
+            records = length | {f"197-{index:0{digits}d}".encode(): data for index, data in enumerate(records)}
+        with lmdb.open(str(tmp_path / name), map_size=2**24) as environment, environment.begin(write=True) as write:
+            for key, data in records.items():
+                write.put(key, data)
+        return tmp_path / name
 
     return make
