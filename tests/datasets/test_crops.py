@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import datasets
-from datasets import CropDataset, StepSampler, Window, build, loader
+from datasets import CropDataset, Window, build, loader
 from datasets.sources import FolderSource, open_source
 from images.thumbnail import thumbnail
 from utils import watching
@@ -20,6 +20,7 @@ from utils.config import load_config
 from utils.errors import UserError
 from utils.schema import TrainConfig
 
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 PATCH, BEFORE, AFTER, THUMBNAIL = 8, 3, 5, 4
 SIZE = BEFORE + PATCH + AFTER
 SIZES = {"window": Window(PATCH, BEFORE, AFTER), "thumbnail": THUMBNAIL, "seed": 0}
@@ -40,17 +41,6 @@ def equal(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
-def test_items(make_folder):
-    item = crops(make_folder("photos", 5))[2, 0]
-    assert {key: (tuple(value.shape), value.dtype) for key, value in item.items()} == {
-        "window": ((3, SIZE, SIZE), torch.float32),
-        "thumbnail": ((3, THUMBNAIL, THUMBNAIL), torch.float32),
-        "row": ((), torch.float32),
-        "id": ((), torch.int64),
-    }
-    assert item["window"].min() >= -1 and item["window"].max() <= 1 and item["window"].is_contiguous()
-
-
 def windows(image, top, mirrored):
     """All windows [3, S, S] of patches whose first row is `top`, cut out of the whole reflected image."""
     pixels = image.window_float(0, 0, image.height, image.width)
@@ -63,8 +53,9 @@ def test_a_window_is_a_patch_of_the_image_in_its_reflected_context(make_folder):
     """Mirrored or not, as the thumbnail is; over the whole range of rows."""
     dataset = crops(make_folder("photos", 3), flip=True)
     rows, flips = set(), set()
-    for step in range(60):
+    for step in range(40):
         item = dataset[step, 0]
+        assert all(item[key].dtype == torch.float32 for key in ("window", "thumbnail", "row"))
         image = dataset.source.open(int(item["id"]), 10**6)
         small = thumbnail(image, THUMBNAIL).transpose(2, 0, 1)
         mirrored = not np.array_equal(small, item["thumbnail"])
@@ -93,16 +84,10 @@ def test_every_epoch_shows_every_image_once_in_its_own_order(make_folder):
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     assert [int(dataset[divmod(position, 3)]["id"]) for position in reversed(range(21))] == order[::-1]
-
-
-def test_seeds_differ(make_folder):
-    folder = make_folder("photos", 4)
-    first, again, other = (crops(folder, seed=seed)[5, 2] for seed in (1, 1, 2))
+    first, again, other = (crops(dataset.source.folder, seed=seed)[5, 2] for seed in (-1, -1, 2))
     assert equal(first, again) and not equal(first, other)
-    assert crops(folder, seed=-1)[0, 0]["window"].shape == (3, 16, 16)
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_batches_do_not_depend_on_workers_ranks_or_the_first_step(make_folder):
     dataset = crops(make_folder("photos", 9), flip=True)
     straight = list(loader(dataset, 0, 6, 4))
@@ -115,19 +100,17 @@ def test_batches_do_not_depend_on_workers_ranks_or_the_first_step(make_folder):
         assert equal(whole, {key: torch.cat([part[key] for part in parts]) for key in whole})
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_a_zip_is_read_by_workers_as_a_folder_is(make_folder, tmp_path, monkeypatch, start):
-    """Processes that are forked, and those that begin anew (macOS, Windows)."""
+def test_a_zip_is_read_by_workers_as_a_folder_is(make_folder, tmp_path, monkeypatch):
+    """By those that begin anew (macOS, Windows), too."""
     folder = make_folder("photos", 9)
     archive = open_source(shutil.make_archive(str(tmp_path / "photos"), "zip", folder))
-    monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", multiprocessing.get_context(start))
+    spawn = multiprocessing.get_context("spawn")
+    monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", spawn)
     dataset = CropDataset(archive, list(range(9)), **SIZES)
-    assert all(map(equal, loader(crops(folder), 0, 4, 4), loader(dataset, 0, 4, 4, workers=2)))
+    assert all(map(equal, loader(crops(folder), 0, 2, 4), loader(dataset, 0, 2, 4, workers=1)))
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("shared", [2**14, 0, None])
+@pytest.mark.parametrize("shared", [2**14, None])
 def test_little_shared_memory(make_folder, monkeypatch, tmp_path, capsys, shared):
     """Batches then come by pipe: none of a worker's tensors is shared; the note is one, of the first process."""
     def refuse(*_):
@@ -157,13 +140,6 @@ def test_where_no_worker_can_start_this_process_loads(make_folder, monkeypatch, 
     batches = loader(crops(make_folder("photos", 9)), 0, 2, 4, workers=2)
     assert batches.num_workers == 0 and len(list(batches)) == 2
     assert capsys.readouterr().out.startswith("note: /dev/shm cannot be written: data.workers=0 in place of 2")
-
-
-def test_step_sampler():
-    assert list(StepSampler(7, 2, batch=2, rank=1, world=3)) == [[(7, 2), (7, 3)], [(8, 2), (8, 3)]]
-    assert len(StepSampler(7, 2, 2)) == 2
-    with pytest.raises(ValueError, match="rank 2"):
-        StepSampler(0, 1, 1, rank=2, world=2)
 
 
 def test_validation_is_fixed_and_even(make_folder):
@@ -211,17 +187,14 @@ def test_a_side_that_is_too_long_for_any_image_is_refused_at_once(make_folder):
         build(config(f"data.train={make_folder('photos', 3)}", "data.resize=99999"), **SIZES)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_too_much_damage_stops_with_one_line(make_folder, workers):
+def test_too_much_damage_stops_with_one_line(make_folder):
     folder = make_folder("photos", 20)
     damage(folder, [f"{number:03d}.png" for number in range(4, 10)])
-    with pytest.raises(UserError, match=r"6 of 20 images are damaged.*max_bad_fraction=0\.1.*\.png") as caught:
-        list(loader(crops(folder, max_bad_fraction=0.1), 0, 10, 4, workers=workers))
-    assert "\n" not in str(caught.value) and str(caught.value).startswith("6 of 20")
+    with pytest.raises(UserError, match=r"^6 of 20 images are damaged.*max_bad_fraction=0\.1[^\n]*\.png[^\n]*$"):
+        list(loader(crops(folder, max_bad_fraction=0.1), 0, 10, 4, workers=1))
 
 
-@pytest.mark.parametrize(("images", "allowed"), [(1, 0), (2, 1), (7, 3), (57, 5)])
+@pytest.mark.parametrize(("images", "allowed"), [(1, 0), (7, 3), (30, 5)])
 def test_a_few_damaged_files_end_no_small_run(make_folder, images, allowed):
     """By the default share, which is less than one of them; as many as half of them, though, are no data."""
     folder = make_folder("photos", images)
@@ -236,12 +209,11 @@ def test_a_few_damaged_files_end_no_small_run(make_folder, images, allowed):
         [crops(folder, max_bad_fraction=0.0).with_batch(images)[0, index] for index in range(images)]
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("cause", ["kill", "bus error", "stop", "hang", "memory"])
+@pytest.mark.parametrize("cause", ["kill", "stop", "hang", "memory"])
 def test_a_lost_worker_is_an_error_that_names_the_image(make_folder, monkeypatch, cause):
     """Within 15 seconds, and no process stays."""
     source_open = FolderSource.open
-    signals = {"kill": signal.SIGKILL, "bus error": signal.SIGBUS, "stop": signal.SIGSTOP}
+    signals = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
     def fatal(self, index, max_pixels):
         if index == 3 and cause == "hang":
@@ -253,18 +225,17 @@ def test_a_lost_worker_is_an_error_that_names_the_image(make_folder, monkeypatch
         return source_open(self, index, max_pixels)
 
     monkeypatch.setattr(FolderSource, "open", fatal)
-    if cause == "stop":  # time is saved
+    if cause in ("stop", "hang"):  # time is saved
         monkeypatch.setattr(watching, "LOOK", 0.3)
         monkeypatch.setattr(datasets, "LOOK", 0.3)
     start = time.monotonic()
     with pytest.raises(UserError, match=r"003\.png") as caught:
         list(loader(crops(make_folder("photos", 6)), 0, 10, 4, workers=1))
-    said = {"kill": "SIGKILL, as the system does where memory is", "bus error": "SIGBUS", "memory": "out of memory"}
+    said = {"kill": "SIGKILL, as the system does where memory is", "memory": "out of memory"}
     assert said.get(cause, "hangs") in str(caught.value) and "\n" not in str(caught.value)
     assert time.monotonic() - start < 15 and not multiprocessing.active_children()
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_a_worker_that_works_for_too_long(make_folder, monkeypatch):
     """One that is slow is waited for."""
     source_open, seconds = FolderSource.open, 1.0
@@ -285,7 +256,6 @@ def test_a_worker_that_works_for_too_long(make_folder, monkeypatch):
         list(loader(dataset, 0, 1, 1, workers=1))
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_a_worker_that_is_lost_during_a_step_does_not_disturb_it(make_folder):
     """It is told where the next batch is asked for: PyTorch would raise from its signal handler."""
     batches, whole = iter(loader(crops(make_folder("photos", 6)), 0, 50, 4, workers=1)), []
