@@ -193,14 +193,16 @@ def model_of(public: Mapping, judge: Mapping | None, constants: Constants, where
         "stages": stages,
         "local_dim": size(weight + "weight", 1),
         "global_dim": size(weight + "modulation.weight", 1),
-        "structure": default.structure | {
+        "structure": default.structure
+        | {
             "layers": layers,
             "radius": radius,
             "vertical_slope": 2 * constants.vert_cut_pt / (constants.ts_input_size + constants.vert_sample_size - 1),
             "horizontal_period": round((constants.ts_input_size + 2 * layers * radius) / constants.hori_occupy_ratio),
             "row_starts": constants.vert_sample_size,
         },
-        "texture": default.texture | {
+        "texture": default.texture
+        | {
             "widths": [size(f"{TEXTURE}convs.{2 * k}.conv.weight", 1) for k in range(stages)],
             "mapping_layers": count(public, TEXTURE + "mapping.") - 1,
         },

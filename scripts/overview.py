@@ -1,6 +1,6 @@
 """One picture of what a checkpoint does: photographs, their inversions, these in another style, and generated images.
 
-    python -m scripts.overview --checkpoint FILE --input FILE_OR_FOLDER ... --output overview.png
+python -m scripts.overview --checkpoint FILE --input FILE_OR_FOLDER ... --output overview.png
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def test_training_writes_a_classifier(tmp_path, capsys):
     assert run_command(train_scenes.main, arguments) == 0
     assert "6 images of 2 labels" in capsys.readouterr().out
     tensors, _ = load_weights(tmp_path / "own.safetensors")
-    assert tensors["head.bias"].shape == (8,) and bool((tensors["deviation"] > 0).all())
+    assert tensors["scene.bias"].shape == (8,) and bool((tensors["deviation"] > 0).all())
     assert SceneFeatures(CPU, tmp_path / "own.safetensors")(pictures(2, 0, 0)).shape == (2, 128)
 
 
