@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import photograph, repeated, seconds
@@ -59,66 +60,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, help="inverter to measure")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="device, block, memory_mib of infer.py")
     arguments = parser.parse_intermixed_args(argv)
+    options = load_config(InferConfig, None, arguments.overrides).infer
+    shared = {key: options[key] for key in ("device", "block", "memory_mib")}
+    with tempfile.TemporaryDirectory() as folder:
+        path = arguments.checkpoint or random_inverter(Path(folder, "random.safetensors"))
+        models = {name: PatchInverter.from_pretrained(path, dtype=name, **shared) for name in DTYPES}
+        whole = PatchInverter.from_pretrained(path, device=options.device, dtype="float32", block="whole")
+    published = Published(whole.networks, whole.device)
     info(HEADING)
-    bench = Bench(arguments)
     for size in arguments.sizes:
-        bench.measure(size)
-    info(f"machine: {machine(bench.device)}")
+        image = whole.open(photograph(size))
+        needed, slowest = multiply_adds(whole, image), None
+        for method, dtype, block, measured in measure(models, published, image, arguments.repeats):
+            taken, twice = measured.seconds, 100 * (measured.macs / needed - 1)
+            slowest = slowest or taken
+            info(
+                f"{f'{size} x {size}':>13} {method:>9} {dtype:>8} {block:>7} {taken:8.3g} {size**2 / 1e6 / taken:7.3g}"
+                f" {twice:5.1f} % {measured.memory:6.0f} {slowest / taken:13.2f}"
+            )
+    info(f"machine: {machine(whole.device)}")
     return 0
-
-
-class Bench:
-    """The methods that are compared, with the networks that they share."""
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.repeats = arguments.repeats
-        options = load_config(InferConfig, None, arguments.overrides).infer
-        shared = {key: options[key] for key in ("device", "block", "memory_mib")}
-        with tempfile.TemporaryDirectory() as folder:
-            path = arguments.checkpoint or random_inverter(Path(folder, "random.safetensors"))
-            self.models = {name: PatchInverter.from_pretrained(path, dtype=name, **shared) for name in DTYPES}
-            self.whole = PatchInverter.from_pretrained(path, device=options.device, dtype="float32", block="whole")
-        self.model, self.device = self.models["float32"], self.whole.device
-        self.published = Published(self.whole.networks, self.device)
-
-    def measure(self, size: int) -> None:
-        """Print the lines of an image of size x size."""
-        image = self.model.open(photograph(size))
-        published = self.windows(image)
-        print_line = partial(self.print_line, image, published.seconds)
-        print_line("published", "float32", self.published.drawn, published)
-        actions = [("loop", "float32", plain_loop), *(("blocks", name, invert) for name in DTYPES)]
-        for method, dtype, action in actions:
-            model = self.models[dtype]
-            run = partial(action, model, image)
-            taken, memory = repeated(run, self.device, self.repeats)
-            block = next(iter(model.pixel_blocks(Region.at(0, 0, size, size)))).rows.size
-            print_line(method, dtype, block, Measurement(median(taken), multiply_adds(model, image), memory))
-
-    def windows(self, image: Image) -> Measurement:
-        """The published algorithm."""
-        patches = self.published.patches(image.height, image.width)
-        canvas = Canvas(self.published, image, self.model.style(image).global_latent)
-        chosen, taken = patches[:: -(-len(patches) // PATCHES)], []
-        with FlopCounterMode(display=False) as counter:
-            canvas.draw(*chosen[0])
-
-        def draw() -> None:
-            taken.extend(seconds(partial(canvas.draw, *patch), self.device) for patch in chosen)
-
-        _, memory = repeated(draw, self.device, repeats=0)
-        return Measurement(len(patches) * median(taken), len(patches) * counter.get_total_flops() // 2, memory)
-
-    def print_line(
-        self, image: Image, published: float, method: str, dtype: str, block: int, measured: Measurement
-    ) -> None:
-        """A line of the table; `published`: seconds of the published algorithm."""
-        size, speed = f"{image.height} x {image.width}", image.height * image.width / 1e6 / measured.seconds
-        twice = 100 * (measured.macs / multiply_adds(self.whole, image) - 1)
-        info(
-            f"{size:>13} {method:>9} {dtype:>8} {block:>7} {measured.seconds:8.3g} {speed:7.3g} {twice:5.1f} %"
-            f" {measured.memory:6.0f} {published / measured.seconds:13.2f}"
-        )
 
 
 class Measurement(NamedTuple):
@@ -127,6 +88,33 @@ class Measurement(NamedTuple):
     seconds: float
     macs: int  # multiply-adds of convolutions
     memory: float  # MiB
+
+
+def measure(
+    models: Mapping[str, PatchInverter], published: Published, image: Image, repeats: int
+) -> Iterator[tuple[str, str, int, Measurement]]:
+    """Method, number format, edge of blocks, and what was measured; the published algorithm comes first."""
+    style = models["float32"].style(image).global_latent
+    yield "published", "float32", published.drawn, measure_published(published, image, style)
+    for method, dtype, action in ("loop", "float32", plain_loop), *(("blocks", name, invert) for name in DTYPES):
+        model = models[dtype]
+        taken, memory = repeated(partial(action, model, image), model.device, repeats)
+        block = next(iter(model.pixel_blocks(Region.at(0, 0, image.height, image.width)))).rows.size
+        yield method, dtype, block, Measurement(median(taken), multiply_adds(model, image), memory)
+
+
+def measure_published(published: Published, image: Image, style: Tensor) -> Measurement:
+    """The published algorithm, by some of its windows."""
+    canvas, taken = Canvas(published, image, style), []
+    chosen, count = canvas.places[:: -(-len(canvas.places) // PATCHES)], len(canvas.places)
+    with FlopCounterMode(display=False) as counter:
+        canvas.draw(*chosen[0])
+
+    def draw() -> None:
+        taken.extend(seconds(partial(canvas.draw, *place), published.device) for place in chosen)
+
+    _, memory = repeated(draw, published.device, repeats=0)
+    return Measurement(count * median(taken), count * counter.get_total_flops() // 2, memory)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -48,16 +48,21 @@ def photograph(size: int) -> np.ndarray:
     return cv2.add(shapes, random.integers(0, 16, shapes.shape, np.uint8))
 
 
-def run_infer(image: Path, checkpoint: Path, overrides: list[str]) -> dict[str, float]:
-    """The row of metrics.csv of an image, by infer.py in a process of its own. UserError where that failed."""
-    with tempfile.TemporaryDirectory() as folder:
-        places = ["--input", str(image), "--output", folder, "--checkpoint", str(checkpoint)]
-        command = [sys.executable, str(ROOT / "infer.py"), *places, *overrides]
-        code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
-        if code:
-            raise UserError(f"{image}: infer.py ended with {code}")
-        (row,) = read_table(Path(folder, "metrics.csv"))
-    return {key: float(value) for key, value in row.items() if key != "name"}
+def run_infer(
+    given: Path,  # an image, or a folder of images
+    arguments: Sequence[str],  # further ones of infer.py
+    prefix: Sequence[str] = (),  # what stands before the command
+) -> tuple[float, list[dict[str, str]]]:
+    """The seconds of infer.py in a process of its own, and the rows of its metrics.csv. UserError where it failed."""
+    with tempfile.TemporaryDirectory() as output:
+        command = [sys.executable, str(ROOT / "infer.py"), "--input", str(given), "--output", output]
+        started = time.perf_counter()
+        done = subprocess.run([*prefix, *command, *arguments], capture_output=True, text=True, check=False)
+        taken = time.perf_counter() - started
+        if done.returncode:
+            said = done.stderr.strip().rpartition("\n")[2]
+            raise UserError(f"{given}: infer.py ended with {done.returncode}: {said}")
+        return taken, read_table(Path(output, "metrics.csv"))
 
 
 def _synchronize(device: torch.device) -> None:

@@ -29,6 +29,7 @@ from utils.errors import run_command
 from utils.schema import InferConfig
 
 TILE = 1024  # pixels along the edge of the picture that is repeated in large ones
+COLUMNS = "peak_memory_mib", "megapixels_per_second", "seconds"  # of metrics.csv
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="options of infer.py")
     arguments = parser.parse_intermixed_args(argv)
     options = load_config(InferConfig, None, arguments.overrides).infer
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        loaded = pool.apply(loaded_mib, (arguments.checkpoint, options.device, options.dtype))
+    loaded = loaded_mib(arguments.checkpoint, options.device, options.dtype)
     print(f"the loaded networks, with all libraries: {loaded:.0f} MiB")
     print(f"{'pixels':>15} {'budget MiB':>11} {'beyond MiB':>11} {'peak MiB':>9} {'seconds':>8} {'Mpx/s':>7}")
     code = 0
@@ -50,17 +50,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = Path(folder, f"{size}.jpg")
             tile, count = pyvips.Image.new_from_array(photograph(min(size, TILE))), -(-size // TILE)
             tile.replicate(count, count).crop(0, 0, size, size).jpegsave(str(path), Q=95)
-            figures = run_infer(path, arguments.checkpoint, [*arguments.overrides, f"memory_mib={budget}"])
-            peak, speed = figures["peak_memory_mib"], figures["megapixels_per_second"]
+            options = ["--checkpoint", str(arguments.checkpoint), *arguments.overrides, f"memory_mib={budget}"]
+            _, (figures,) = run_infer(path, options)
+            peak, speed, taken = (float(figures[key]) for key in COLUMNS)
             verdict = "" if peak - loaded <= budget else "  too much"
             code = code or int(bool(verdict))
-            line = f"{peak - loaded:11.0f} {peak:9.0f} {figures['seconds']:8.1f} {speed:7.3f}{verdict}"
+            line = f"{peak - loaded:11.0f} {peak:9.0f} {taken:8.1f} {speed:7.3f}{verdict}"
             print(f"{f'{size} x {size}':>15} {budget:11} {line}", flush=True)
     return code
 
 
 def loaded_mib(checkpoint: Path, device: str, dtype: str) -> float:
-    """Memory of this process (on CUDA: of its tensors), MiB, when infer.py's networks are loaded."""
+    """Memory of a process (on CUDA: of its tensors), MiB, when infer.py's networks are loaded."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(held_mib, (checkpoint, device, dtype))
+
+
+def held_mib(checkpoint: Path, device: str, dtype: str) -> float:
+    """The same of this process."""
     import_module("infer")  # with all its libraries
     model = PatchInverter.from_pretrained(checkpoint, device=device, dtype=dtype)
     reset_peak_memory(model.device)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -26,45 +25,12 @@ from torch import Tensor, nn
 from images.reading import Image
 from models.encoder import HALF
 from models.geometry import Interval
-from models.layers import EPSILON, EqualizedConv2d, ModulatedConv2d, ShiftedConv2d, activate, blur
+from models.layers import EPSILON, EncoderConv2d, EqualizedConv2d, ModulatedConv2d, activate, blur
 from models.weights import Inverter
 from utils.errors import UserError
 
 CELLS = 11  # latent cells along the edge of a window
 STEP = 3  # cells between windows
-SHIFTS = ((0, 0), (1, 1), (1, 0), (0, 1))  # (down, right), in the order of the concatenation
-
-
-@dataclass(frozen=True)
-class Windows:
-    """The windows along one axis of an image. All lengths in pixels; positions in the reflected image."""
-
-    length: int  # of the image
-    drawn: int  # that a window draws
-    size: int  # what the encoder sees of a window
-    step: int  # from one window to the next
-    count: int
-
-    @staticmethod
-    def over(length: int, cell: int, drawn: int) -> Windows:
-        """Those of so many pixels; `cell`: pixels of a latent cell."""
-        return Windows(length, drawn, cell * (CELLS - 1) + 1, STEP * cell, math.ceil(length / (STEP * cell)))
-
-    @property
-    def context(self) -> int:
-        """What the encoder sees before that which is drawn."""
-        return self.size - self.drawn
-
-    @property
-    def padded(self) -> int:
-        """The length of the reflected image."""
-        return self.context + self.step * (self.count - 1) + self.drawn
-
-    @property
-    def before(self) -> int:
-        """Reflected pixels before the image."""
-        steps = math.ceil((self.length - self.drawn) / self.step)
-        return (self.step * steps + self.drawn - self.length) // 2 + self.context
 
 
 class PlainModulatedConv2d(ModulatedConv2d):
@@ -100,30 +66,34 @@ class PlainConv2d(EqualizedConv2d):
         return x if self.output_gain == 1 else x * self.output_gain
 
 
-class PlainShiftedConv2d(ShiftedConv2d):
-    """A shifted convolution by a 1x1 convolution of the feature beside its copies."""
+class PlainEncoderConv2d(EncoderConv2d):
+    """A convolution of the encoder by a 1x1 convolution of the feature beside its copies."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, I, H, W] -> [B, O, H', W']."""
-        height, width = (edge - self.dilation for edge in x.shape[-2:])
-        return self.of_copies(shifted_copies(x, self.dilation)[..., :height, :width], self.concatenated())
+        x = self.pad(x)
+        height, width = (edge - self.dilation * (self.weight.shape[-1] - 1) for edge in x.shape[-2:])
+        return self.of_copies(self.copies(x)[..., :height, :width], self.concatenated())
 
-    def of_copies(self, beside: Tensor, weight: Tensor) -> Tensor:
-        """[B, 4 I, H, W], by the concatenated weight -> [B, O, H', W']."""
-        return activate(F.conv2d(beside[..., :: self.stride, :: self.stride], weight), self.bias)
+    def copies(self, x: Tensor) -> Tensor:
+        """The feature [B, I, H, W], rolled to each of the K x K taps: [B, K^2 I, H, W]."""
+        return torch.cat([torch.roll(x, [-self.dilation * tap for tap in taps], (2, 3)) for taps in self.taps()], dim=1)
+
+    def of_copies(self, copies: Tensor, weight: Tensor) -> Tensor:
+        """Copies [B, K^2 I, H, W], by the concatenated weight -> [B, O, H', W']."""
+        return activate(F.conv2d(copies[..., :: self.stride, :: self.stride], weight), self.bias)
 
     def concatenated(self) -> Tensor:
-        """The weight [O, 4 I, 1, 1] that convolves `shifted_copies` as a shifted convolution does its feature."""
+        """The weight [O, K^2 I, 1, 1] that convolves `copies` as the layer does its feature."""
         weight = self.weight * self.gain
-        return torch.cat([weight[..., down, right] for down, right in SHIFTS], dim=1)[..., None, None].contiguous()
+        return torch.cat([weight[..., down, right] for down, right in self.taps()], dim=1)[..., None, None].contiguous()
+
+    def taps(self) -> list[tuple[int, int]]:
+        """Row and column of each."""
+        return list(product(range(self.weight.shape[-1]), repeat=2))
 
 
-def shifted_copies(x: Tensor, shift: int) -> Tensor:
-    """The feature [B, C, H, W] beside its copies rolled by `shift`: [B, 4 C, H, W]."""
-    return torch.cat([torch.roll(x, (-shift * down, -shift * right), (2, 3)) for down, right in SHIFTS], dim=1)
-
-
-PLAIN = {ModulatedConv2d: PlainModulatedConv2d, EqualizedConv2d: PlainConv2d, ShiftedConv2d: PlainShiftedConv2d}
+PLAIN = {ModulatedConv2d: PlainModulatedConv2d, EqualizedConv2d: PlainConv2d, EncoderConv2d: PlainEncoderConv2d}
 
 
 def make_plain(network: nn.Module, device: torch.device) -> nn.Module:
@@ -146,25 +116,18 @@ class Published:
         self.device = device
         self.encoder = make_plain(copy.deepcopy(networks.encoder), device)
         self.texture = make_plain(copy.deepcopy(networks.generator.texture), device)
-        self.cell = 2**self.texture.stages
-        self.drawn = self.texture.rule.valid_output(Interval(0, CELLS - 1)).size
+        cell = 2**self.texture.stages
+        self.step, self.size = STEP * cell, (CELLS - 1) * cell + 1  # pixels: between windows, of a window
+        self.drawn = self.texture.rule.valid_output(Interval(0, CELLS - 1)).size  # the last ones of a window
         convolutions = [layer.conv for scale in self.encoder.scales for layer in scale.layers]
         self.weights = {conv: conv.concatenated() for conv in convolutions}
-
-    def windows(self, length: int) -> Windows:
-        """The windows along an axis of so many pixels."""
-        return Windows.over(length, self.cell, self.drawn)
-
-    def patches(self, height: int, width: int) -> list[tuple[int, int]]:
-        """The numbers (row, column) of the windows of an image."""
-        return list(product(range(self.windows(height).count), range(self.windows(width).count)))
 
     def encode(self, x: Tensor) -> Tensor:
         """A window [1, 3, 161, 161] -> z_s [1, C, 11, 11]."""
         latent = 0.0
         for scale in self.encoder.scales:
             for layer in scale.layers:
-                y = layer.mix(layer.conv.of_copies(shifted_copies(x, layer.conv.dilation), self.weights[layer.conv]))
+                y = layer.mix(layer.conv.of_copies(layer.conv.copies(x), self.weights[layer.conv]))
                 x = y if layer.skip is None else y + x * HALF
             missing = CELLS * scale.project.stride - x.shape[-1]
             latent = latent + scale.project(F.pad(x, (0, missing, 0, missing), mode="replicate"))
@@ -180,28 +143,27 @@ class Published:
 
 
 class Canvas:
-    """An image that the published algorithm inverts patch by patch, in the style of a global latent [D]."""
+    """An image that the published algorithm inverts window by window, in the style of a global latent [D]."""
 
     def __init__(self, published: Published, image: Image, z_g: Tensor) -> None:
         self.published, self.z_g = published, z_g[None].to(published.device)
-        self.rows, self.cols = published.windows(image.height), published.windows(image.width)
-        window = image.window_float(-self.rows.before, -self.cols.before, self.rows.padded, self.cols.padded)
+        counts = [math.ceil(length / published.step) for length in (image.height, image.width)]
+        self.places = list(product(*(range(0, count * published.step, published.step) for count in counts)))
+        context = published.size - published.drawn  # what the encoder sees before that which is drawn
+        edges = [published.size + published.step * (count - 1) for count in counts]
+        window = image.window_float(-context, -context, *edges)
         self.padded = torch.from_numpy(window.transpose(2, 0, 1)[None].copy()).to(published.device)
-        self.pixels = torch.zeros_like(self.padded)
+        self.pixels = torch.zeros_like(self.padded[..., context:, context:])
+        self.shape = image.height, image.width
 
     @torch.inference_mode()
-    def draw(self, row: int, col: int) -> None:
-        """Draw the patch of a window."""
-        top, left = self.rows.step * row, self.cols.step * col
-        z_s = self.published.encode(_square(self.padded, top, left, self.rows.size).contiguous())
-        place = top + self.rows.context, left + self.cols.context
-        _square(self.pixels, *place, self.rows.drawn).copy_(self.published.synthesize(z_s, self.z_g))
+    def draw(self, top: int, left: int) -> None:
+        """Draw the pixels from one of `places` on."""
+        size, drawn = self.published.size, self.published.drawn
+        z_s = self.published.encode(self.padded[..., top : top + size, left : left + size].contiguous())
+        pixels = self.published.synthesize(z_s, self.z_g)
+        self.pixels[..., top : top + drawn, left : left + drawn].copy_(pixels)
 
     def result(self) -> Tensor:
         """The image [3, H, W]."""
-        rows, cols = (slice(axis.before, axis.before + axis.length) for axis in (self.rows, self.cols))
-        return self.pixels[0, :, rows, cols]
-
-
-def _square(x: Tensor, top: int, left: int, edge: int) -> Tensor:
-    return x[..., top : top + edge, left : left + edge]
+        return self.pixels[0, :, : self.shape[0], : self.shape[1]]

@@ -21,7 +21,7 @@ from torch import Tensor
 from images.reading import Image
 from images.writing import to_eight_bit
 from inversion.styles import ArrayLike
-from models.encoder import BakedEncoder
+from models.encoder import PatchEncoder
 from models.geometry import Region, Rule
 from models.noise import Noise
 from utils.errors import UserError
@@ -41,7 +41,7 @@ class Writable(Protocol):
 
 @torch.inference_mode()
 def encode(
-    encoder: BakedEncoder,
+    encoder: PatchEncoder,  # baked
     image: Image,
     blocks: Iterable[Region],  # of latent cells
     out: Writable,  # [C, h, w] float32

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from models.encoder import PatchEncoder
-from models.geometry import Region, StageRegions, Upsample
+from models.geometry import UPSAMPLE, Region, StageRegions
 from models.texture import TextureSynthesizer
 
 NOISE = 48  # bytes for each value of the noise field while it is hashed
@@ -54,7 +54,7 @@ def decode_cost(texture: TextureSynthesizer, pixels: Region, dtype: torch.dtype)
 
 def _before_blur(regions: StageRegions) -> int:
     """Positions of what the transposed convolution of a stage gives."""
-    return area(regions.input_region.valid_output(Upsample()))
+    return area(regions.input_region.valid_output(UPSAMPLE))
 
 
 def refine_cost(texture: TextureSynthesizer, pixels: Region, dtype: torch.dtype) -> Cost:

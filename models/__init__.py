@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import nn
 
 from models.critic import LatentCritic
@@ -41,10 +44,8 @@ def _build_structure(model: dict) -> StructureSynthesizer | StyledStructure:
 
 def build_trunk(model: dict) -> Trunk:
     """The trunk of a `model` section. UserError if its numbers do not fit together."""
-    try:
+    with _errors_of("model.local_dim"):
         return Trunk(model["local_dim"], 2 ** model["stages"])
-    except ValueError as error:
-        raise UserError(f"model.local_dim: {error}") from error
 
 
 def build_encoders(model: dict) -> tuple[PatchEncoder, GlobalEncoder | RandomGlobal | None]:
@@ -52,34 +53,36 @@ def build_encoders(model: dict) -> tuple[PatchEncoder, GlobalEncoder | RandomGlo
 
     With a trunk there is no global encoder: the style is measured.
     """
-    trunk = build_trunk(model) if model["trunk"] else None
+    trunk, whole = build_trunk(model) if model["trunk"] else None, model["global_encoder"]
     if trunk is None or model["encoder"]["widths"]:
         _require_a_width_for_each_stage(model, "encoder")
     if trunk:
         return PatchEncoder(model["local_dim"], **model["encoder"], trunk=trunk), None
-    try:
-        whole = model["global_encoder"]
+    with _errors_of("model.global_encoder"):
         random = not whole["widths"]
-        global_encoder = RandomGlobal(model["global_dim"]) if random else GlobalEncoder(model["global_dim"], **whole)
-    except ValueError as error:
-        raise UserError(f"model.global_encoder: {error}") from error
-    return PatchEncoder(model["local_dim"], **model["encoder"]), global_encoder
+        style = RandomGlobal(model["global_dim"]) if random else GlobalEncoder(model["global_dim"], **whole)
+    return PatchEncoder(model["local_dim"], **model["encoder"]), style
 
 
 def build_discriminator(model: dict, patch: int) -> Discriminator:
-    """The discriminator of a `model` section for patches of `patch` pixels."""
-    try:
+    """The discriminator of a `model` section for patches of `patch` pixels. UserError if it cannot judge them."""
+    with _errors_of("model.discriminator.widths"):
         return Discriminator(patch, **model["discriminator"])
-    except ValueError as error:
-        raise UserError(f"model.discriminator.widths: {error}") from error
 
 
 def build_critic(model: dict, cells: int) -> LatentCritic:
-    """The critic of a `model` section for grids of `cells` x `cells` latents."""
-    try:
+    """The critic of a `model` section for grids of `cells` x `cells` latents. UserError if it cannot judge them."""
+    with _errors_of("model.critic.widths"):
         return LatentCritic(model["local_dim"], cells, **model["critic"])
+
+
+@contextmanager
+def _errors_of(key: str) -> Iterator[None]:
+    """Inside, a ValueError becomes a UserError that names a key of the config."""
+    try:
+        yield
     except ValueError as error:
-        raise UserError(f"model.critic.widths: {error}") from error
+        raise UserError(f"{key}: {error}") from error
 
 
 def patch_pixels(generator: Generator, cells: int) -> Interval:

@@ -7,15 +7,16 @@ that its blocks equal the whole.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.geometry import Chain, Interval, Region, Rule, Sum, Translate
-from models.layers import CONVOLUTIONS, BakedConv2d, EqualizedConv2d, EqualizedLinear
+from models.geometry import Chain, Interval, Region, Rule, Sum, Window
+from models.layers import EncoderConv2d, EqualizedConv2d, EqualizedLinear
 from models.noise import gaussian_field
 from models.trunk import Trunk, analysis
 
@@ -23,24 +24,16 @@ HALF = 0.5**0.5  # keeps the variance of the sum of two
 
 
 class EncoderLayer(nn.Module):
-    """A convolution, then a 1x1 convolution; residual where `skip` says so. The parts may be baked ones."""
+    """A convolution of a kind in CONVOLUTIONS, then a 1x1 convolution; residual where the shapes allow."""
 
-    def __init__(
-        self,
-        conv: EqualizedConv2d | BakedConv2d,
-        mix: EqualizedConv2d | BakedConv2d,
-        skip: int | None,  # first row and column of x that is added to the result; None: nothing is
-    ) -> None:
+    def __init__(self, kind: str, inputs: int, outputs: int, stride: int, shift: int) -> None:
         super().__init__()
-        self.conv, self.mix, self.skip = conv, mix, skip
-
-    @staticmethod
-    def of(kind: str, inputs: int, outputs: int, stride: int, shift: int) -> EncoderLayer:
-        """With a convolution from CONVOLUTIONS; residual where the shapes allow."""
-        conv, residual = CONVOLUTIONS[kind](inputs, outputs, stride, shift), stride == 1 and inputs == outputs
-        mix = EqualizedConv2d(outputs, outputs, 1, gain=HALF if residual else 1.0)
-        amid = 0 if conv.rule.padded else (conv.rule.last - conv.rule.first) // 2  # the taps
-        return EncoderLayer(conv, mix, amid if residual else None)
+        residual = stride == 1 and inputs == outputs
+        self.conv = EncoderConv2d(kind, inputs, outputs, stride, shift)
+        self.mix = EqualizedConv2d(outputs, outputs, 1, gain=HALF if residual else 1.0)
+        taps = self.conv.rule
+        amid = 0 if taps.padded else (taps.last - taps.first) // 2
+        self.skip = amid if residual else None  # first row and column of x that is added to the result
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, I, H, W] -> [B, O, H', W']."""
@@ -49,18 +42,14 @@ class EncoderLayer(nn.Module):
             return y
         return torch.add(y, _window(x, self.skip, y.shape[-2:]), alpha=HALF)
 
-    def bake(self, dtype: torch.dtype) -> EncoderLayer:
-        """The layer with plain weights in `dtype`."""
-        return EncoderLayer(self.conv.bake(dtype), self.mix.bake(dtype), self.skip)
-
 
 class EncoderScale(nn.Module):
-    """Halves the resolution, and projects the features onto the latent grid. The parts may be baked ones."""
+    """Halves the resolution, and projects the features onto the latent grid."""
 
     def __init__(
         self,
-        layers: Sequence[EncoderLayer],
-        project: EqualizedConv2d | BakedConv2d,  # its stride takes the features to the latent grid
+        layers: nn.ModuleList,  # of EncoderLayer
+        project: EqualizedConv2d,  # its stride takes the features to the latent grid
         margin: int,  # features before the first one that is projected
     ) -> None:
         super().__init__()
@@ -73,40 +62,9 @@ class EncoderScale(nn.Module):
         projected = _window(x, self.margin, [self.project.stride * n for n in cells])
         return x, self.project(projected).float()
 
-    def bake(self, dtype: torch.dtype) -> EncoderScale:
-        """The scale with plain weights in `dtype`."""
-        return EncoderScale([layer.bake(dtype) for layer in self.layers], self.project.bake(dtype), self.margin)
-
 
 def _window(x: Tensor, start: int, size: Sequence[int]) -> Tensor:
     return x[..., start : start + size[0], start : start + size[1]]
-
-
-def encode(
-    scales: Sequence[EncoderScale],
-    scales_rule: Rule | None,  # None: there are none
-    trunk: Trunk | None,
-    rule: Rule,  # of both
-    image: Tensor,
-    dtype: torch.dtype | None = None,  # of the scales; None: that of the image
-    channels: int | None = None,  # None: those of the model; more only with a trunk
-) -> Tensor:
-    """As `PatchEncoder.forward`, by these parts."""
-    first = rule.receptive_field(Interval(0, 0)).first  # an image begins where the pixels of a cell do
-    whole = Region.at(first, first, *image.shape[-2:])
-    cells, latent = whole.valid_output(rule), 0.0
-    if min(cells.shape) < 1:
-        raise ValueError(f"{tuple(image.shape[-2:])} px are too few for one latent cell")
-    if trunk:
-        with torch.autocast(image.device.type, enabled=False):
-            part = image[..., *cells.receptive_field(analysis(trunk.cell)).slices_in(whole)]
-            latent = trunk.analyse(part.float(), max(channels or 0, trunk.channels))  # [B, C, h, w]
-    if scales:
-        x = image[..., *cells.receptive_field(scales_rule).slices_in(whole)].to(dtype)
-        for scale in scales:
-            x, part = scale(x, cells.shape)
-            latent = latent + (F.pad(part, (0, 0, 0, 0, 0, latent.shape[1] - part.shape[1])) if trunk else part)
-    return latent[:, :channels]
 
 
 class PatchEncoder(nn.Module):
@@ -128,17 +86,19 @@ class PatchEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.trunk, self.scales, self.scales_rule, scales = trunk, nn.ModuleList(), None, []
+        self.dtype: torch.dtype | None = None  # of the scales; None: that of the image
         if not widths:
             self.rule: Rule = analysis(trunk.cell)
             return
         for inputs, outputs in zip([3, *widths[:-1]], widths, strict=True):
-            layers = [EncoderLayer.of(convolution, inputs, outputs, 2, shift)]
-            layers += [EncoderLayer.of(convolution, outputs, outputs, 1, shift) for _ in range(depth)]
+            layers = [EncoderLayer(convolution, inputs, outputs, 2, shift)]
+            layers += [EncoderLayer(convolution, outputs, outputs, 1, shift) for _ in range(depth)]
             scales.append(nn.ModuleList(layers))
         rules = [Chain(tuple(layer.conv.rule for layer in scale)) for scale in scales]
         unpadded = [replace(layer, padded=False) for scale in rules for layer in scale.rules]
         first, last = Chain(tuple(unpadded)).receptive_field(Interval(0, 0))
-        self.frame = Translate(-((first + last) // 2))  # the middle of what cell 0 sees is pixel 0; padding is seen too
+        middle = (first + last) // 2  # of what cell 0 sees; padding is seen too
+        self.frame = Window(-middle, -middle)  # in which it is pixel 0
         self.scales_rule = Chain((self.frame, *rules))
         self.rule = Sum((self.scales_rule, analysis(trunk.cell))) if trunk else self.scales_rule
         seen = self.frame.valid_output(self.scales_rule.receptive_field(Interval(0, 0)))  # what one cell reads
@@ -149,29 +109,37 @@ class PatchEncoder(nn.Module):
                 nn.init.zeros_(project.weight)  # training begins with what is linear
             self.scales.append(EncoderScale(scale, project, (seen.size - stride) // 2))  # those in the middle
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W] of an interval `rule.receptive_field(cells)` -> z_s [B, C, h, w] of them, float32."""
-        return encode(self.scales, self.scales_rule, self.trunk, self.rule, image)
+    def forward(self, image: Tensor, channels: int | None = None) -> Tensor:
+        """Pixels [B, 3, H, W] of an interval `rule.receptive_field(cells)` -> z_s [B, C, h, w] of them, float32.
 
-    def bake(self, dtype: torch.dtype) -> BakedEncoder:
-        """The encoder with plain weights in `dtype`."""
-        scales = [scale.bake(dtype) for scale in self.scales]
-        return BakedEncoder(scales, self.scales_rule, self.trunk, self.rule, dtype)
+        `channels`: C, with a trunk more than those of the model, too; None: these.
+        """
+        first = self.rule.receptive_field(Interval(0, 0)).first  # an image begins where the pixels of a cell do
+        whole = Region.at(first, first, *image.shape[-2:])
+        cells, latent = whole.valid_output(self.rule), 0.0
+        if min(cells.shape) < 1:
+            raise ValueError(f"{tuple(image.shape[-2:])} px are too few for one latent cell")
+        if self.trunk:
+            with torch.autocast(image.device.type, enabled=False):
+                part = image[..., *cells.receptive_field(analysis(self.trunk.cell)).slices_in(whole)]
+                latent = self.trunk.analyse(part.float(), max(channels or 0, self.trunk.channels))  # [B, C, h, w]
+        if self.scales:
+            x = image[..., *cells.receptive_field(self.scales_rule).slices_in(whole)].to(self.dtype)
+            for scale in self.scales:
+                x, part = scale(x, cells.shape)
+                further = latent.shape[1] - part.shape[1] if self.trunk else 0
+                latent = latent + F.pad(part, (0, 0, 0, 0, 0, further))
+        return latent[:, :channels]
 
-
-@dataclass(frozen=True)
-class BakedEncoder:
-    """A `PatchEncoder` whose gains are in its weights; made by its `bake`."""
-
-    scales: Sequence[EncoderScale]
-    scales_rule: Rule | None
-    trunk: Trunk | None
-    rule: Rule
-    dtype: torch.dtype  # of the scales
-
-    def __call__(self, image: Tensor, channels: int | None = None) -> Tensor:
-        """As `PatchEncoder.forward`; so many channels, with a trunk more than those of the model, too."""
-        return encode(self.scales, self.scales_rule, self.trunk, self.rule, image, self.dtype, channels)
+    def bake(self, dtype: torch.dtype) -> PatchEncoder:
+        """A copy with plain weights in `dtype`; what it does not compute with is shared."""
+        shared = {id(value): value for value in (*self.parameters(), *self.buffers())}
+        baked = copy.deepcopy(self, shared)
+        baked.dtype = dtype
+        for module in baked.modules():
+            if isinstance(module, EqualizedConv2d):
+                module.bake(dtype)
+        return baked
 
 
 class GlobalEncoder(nn.Module):

@@ -95,36 +95,6 @@ class TransposedWindow:
 
 
 @dataclass(frozen=True)
-class Upsample:
-    """Up-sampling by two between the input's centres: transposed 3x3 convolution cropped by one, or bilinear."""
-
-    def receptive_field(self, output: Interval) -> Interval:
-        return Interval(output.first // 2, -(-output.last // 2))
-
-    def valid_output(self, input: Interval) -> Interval:
-        return Interval(2 * input.first, 2 * input.last)
-
-    def affected_output(self, input: Interval) -> Interval:
-        return Interval(2 * input.first - 1, 2 * input.last + 1)
-
-
-@dataclass(frozen=True)
-class Translate:
-    """A change of frame: output i is input i + offset."""
-
-    offset: int
-
-    def receptive_field(self, output: Interval) -> Interval:
-        return Interval(output.first + self.offset, output.last + self.offset)
-
-    def valid_output(self, input: Interval) -> Interval:
-        return Interval(input.first - self.offset, input.last - self.offset)
-
-    def affected_output(self, input: Interval) -> Interval:
-        return self.valid_output(input)
-
-
-@dataclass(frozen=True)
 class Chain:
     """Rules applied one after the other, from the network's input to its output."""
 
@@ -173,7 +143,8 @@ def convolution(radius: int, dilation: int = 1) -> Window:
     return Window(-radius * dilation, radius * dilation)
 
 
-UPSAMPLING = Chain((Upsample(), convolution(1)))  # transposed convolution, blur: n -> 2n - 3
+UPSAMPLE = TransposedWindow(-1, 1, 2)  # a 3x3 one cropped by one, or bilinear between the input's centres
+UPSAMPLING = Chain((UPSAMPLE, convolution(1)))  # transposed convolution, blur: n -> 2n - 3
 TEXTURE_STAGE = Chain((UPSAMPLING, convolution(1)))  # n -> 2n - 5
 
 

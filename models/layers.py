@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +84,7 @@ class EqualizedConv2d(nn.Module):
         kernel: int,
         stride: int = 1,
         dilation: int = 1,
-        padding: int = 0,  # zeros; only for the discriminator and the ablation
+        padding: int = 0,  # zeros; only where blocks need not equal the whole
         activation: bool = True,
         bias: bool = True,
         gain: float = 1.0,  # of the result
@@ -95,85 +95,58 @@ class EqualizedConv2d(nn.Module):
         self.gain = 1.0 / math.sqrt(inputs * kernel**2)
         self.output_gain = gain
         self.stride, self.dilation, self.padding, self.activation = stride, dilation, padding, activation
-        self.wrap = 0  # rows and columns that follow the last ones from the other end; only for the ablation
+        self.baked: tuple[Tensor, Tensor | None] | None = None  # weight and bias of a layer that is no longer trained
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bake()(x)
-
-    def bake(self, dtype: torch.dtype | None = None) -> BakedConv2d:
-        """The layer with plain weights, in `dtype` (None: as they are stored)."""
-        # gains move through the leaky ReLU into weights and bias: one pass over the feature instead of three
-        gain = self.output_gain * (GAIN if self.activation else 1.0)
-        weight, bias = self.weight * (self.gain * gain), None if self.bias is None else self.bias * gain
-        if dtype is not None:
-            weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
-            bias = None if bias is None else bias.to(dtype)
-        return BakedConv2d(weight, bias, self.stride, self.dilation, self.padding, self.wrap, self.activation)
-
-
-@dataclass(frozen=True)
-class BakedConv2d:
-    """An `EqualizedConv2d` whose gains are in its weights."""
-
-    weight: Tensor  # [O, I, K, K]
-    bias: Tensor | None  # [O]
-    stride: int
-    dilation: int
-    padding: int
-    wrap: int
-    activation: bool
-
-    def __call__(self, x: Tensor) -> Tensor:
-        stride = self.stride
-        if self.wrap:
-            x = F.pad(x, (0, self.wrap, 0, self.wrap), mode="circular")
-        if stride > 1 and self.weight.shape[-1] == 1:
+        (weight, bias), stride = self.baked or self.plain(), self.stride
+        if stride > 1 and weight.shape[-1] == 1:
             # oneDNN's strided 1x1 convolution of few channels writes beyond its gradient's end in channels_last
             x, stride = x[..., ::stride, ::stride], 1
-        x = F.conv2d(x, self.weight, self.bias, stride, self.padding, self.dilation)
+        x = F.conv2d(x, weight, bias, stride, self.padding, self.dilation)
         return F.leaky_relu_(x, SLOPE) if self.activation else x
 
+    def plain(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [O, I, K, K] and bias [O] of an ordinary convolution before a leaky ReLU without gain."""
+        # gains move through the leaky ReLU into weights and bias: one pass over the feature instead of three
+        gain = self.output_gain * (GAIN if self.activation else 1.0)
+        return self.weight * (self.gain * gain), None if self.bias is None else self.bias * gain
 
-class ShiftedConv2d(EqualizedConv2d):
-    """Shifted convolution (Patch Inverter, section II): the feature beside its copies shifted left, up and up-left by
-    `shift`, then a 1x1 convolution. That is a 2x2 convolution of dilation `shift`, which needs no copies.
+    def bake(self, dtype: torch.dtype) -> None:
+        """From now on, convolve by plain weights in `dtype`."""
+        weight, bias = self.plain()
+        weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+        self.baked = weight, None if bias is None else bias.to(dtype)
+
+
+# Kinds of convolution of the patch encoder: the first and the last tap of an axis, in shifts, and how the border of a
+# block is padded: where it is, blocks show seams.
+CONVOLUTIONS = {
+    "shifted": (0, 1, None),
+    "valid": (-1, 1, None),
+    "zero_pad": (-1, 1, "constant"),
+    "rolled": (0, 1, "circular"),  # a shifted one as published
+}
+
+
+class EncoderConv2d(EqualizedConv2d):
+    """A convolution of the patch encoder, of a kind in CONVOLUTIONS, whose taps are `shift` pixels apart.
+
+    A shifted convolution (Patch Inverter, section II) is the feature beside its copies shifted left, up and up-left by
+    `shift`, then a 1x1 convolution: a 2x2 convolution of dilation `shift`, which needs no copies.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, shift: int = 1) -> None:
-        super().__init__(inputs, outputs, kernel=2, stride=stride, dilation=shift)
-        self.rule = Window(0, shift, stride)
+    def __init__(self, kind: str, inputs: int, outputs: int, stride: int = 1, shift: int = 1) -> None:
+        first, last, padding = CONVOLUTIONS[kind]
+        super().__init__(inputs, outputs, last - first + 1, stride, shift)
+        self.mode, self.around = padding, (-first * shift, last * shift) * 2
+        self.rule = Window(first * shift, last * shift, stride, padded=padding is not None)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.pad(x))
 
-class RolledConv2d(ShiftedConv2d):
-    """Shifted convolution whose shifts wrap around at the border of the block, as published: blocks show seams."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, shift: int = 1) -> None:
-        super().__init__(inputs, outputs, stride, shift)
-        self.rule, self.wrap = Window(0, shift, stride, padded=True), shift
-
-
-class ValidConv2d(EqualizedConv2d):
-    """3x3 convolution without padding; `shift` is its dilation."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, shift: int = 1) -> None:
-        super().__init__(inputs, outputs, kernel=3, stride=stride, dilation=shift)
-        self.rule = Window(-shift, shift, stride)
-
-
-class ZeroPadConv2d(EqualizedConv2d):
-    """3x3 convolution that pads the border of its block with zeros: blocks show seams."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, shift: int = 1) -> None:
-        super().__init__(inputs, outputs, kernel=3, stride=stride, dilation=shift, padding=shift)
-        self.rule = Window(-shift, shift, stride, padded=True)
-
-
-CONVOLUTIONS = {"shifted": ShiftedConv2d, "valid": ValidConv2d, "zero_pad": ZeroPadConv2d, "rolled": RolledConv2d}
-
-
-# Of a convolution of the generator: [B, D] of each sample; for a mixed one the weights of its styles before and after
-# it, [N, h, w] and [N, h', w']; None where the style is baked in.
-Style = Tensor | tuple[Tensor, Tensor] | None
+    def pad(self, x: Tensor) -> Tensor:
+        """The feature with what the kind adds around it, mostly nothing."""
+        return x if self.mode is None else F.pad(x, self.around, self.mode)
 
 
 class ModulatedConv2d(nn.Module):
@@ -225,7 +198,7 @@ class ModulatedConv2d(nn.Module):
         bias: Tensor | None = None,  # [O]
         gain: float = 1.0,
         differentiable: bool = False,  # without Winograd's method, whose gradients take more time and memory
-    ) -> BakedModulatedConv2d | WinogradConv2d:
+    ) -> Callable[[Tensor], Tensor]:
         """gain * (the convolution in one fixed style + bias), with plain weights in `dtype`."""
         scale = self.modulation(style)  # [1, I]
         weight = self.weight * (self.gain * gain) * scale[:, :, None, None]
@@ -235,7 +208,7 @@ class ModulatedConv2d(nn.Module):
         bias = None if bias is None else (bias * gain).to(dtype)
         if not differentiable and self._takes_winograd(dtype):
             return WinogradConv2d(weight, bias)
-        return BakedModulatedConv2d(weight, bias, self.upsample)
+        return partial(convolve, weight=weight, upsample=self.upsample, bias=bias)
 
     def baked_values(self, dtype: torch.dtype) -> int:
         """How many values `bake` keeps; Winograd's method makes 4x4 of a 3x3 kernel."""
@@ -243,18 +216,6 @@ class ModulatedConv2d(nn.Module):
 
     def _takes_winograd(self, dtype: torch.dtype) -> bool:
         return not self.upsample and is_faster(self.weight, dtype)
-
-
-@dataclass(frozen=True)
-class BakedModulatedConv2d:
-    """A `ModulatedConv2d` in one fixed style."""
-
-    weight: Tensor  # [O, I, K, K]
-    bias: Tensor | None  # [O]
-    upsample: bool
-
-    def __call__(self, x: Tensor, style: None = None) -> Tensor:
-        return convolve(x, self.weight, self.upsample, self.bias)
 
 
 def convolve(x: Tensor, weight: Tensor, upsample: bool, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
@@ -273,24 +234,9 @@ def convolve_dilated(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: i
     oneDNN's gradients of dilated convolutions in bfloat16 are not finite, or end the process (PyTorch 2.13, CPU).
     """
     batch, channels, height, width = x.shape
-    rows, cols = -(-height // dilation), -(-width // dilation)
-    x = F.pad(x, (0, cols * dilation - width, 0, rows * dilation - height))
-    x = x.reshape(batch, channels, rows, dilation, cols, dilation).permute(0, 3, 5, 1, 2, 4)
-    x = x.reshape(-1, channels, rows, cols).contiguous(memory_format=torch.channels_last)
-    x = F.conv2d(x, weight, bias)
+    x = F.pixel_unshuffle(F.pad(x, (0, -width % dilation, 0, -height % dilation)), dilation)
+    x = x.unflatten(1, (channels, -1)).transpose(1, 2).flatten(0, 1)  # [B d^2, C, H / d, W / d]
+    x = F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, bias)
+    x = F.pixel_shuffle(x.unflatten(0, (batch, -1)).transpose(1, 2).flatten(1, 2), dilation)
     reach = dilation * (weight.shape[-1] - 1)
-    rows, cols = x.shape[-2:]
-    x = x.reshape(batch, dilation, dilation, -1, rows, cols).permute(0, 3, 4, 1, 5, 2)
-    x = x.reshape(batch, -1, rows * dilation, cols * dilation)[..., : height - reach, : width - reach]
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-@dataclass(frozen=True)
-class Restyled:
-    """A layer of the generator with a baked or mixed convolution in place of its own."""
-
-    layer: nn.Module  # whose `finish` does everything after the convolution
-    conv: Callable[[Tensor, Style], Tensor]
-
-    def __call__(self, x: Tensor, style: Style, *noise: Tensor | None) -> Tensor:
-        return self.layer.finish(self.conv(x, style), *noise)
+    return x[..., : height - reach, : width - reach].contiguous(memory_format=torch.channels_last)

@@ -18,16 +18,16 @@ Both agree with the ordinary layer wherever the weights are constant over what t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.geometry import Interval, Region, StageRegions
-from models.layers import EPSILON, ModulatedConv2d, Restyled, blur, convolve, upsample_bilinear
+from models.layers import EPSILON, ModulatedConv2d, blur, convolve, upsample_bilinear
 from models.structure import StructureSynthesizer, beside
-from models.texture import BakedTexture, StageStyles, TextureStage, TextureSynthesizer
+from models.texture import StyledStage, StyledTexture, TextureStage, TextureSynthesizer
 
 # (region of features, pixels between features) -> weights [N, h, w]; feature i is centred on pixel spacing * i
 StyleWeights = Callable[[Region, int], Tensor]
@@ -39,39 +39,40 @@ def mix_texture(
     weights: StyleWeights,
     dtype: torch.dtype,  # of the convolutions
     exact: bool = True,
-) -> MixedTexture:
+) -> StyledTexture:
     """The texture synthesizer with a style that varies over space."""
-    stages = [
-        TextureStage(
-            stage.number,
-            Restyled(stage.up, MixedConv2d(stage.up.conv, styles.up, dtype, exact)),
-            Restyled(stage.conv, MixedConv2d(stage.conv.conv, styles.conv, dtype, exact)),
-            # a 1x1 convolution without demodulation is exact either way
-            Restyled(stage.to_rgb, MixedConv2d(stage.to_rgb.conv, styles.to_rgb, dtype, exact=False)),
-        )
-        for stage, styles in zip(texture.synthesis, texture.styles(w), strict=True)
-    ]
-    return MixedTexture(stages, dtype, texture.trunk, weights)
+    # a 1x1 convolution without demodulation is exact either way
+    mixed = [
+        [MixedConv2d(layer.conv, own, dtype, exact and layer is not stage.to_rgb)
+         for layer, own in zip((stage.up, stage.conv, stage.to_rgb), styles, strict=True)]
+        for stage, *styles in texture.styles(w)
+    ]  # fmt: skip
 
-
-@dataclass(frozen=True)
-class MixedTexture(BakedTexture):
-    """A texture synthesizer whose style varies over space; made by `mix_texture`."""
-
-    weights: StyleWeights
-
-    def styles(self, regions: Sequence[StageRegions], device: torch.device) -> list[StageStyles]:
-        """Of each part of each stage: the weights before and after it."""
-        spacing, cells, maps = 2 ** len(regions), regions[0].input_region, []  # pixels between features
+    def stages(regions: Sequence[StageRegions], device: torch.device) -> list[StyledStage]:
+        spacing, cells, styled = 2 ** len(regions), regions[0].input_region, []  # pixels between features
         around = Region(*(Interval(spacing * axis.first, spacing * axis.last) for axis in (cells.rows, cells.cols)))
-        field = self.weights(around, 1).to(device)  # once for all levels: each is a sampling of it
-        for region in regions:
+        field = weights(around, 1).to(device)  # once for all levels: each is a sampling of it
+        for stage, convolutions, region in zip(texture.synthesis, mixed, regions, strict=True):
             before = _sample(field, around, region.input_region, spacing)
             spacing //= 2
             between = _sample(field, around, region.upsampled, spacing)
             after = _sample(field, around, region.output_region, spacing)
-            maps.append(StageStyles((before, between), (between, after), (after, after)))
-        return maps
+            styled.append(_mixed_stage(stage, convolutions, ((before, between), (between, after), (after, after))))
+        return styled
+
+    return StyledTexture(texture, dtype, stages)
+
+
+def _mixed_stage(
+    stage: TextureStage, convolutions: Sequence[MixedConv2d], maps: Sequence[tuple[Tensor, Tensor]]
+) -> StyledStage:
+    """A stage by mixed convolutions, for each of which the weights before and after it are given."""
+    up, conv, to_rgb = (partial(mixed, maps=own) for mixed, own in zip(convolutions, maps, strict=True))
+    return StyledStage(
+        lambda x, noise: stage.up.finish(up(x), noise),
+        lambda x, noise: stage.conv.finish(conv(x), noise),
+        lambda x: stage.to_rgb.finish(to_rgb(x)),
+    )
 
 
 def _sample(field: Tensor, pixels: Region, features: Region, spacing: int) -> Tensor:
@@ -94,17 +95,15 @@ def mix_structure(
 
     A function (z_l [B, C, h, w], coordinates, absolute row and column of the first local cell) -> z_s, in float32.
     """
-    layers = [Restyled(layer, MixedConv2d(layer.conv, z_g, torch.float32, exact)) for layer in structure.layers]
+    convolutions = [MixedConv2d(layer.conv, z_g, torch.float32, exact) for layer in structure.layers]
 
     def forward(z_l: Tensor, coordinates: Tensor, origin: tuple[int, int]) -> Tensor:
         x, region = z_l, Region.at(*origin, *z_l.shape[-2:])
-        field = weights(region, spacing).to(x.device)
-        inside = region
-        for layer in layers:
+        field, inside = weights(region, spacing).to(x.device), region
+        for layer, conv in zip(structure.layers, convolutions, strict=True):
             outside = inside.valid_output(layer.conv.rule)
-            before, after = (field[:, *part.slices_in(region)] for part in (inside, outside))
-            x = layer(beside(x, coordinates), (before, after))
-            inside = outside
+            maps = tuple(field[:, *part.slices_in(region)] for part in (inside, outside))
+            x, inside = layer.finish(conv(beside(x, coordinates), maps)), outside
         return x
 
     return forward
@@ -116,7 +115,6 @@ class MixedConv2d:
     def __init__(self, conv: ModulatedConv2d, styles: Tensor, dtype: torch.dtype, exact: bool) -> None:
         """`styles` [N, D]."""
         self.conv, self.dtype, self.exact = conv, dtype, exact
-        self.rule = conv.rule
         self.scales = conv.modulation(styles).float()  # [N, I]
         self.energy = conv.energy()  # [O, I]
 

@@ -98,6 +98,11 @@ def beside(x: Tensor, coordinates: Tensor) -> Tensor:
     return torch.cat([x, around.expand(len(x), -1, -1, -1)], dim=1)
 
 
+def _layers(channels: Sequence[int], radius: int, dilations: Sequence[int], style_dim: int) -> nn.ModuleList:
+    sizes = zip(channels[:-1], channels[1:], dilations, strict=True)
+    return nn.ModuleList(StructureLayer(i, o, radius, dilation, style_dim) for i, o, dilation in sizes)
+
+
 class StructureSynthesizer(nn.Module):
     """Local latent z_l, global latent z_g and coordinates -> structure latent z_s. The style is z_g itself."""
 
@@ -111,11 +116,7 @@ class StructureSynthesizer(nn.Module):
         grid: CoordinateGrid,
     ) -> None:
         super().__init__()
-        channels = [local_dim, *widths, local_dim]
-        self.layers = nn.ModuleList(
-            StructureLayer(inputs, outputs, radius, dilation, global_dim)
-            for inputs, outputs, dilation in zip(channels[:-1], channels[1:], dilations, strict=True)
-        )
+        self.layers = _layers([local_dim, *widths, local_dim], radius, dilations, global_dim)
         self.rule = structure(radius, dilations)
         self.grid = grid
         self.local_dim, self.global_dim = local_dim, global_dim
@@ -147,11 +148,7 @@ class StyledStructure(nn.Module):
     ) -> None:
         super().__init__()
         self.mapping = StatisticsMapping(local_dim, global_dim, mapping_layers, mapping_lr_multiplier)
-        channels = [local_dim, *widths]
-        self.layers = nn.ModuleList(
-            StructureLayer(inputs, outputs, radius, dilation, global_dim)
-            for inputs, outputs, dilation in zip(channels[:-1], channels[1:], dilations, strict=True)
-        )
+        self.layers = _layers([local_dim, *widths], radius, dilations, global_dim)
         heads = (ModulatedConv2d(width, local_dim, 1, global_dim, demodulate=False) for width in widths)
         self.heads = nn.ModuleList(heads)
         self.rule = structure(radius, dilations)

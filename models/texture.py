@@ -13,28 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.geometry import Chain, Region, StageRegions, Upsample, regions_from, regions_to, texture
-from models.layers import (
-    GAIN,
-    SLOPE,
-    EqualizedLinear,
-    ModulatedConv2d,
-    Restyled,
-    Style,
-    activate,
-    pixel_norm,
-    upsample_bilinear,
-)
+from models.geometry import UPSAMPLE, Chain, Region, StageRegions, regions_from, regions_to, texture
+from models.layers import GAIN, SLOPE, EqualizedLinear, ModulatedConv2d, activate, pixel_norm, upsample_bilinear
 from models.noise import Noise, noise_in
 from models.statistics import StatisticsMapping
 from models.trunk import Trunk, analysis, imposing, synthesis
 
+StyledLayer = Callable[[Tensor, Tensor | None], Tensor]  # of the feature and noise
 
 class Mapping(nn.Module):
     """Global latent z_g [B, D] -> style w [B, D]: pixel norm, then fully connected layers."""
@@ -67,24 +59,20 @@ class TextureLayer(nn.Module):
             x = x + (self.noise_strength * noise).to(x.dtype)
         return activate(x, self.bias)
 
-    def bake(self, style: Tensor, dtype: torch.dtype, differentiable: bool) -> BakedTextureLayer:
-        """The layer in one fixed style [1, D], with plain weights in `dtype`."""
-        conv = self.conv.bake(style, dtype, self.bias, GAIN, differentiable)
-        return BakedTextureLayer(conv, self.noise_strength * GAIN)
+    def bake(self, style: Tensor, dtype: torch.dtype, differentiable: bool) -> StyledLayer:
+        """The layer in one fixed style [1, D], of x and noise, with plain weights in `dtype`.
 
+        The gain sqrt 2 has moved through the leaky ReLU into weights, bias and noise.
+        """
+        conv, strength = self.conv.bake(style, dtype, self.bias, GAIN, differentiable), self.noise_strength * GAIN
 
-@dataclass(frozen=True)
-class BakedTextureLayer:
-    """A `TextureLayer` in a fixed style: the gain sqrt 2 has moved through the leaky ReLU into weights, bias, noise."""
+        def layer(x: Tensor, noise: Tensor | None) -> Tensor:
+            y = conv(x)
+            if noise is not None:
+                y += (strength * noise).to(y.dtype)
+            return F.leaky_relu_(y, SLOPE)
 
-    conv: Callable[[Tensor], Tensor]  # and the bias
-    noise_strength: Tensor
-
-    def __call__(self, x: Tensor, style: None, noise: Tensor | None) -> Tensor:
-        y = self.conv(x)
-        if noise is not None:
-            y += (self.noise_strength * noise).to(y.dtype)
-        return F.leaky_relu_(y, SLOPE)
+        return layer
 
 
 class ToRGB(nn.Module):
@@ -103,76 +91,62 @@ class ToRGB(nn.Module):
         """Everything after the convolution; colours are summed over the stages in float32."""
         return x.float() + self.bias[:, None, None]
 
-    def bake(self, style: Tensor, dtype: torch.dtype, differentiable: bool) -> Restyled:
+    def bake(self, style: Tensor, dtype: torch.dtype, differentiable: bool) -> Callable[[Tensor], Tensor]:
         """The layer in one fixed style [1, D], with plain weights in `dtype`."""
-        return Restyled(self, self.conv.bake(style, dtype, differentiable=differentiable))
-
-
-class StageStyles(NamedTuple):
-    """The style of each part of a stage."""
-
-    up: Style
-    conv: Style
-    to_rgb: Style
+        conv = self.conv.bake(style, dtype, differentiable=differentiable)
+        return lambda x: self.finish(conv(x))
 
 
 class TextureStage(nn.Module):
     """Doubles the resolution: an up-sampling convolution, a second one, and the colours that this resolution adds.
 
-    The parts are the trained ones with a style for each sample, or stand-ins whose style is baked into them, or varies
-    over space (`models.mixing`).
+    It draws in a style, as a `StyledStage`.
     """
 
-    def __init__(
-        self,
-        number: int,  # 0 is the coarsest
-        up: TextureLayer | BakedTextureLayer | Restyled,
-        conv: TextureLayer | BakedTextureLayer | Restyled,
-        to_rgb: ToRGB | Restyled,
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, style_dim: int) -> None:
         super().__init__()
-        self.number = number
-        self.up, self.conv, self.to_rgb = up, conv, to_rgb
+        self.up = TextureLayer(inputs, outputs, style_dim, upsample=True)
+        self.conv = TextureLayer(outputs, outputs, style_dim, upsample=False)
+        self.to_rgb = ToRGB(outputs, style_dim)
 
-    def forward(
+    def styled(self, up: Tensor, conv: Tensor, to_rgb: Tensor) -> StyledStage:
+        """In a style [B, D] for each sample and part."""
+        return StyledStage(
+            lambda x, noise: self.up(x, up, noise),
+            lambda x, noise: self.conv(x, conv, noise),
+            partial(self.to_rgb, style=to_rgb),
+        )
+
+    def bake(self, *styles: Tensor, dtype: torch.dtype, differentiable: bool) -> StyledStage:
+        """In a fixed style [1, D] for each part, with plain weights in `dtype`."""
+        parts = zip((self.up, self.conv, self.to_rgb), styles, strict=True)
+        return StyledStage(*(part.bake(style, dtype, differentiable) for part, style in parts))
+
+
+class StyledStage(NamedTuple):
+    """A stage in a style: for each sample, baked into the weights, or one that varies over space (`models.mixing`)."""
+
+    up: StyledLayer
+    conv: StyledLayer
+    to_rgb: Callable[[Tensor], Tensor]
+
+    def __call__(
         self,
         x: Tensor,  # [B, I, h, w]
         image: Tensor | None,  # [B, 3, h, w] of the stages before; None at the first one
-        styles: StageStyles,
+        number: int,  # of the stage: 0 is the coarsest
         noise: Noise | None,
         regions: StageRegions,
     ) -> tuple[Tensor, Tensor]:
         """The feature [B, O, h', w'] of this stage, and the image [B, 3, h', w'] of all so far."""
         x = x[..., *regions.input_region.slices_in(regions.given)]
-        layer = 2 * self.number
-        x = self.up(x, styles.up, noise_in(noise, layer, regions.upsampled))  # [B, O, 2h - 3, 2w - 3]
-        x = self.conv(x, styles.conv, noise_in(noise, layer + 1, regions.output_region))  # [B, O, 2h - 5, 2w - 5]
-        colours = self.to_rgb(x, styles.to_rgb)  # [B, 3, 2h - 5, 2w - 5]
+        x = self.up(x, noise_in(noise, 2 * number, regions.upsampled))  # [B, O, 2h - 3, 2w - 3]
+        x = self.conv(x, noise_in(noise, 2 * number + 1, regions.output_region))  # [B, O, 2h - 5, 2w - 5]
+        colours = self.to_rgb(x)  # [B, 3, 2h - 5, 2w - 5]
         if image is None:
             return x, colours
-        around = regions.given.valid_output(Upsample())
+        around = regions.given.valid_output(UPSAMPLE)
         return x, colours + upsample_bilinear(image)[..., *regions.output_region.slices_in(around)]
-
-    def bake(self, styles: StageStyles, dtype: torch.dtype, differentiable: bool) -> TextureStage:
-        """The stage in fixed styles [1, D]."""
-        parts = zip((self.up, self.conv, self.to_rgb), styles, strict=True)
-        return TextureStage(self.number, *(part.bake(style, dtype, differentiable) for part, style in parts))
-
-
-def synthesize(
-    stages: Sequence[TextureStage],
-    z_s: Tensor,  # [B, C, h, w], the cells that the first stage is given
-    styles: Sequence[StageStyles],
-    noise: Noise | None,
-    regions: Sequence[StageRegions],
-) -> Tensor:
-    """The image [B, 3, H, W] that the stages draw. ValueError if z_s is not of the size that `regions` say."""
-    if z_s.shape[-2:] != regions[0].given.shape:
-        raise ValueError(f"a structure latent of {tuple(z_s.shape[-2:])} cells, not of {regions[0].given.shape}")
-    x, image = z_s, None
-    for stage, style, region in zip(stages, styles, regions, strict=True):
-        x, image = stage(x, image, style, noise, region)
-    return image
 
 
 class TextureSynthesizer(nn.Module):
@@ -194,11 +168,8 @@ class TextureSynthesizer(nn.Module):
         super().__init__()
         layers = mapping_layers, mapping_lr_multiplier
         self.mapping = StatisticsMapping(local_dim, global_dim, *layers) if trunk else Mapping(global_dim, *layers)
-        self.synthesis = nn.ModuleList()
-        for number, (inputs, outputs) in enumerate(zip([local_dim, *widths[:-1]], widths, strict=True)):
-            up = TextureLayer(inputs, outputs, global_dim, upsample=True)
-            conv = TextureLayer(outputs, outputs, global_dim, upsample=False)
-            self.synthesis.append(TextureStage(number, up, conv, ToRGB(outputs, global_dim)))
+        sizes = zip([local_dim, *widths[:-1]], widths, strict=True)
+        self.synthesis = nn.ModuleList(TextureStage(inputs, outputs, global_dim) for inputs, outputs in sizes)
         self.rule = texture(len(widths))
         self.trunk = Trunk(local_dim, 2 ** len(widths)) if trunk else None
         if self.trunk:
@@ -225,15 +196,17 @@ class TextureSynthesizer(nn.Module):
         """Styles of an image: one for each layer of noise, and one for the last ToRGB."""
         return 2 * self.stages + 1
 
-    def styles(self, w: Tensor) -> list[StageStyles]:
-        """Of each stage, from w [B, D], or [B, L + 1, D] with a style for each layer.
+    def styles(self, w: Tensor) -> list[tuple[TextureStage, Tensor, Tensor, Tensor]]:
+        """Each stage with the styles of its parts, from w [B, D], or [B, L + 1, D] with a style for each layer.
 
         A ToRGB takes that of the next stage's second convolution: InfinityGAN's order, so that its public
         weights keep their meaning.
         """
         w = w[:, None].expand(-1, self.style_count, -1) if w.dim() == 2 else w
-        layers = range(0, 2 * self.stages, 2)
-        return [StageStyles(w[:, i], w[:, i + 1], w[:, min(i + 3, 2 * self.stages)]) for i in layers]
+        last = 2 * self.stages
+        return [
+            (stage, w[:, 2 * k], w[:, 2 * k + 1], w[:, min(2 * k + 3, last)]) for k, stage in enumerate(self.synthesis)
+        ]
 
     def forward(
         self,
@@ -243,65 +216,64 @@ class TextureSynthesizer(nn.Module):
         origin: tuple[int, int] = (0, 0),  # absolute row and column of the first latent cell
     ) -> Tensor:
         """Image of all pixels that z_s draws; the first one is at `rule.valid_output` of the latent's interval."""
-        cells = Region.at(*origin, *z_s.shape[-2:])
-        regions = regions_from(cells, self.stages)
-        image = synthesize(self.synthesis, drawn_channels(self.trunk, z_s), self.styles(w), noise, regions)
-        return impose(self.trunk, image, regions[-1].output_region, z_s, cells)[0] if self.trunk else image
+        regions = regions_from(Region.at(*origin, *z_s.shape[-2:]), self.stages)
+        stages = [stage.styled(*styles) for stage, *styles in self.styles(w)]
+        return self.draw(stages, self.drawn_from(z_s), z_s, noise, regions)[0]
 
-    def bake(self, w: Tensor, dtype: torch.dtype, differentiable: bool = False) -> BakedTexture:
+    def bake(self, w: Tensor, dtype: torch.dtype, differentiable: bool = False) -> StyledTexture:
         """The synthesizer for one fixed style [D] (or [L + 1, D]), with plain convolution weights in `dtype`.
 
         `differentiable`: without Winograd's method, whose gradients take more time and memory.
         """
         styles = self.styles(w[None])
-        stages = [stage.bake(own, dtype, differentiable) for stage, own in zip(self.synthesis, styles, strict=True)]
-        return BakedTexture(stages, dtype, self.trunk)
+        stages = [stage.bake(*own, dtype=dtype, differentiable=differentiable) for stage, *own in styles]
+        return StyledTexture(self, dtype, lambda regions, device: stages)
 
     def regions(self, pixels: Region) -> list[StageRegions]:
         """The stages' regions where no more is computed than these pixels need."""
-        return stage_regions(pixels, self.stages, self.trunk)
+        return regions_to(pixels.receptive_field(imposing(self.trunk.cell)) if self.trunk else pixels, self.stages)
 
+    def drawn_from(self, z_s: Tensor) -> Tensor:
+        """What the stages draw from: the model's channels [B, C, h, w]. Further coefficients are only imposed."""
+        return z_s[:, : self.trunk.channels] if self.trunk else z_s
 
-def stage_regions(pixels: Region, stages: int, trunk: Trunk | None) -> list[StageRegions]:
-    """Of so many stages; with a trunk they draw what it needs around the pixels."""
-    return regions_to(pixels if trunk is None else pixels.receptive_field(imposing(trunk.cell)), stages)
-
-
-def drawn_channels(trunk: Trunk | None, z_s: Tensor) -> Tensor:
-    """What the stages draw from: the model's channels [B, K, h, w]. Further coefficients are only imposed."""
-    return z_s if trunk is None else z_s[:, : trunk.channels]
-
-
-def impose(trunk: Trunk, image: Tensor, drawn: Region, z_s: Tensor, cells: Region) -> tuple[Tensor, Region]:
-    """An image [B, 3, H, W] drawn in a region, with the channels z_s [B, K, h, w] of a region of cells, in float32.
-
-    And the region of pixels for which both are there.
-    """
-    inner = drawn.valid_output(analysis(trunk.cell)).common(cells)
-    around, pixels = inner.receptive_field(analysis(trunk.cell)), inner.valid_output(synthesis(trunk.cell))
-    with torch.autocast(image.device.type, enabled=False):
-        own = z_s[..., *inner.slices_in(cells)].float()
-        return trunk.impose(image[..., *around.slices_in(drawn)].float(), own), pixels
+    def draw(
+        self,
+        stages: Sequence[StyledStage],
+        x: Tensor,  # [B, C, h, w], which the first stage is given
+        z_s: Tensor,  # [B, C or more, h, w], which a trunk imposes
+        noise: Noise | None,
+        regions: Sequence[StageRegions],
+    ) -> tuple[Tensor, Region]:
+        """The image [B, 3, H, W] that stages in a style draw, and its pixels. ValueError for a z_s of another size."""
+        cells, image = regions[0].given, None
+        if z_s.shape[-2:] != cells.shape:
+            raise ValueError(f"a structure latent of {tuple(z_s.shape[-2:])} cells, not of {cells.shape}")
+        for number, (stage, region) in enumerate(zip(stages, regions, strict=True)):
+            x, image = stage(x, image, number, noise, region)
+        drawn = regions[-1].output_region
+        if not self.trunk:
+            return image, drawn
+        read, give = analysis(self.trunk.cell), synthesis(self.trunk.cell)
+        inner = drawn.valid_output(read).common(cells)
+        around = inner.receptive_field(read)
+        with torch.autocast(image.device.type, enabled=False):
+            own = z_s[..., *inner.slices_in(cells)].float()
+            image = self.trunk.impose(image[..., *around.slices_in(drawn)].float(), own)
+        return image, inner.valid_output(give)
 
 
 @dataclass(frozen=True)
-class BakedTexture:
-    """A texture synthesizer in one style; made by `TextureSynthesizer.bake`."""
+class StyledTexture:
+    """A texture synthesizer in a style; made by `TextureSynthesizer.bake` and `models.mixing.mix_texture`."""
 
-    stages: Sequence[TextureStage]
+    texture: TextureSynthesizer
     dtype: torch.dtype  # of the convolutions
-    trunk: Trunk | None
+    stages: Callable[[Sequence[StageRegions], torch.device], Sequence[StyledStage]]  # for these regions
 
     def __call__(self, z_s: Tensor, noise: Noise | None, pixels: Region) -> Tensor:
         """A region of pixels [B, 3, H, W], from the cells [B, C, h, w] that it needs."""
-        x = drawn_channels(self.trunk, z_s).to(self.dtype).contiguous(memory_format=torch.channels_last)
-        regions = stage_regions(pixels, len(self.stages), self.trunk)
-        image = synthesize(self.stages, x, self.styles(regions, z_s.device), noise, regions)
-        drawn = regions[-1].output_region
-        if self.trunk:
-            image, drawn = impose(self.trunk, image, drawn, z_s, regions[0].given)
+        x = self.texture.drawn_from(z_s).to(self.dtype).contiguous(memory_format=torch.channels_last)
+        regions = self.texture.regions(pixels)
+        image, drawn = self.texture.draw(self.stages(regions, z_s.device), x, z_s, noise, regions)
         return image[..., *pixels.slices_in(drawn)]
-
-    def styles(self, regions: Sequence[StageRegions], device: torch.device) -> list[StageStyles]:
-        """Of each stage: they are baked in."""
-        return [StageStyles(None, None, None)] * len(regions)

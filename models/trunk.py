@@ -112,12 +112,16 @@ class Trunk(nn.Module):
 
     def kernel(self, channels: int) -> Tensor:
         """The first C basis functions as a convolution of 2 x 2 cells, whose pixels are channels: [C, 3 m^2, 2, 2]."""
-        m, order = self.cell, self.order[:channels]
-        rows = torch.from_numpy(lapped_basis(m)).to(self.axes)  # [m, 2m]
-        axes, down, right = self.axes[order // m**2], rows[order // m % m], rows[order % m]
-        basis = axes[:, :, None, None] * down[:, None, :, None] * right[:, None, None, :]  # [C, 3, 2m, 2m]
+        m = self.cell
+        basis = self._functions(self.order[:channels], torch.from_numpy(lapped_basis(m)))  # [C, 3, 2m, 2m]
         parts = basis.reshape(-1, COLOURS, 2, m, 2, m).permute(0, 1, 3, 5, 2, 4)
         return parts.reshape(-1, COLOURS * m**2, 2, 2)
+
+    def _functions(self, order: Tensor, rows: Tensor) -> Tensor:
+        """Basis functions [C, 3, 2n, 2n] of these coefficients, by the functions [.., 2n] of an axis."""
+        m, rows = self.cell, rows.to(self.axes)
+        axes, down, right = self.axes[order // m**2], rows[order // m % m], rows[order % m]
+        return axes[:, :, None, None] * down[:, None, :, None] * right[:, None, None, :]
 
     def analyse(self, image: Tensor, channels: int | None = None) -> Tensor:
         """Pixels [B, 3, m (h + 1), m (w + 1)] from m before a cell's position on -> channels [B, C, h, w].
@@ -141,13 +145,8 @@ class Trunk(nn.Module):
         """
         m, n, order = self.cell, self.cell // scale, self.order[: z.shape[1]]
         low = torch.nonzero((order // m % m < n) & (order % m < n))[:, 0]
-        own = order[low]
-        if n > 1:
-            rows = torch.from_numpy(lapped_basis(n)).to(self.axes)
-        else:
-            rows = torch.full((1, 2), 0.5, device=self.axes.device)
-        axes, down, right = self.axes[own // m**2], rows[own // m % m], rows[own % m]
-        basis = axes[:, :, None, None] * down[:, None, :, None] * right[:, None, None, :]  # [C', 3, 2n, 2n]
+        rows = torch.from_numpy(lapped_basis(n)) if n > 1 else torch.full((1, 2), 0.5)
+        basis = self._functions(order[low], rows)  # [C', 3, 2n, 2n]
         kernel = basis.reshape(-1, COLOURS, 2, n, 2, n).permute(1, 3, 5, 0, 2, 4).reshape(COLOURS * n**2, -1, 2, 2)
         values = z[:, low] * (self.scale[low] * (n / m if n > 1 else 1 / m))[:, None, None]
         return F.pixel_shuffle(F.conv2d(values, kernel.flip(2, 3)), n)

@@ -37,7 +37,7 @@ class WinogradConv2d:
         self.planes = [[plane.contiguous(memory_format=torch.channels_last) for plane in row] for row in transformed]
         self.bias = bias
 
-    def __call__(self, x: Tensor, style: None = None) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         height, width = (edge - 2 for edge in x.shape[-2:])
         if min(height, width) < 2:  # less than a tile
             return self(F.pad(x, (0, 1, 0, 1)))[..., :height, :width]

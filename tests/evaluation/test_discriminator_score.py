@@ -30,28 +30,23 @@ def discriminator(tmp_path_factory):
     return path, network
 
 
-def test_the_patch_of_a_discriminator_is_known_from_its_file(discriminator):
-    path, network = discriminator
-    score = DiscriminatorScore(path, CPU)
-    assert score.patch == 21 and score.group == 4
-    assert all(torch.equal(a, b) for a, b in zip(score.network.parameters(), network.parameters(), strict=True))
-
-
-@pytest.mark.parametrize(("stages", "cells", "halvings"), [(3, 11, 4), (3, 15, 4), (4, 11, 5), (5, 11, 5), (6, 11, 6)])
-def test_the_patches_of_the_configs(stages, cells, halvings):
-    patch = texture(stages).valid_output(Interval(0, cells - 1)).size
-    model = {"stages": stages, "discriminator": {"widths": [8] * (halvings + 1)}}
-    assert patch_of(8 * (patch >> halvings) ** 2, model) == patch
+def test_the_patches_of_the_configs():
+    for stages, cells, halvings in (3, 11, 4), (3, 15, 4), (4, 11, 5), (5, 11, 5), (6, 11, 6):
+        patch = texture(stages).valid_output(Interval(0, cells - 1)).size
+        model = {"stages": stages, "discriminator": {"widths": [8] * (halvings + 1)}}
+        assert patch_of(8 * (patch >> halvings) ** 2, model) == patch
 
 
 @torch.inference_mode()
 def test_scores_are_means_over_crops(discriminator):
     """Of images as large as a patch all crops are the image; those judged together are of different images."""
     path, network = discriminator
+    score = DiscriminatorScore(path, CPU)
+    assert score.patch == 21 and score.group == 4
     images = [noise(21, 21, seed) for seed in range(3)]
     batch = torch.from_numpy(np.stack(images * 4)).permute(0, 3, 1, 2).float() / 127.5 - 1
     expected = torch.cat([network(part)[0] for part in batch.split(4)]).mean().item()
-    assert DiscriminatorScore(path, CPU)(images, 0) == pytest.approx(expected, rel=1e-4)
+    assert score(images, 0) == pytest.approx(expected, rel=1e-4)
 
 
 def test_crops_are_drawn_by_the_seed(discriminator):

@@ -1,16 +1,12 @@
 """Measures of edits: each image in the style of the next one."""
 
 import numpy as np
-import PIL.Image
 import pytest
 
 from evaluation import run
 from evaluation.edits import colour_movement, gradients_kept, measure_edits
 from evaluation.latents import relative_error, window
-from tests.evaluation.tiny import noise, tiny_evaluated
-
-SIZES = {"a": (48, 60), "b": (60, 49), "c": (33, 47)}
-PIXELS = {name: noise(*size, seed) for seed, (name, size) in enumerate(SIZES.items())}
+from tests.evaluation.tiny import PIXELS, noise, tiny_evaluated, write_photographs
 
 
 def brightness(images, seed):
@@ -19,9 +15,7 @@ def brightness(images, seed):
 
 
 def test_edits_are_in_the_style_of_the_next_image(checkpoint, tmp_path):
-    for name, pixels in PIXELS.items():
-        PIL.Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-    files = {name: tmp_path / f"{name}.png" for name in PIXELS}
+    files = write_photographs(tmp_path)
     evaluated = tiny_evaluated(checkpoint, "details=3", "pictures=2", discriminator=brightness)
     model, (_, _, kept) = evaluated.model, run.invert_all(evaluated, files, {})
     means, pictures = measure_edits(evaluated, kept)

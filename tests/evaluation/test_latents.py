@@ -24,24 +24,16 @@ def draws(count, seed=0, shift=0.0, scale=1.0, images=20):
     return [shift + scale * torch.randn(count, 4, generator=generator) for _ in range(images)]
 
 
-def test_latents_of_one_distribution_are_at_the_floor():
-    found = compare_latents(draws(200), draws(200, seed=1), 0)
-    assert found["latent_mean_distance"] < 0.05 and abs(found["latent_std_ratio"] - 1) < 0.05
-    assert 0 < found["latent_mmd"] < 2 * found["latent_mmd_floor"] < 0.05
-
-
 def test_shift_and_spread_are_told():
-    found = compare_latents(draws(200, seed=1, shift=3.0, scale=4.0), draws(200, scale=2.0), 0)
-    assert found["latent_mean_distance"] == pytest.approx(1.5, rel=0.1)
-    assert found["latent_std_ratio"] == pytest.approx(2, rel=0.1)
-    assert found["latent_mmd"] > 10 * found["latent_mmd_floor"]
-
-
-def test_the_floor_is_of_as_many_vectors_as_the_discrepancy():
-    """Of few vectors the discrepancy is larger, whatever their distribution."""
-    few = compare_latents(draws(3, images=2), draws(200, seed=1), 0)
-    many = compare_latents(draws(200), draws(200, seed=1), 0)
-    assert few["latent_mmd_floor"] > 5 * many["latent_mmd_floor"]
+    same = compare_latents(draws(200), draws(200, seed=1), 0)
+    assert same["latent_mean_distance"] < 0.05 and abs(same["latent_std_ratio"] - 1) < 0.05
+    assert 0 < same["latent_mmd"] < 2 * same["latent_mmd_floor"] < 0.05
+    other = compare_latents(draws(200, seed=1, shift=3.0, scale=4.0), draws(200, scale=2.0), 0)
+    assert other["latent_mean_distance"] == pytest.approx(1.5, rel=0.1)
+    assert other["latent_std_ratio"] == pytest.approx(2, rel=0.1)
+    assert other["latent_mmd"] > 10 * other["latent_mmd_floor"]
+    few = compare_latents(draws(3, images=2), draws(200, seed=1), 0)  # of few vectors the discrepancy is larger
+    assert few["latent_mmd_floor"] > 5 * same["latent_mmd_floor"]
 
 
 def test_without_vectors_nothing_is_measured():
@@ -53,9 +45,6 @@ def test_discrepancy_is_that_of_the_loss():
     x, y = draws(7, images=1), draws(7, seed=1, images=1)
     expected = maximum_mean_discrepancy(*x, *y).item()
     assert compare_latents(x, y, 0)["latent_mmd"] == pytest.approx(expected, abs=1e-6)
-    large = draws(900), draws(900, seed=1)
-    found = [compare_latents(*large, seed)["latent_mmd"] for seed in (0, 0, 1)]
-    assert found[0] == found[1] != found[2]
     assert compare_latents([x[0][:1]], y, 0)["latent_mmd"] is None
 
 

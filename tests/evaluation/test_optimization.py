@@ -19,7 +19,7 @@ def generated(model, height, width, seed=9, dtype=np.uint8):
     return model.draw(model.generate(height, width, seed), dtype=dtype)
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(height=st.integers(1, 40), width=st.integers(1, 40))
 def test_it_starts_from_the_generated_image_of_its_seed_but_for_the_styles(model, height, width):
     search = Search(model, noise(height, width), steps=9, seed=4, perceptual=None)
@@ -29,47 +29,35 @@ def test_it_starts_from_the_generated_image_of_its_seed_but_for_the_styles(model
     assert np.allclose(found, generated(model, height, width, 4, np.float32), atol=1e-4)
 
 
-def test_styles_start_from_their_mean(model):
-    draws = torch.randn(20_000, model.generator.structure.global_dim, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = model.generator.texture.mapping(draws).mean(0)
-    found = Search(model, noise(9, 9), steps=9, seed=0, perceptual=None).styles[0].detach()
-    assert found.shape == (model.generator.texture.style_count, model.generator.structure.global_dim)
-    assert torch.allclose(found, expected.expand_as(found), atol=0.05) and expected.abs().max() > 0.2
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_result_comes_closer_to_the_image(checkpoint, dtype):
+def test_the_result_comes_closer_to_the_image(model):
     """And the networks stay as they are."""
-    model = tiny_model(checkpoint, dtype=dtype)
     before = {name: value.clone() for name, value in model.generator.state_dict().items()}
-    points = optimize(model, generated(model, 29, 21), steps=60)
+    points = optimize(model, generated(model, 21, 15), steps=40)
     assert all(torch.equal(value, before[name]) for name, value in model.generator.state_dict().items())
-    assert [point["step"] for point in points] == [0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 60]
+    assert [point["step"] for point in points] == [0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 40]
     psnr, seconds = ([point[key] for point in points] for key in ("psnr", "seconds"))
-    assert psnr[-1] == max(psnr) > psnr[0] + 4
+    assert psnr[-1] == max(psnr) > psnr[0] + 3
     assert seconds == sorted(seconds) and seconds[0] > 0
 
 
 def test_a_perceptual_term_counts(model):
-    seen = []
+    image, seen = generated(model, 8, 9), []
 
     def grey(reconstruction, target):
-        seen.append((reconstruction.detach(), target))
+        seen.append(target)
         return 1000 * reconstruction.square().mean()
 
-    image = generated(model, 16, 16)
-    plain, pulled = optimize(model, image, 30)[-1], optimize(model, image, 30, perceptual=grey)[-1]
-    assert pulled["psnr"] < plain["psnr"] - 0.5
-    reconstruction, target = seen[-1]
-    assert reconstruction.shape == target.shape == (1, 3, 16, 16)
-    assert torch.allclose(target[0].permute(1, 2, 0), torch.from_numpy(image) / 127.5 - 1, atol=1e-5)
+    search = Search(model, image, steps=9, seed=0, perceptual=grey)
+    darker = [search.step().square().mean() for _ in range(5)]
+    assert darker[-1] < darker[0]
+    assert torch.allclose(seen[-1][0].permute(1, 2, 0), torch.from_numpy(image) / 127.5 - 1, atol=1e-5)
 
 
 def test_noise_keeps_its_mean_and_deviation_and_every_latent_moves(model):
     search = Search(model, noise(20, 20), steps=20, seed=0, perceptual=None)
     after = [search.local, search.global_, search.styles, *search.maps.values()]
     before = [values.detach().clone() for values in after]
+    assert search.styles.shape[1:] == (model.generator.texture.style_count, model.generator.structure.global_dim)
     for _ in range(3):
         search.step()
     for each in after[3:]:

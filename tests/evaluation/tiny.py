@@ -1,6 +1,7 @@
 """Tiny models, and what evaluates them."""
 
 import numpy as np
+import PIL.Image
 
 from evaluation.photographs import EvaluatedModel
 from inversion import PatchInverter
@@ -22,6 +23,17 @@ def tiny_evaluated(checkpoint, *overrides, **metrics):
 def noise(height, width, seed=0):
     """uint8 [H, W, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+SIZES = {"a": (48, 60), "b": (60, 49), "c": (33, 47)}  # of some photographs
+PIXELS = {name: noise(*size, seed) for seed, (name, size) in enumerate(SIZES.items())}
+
+
+def write_photographs(folder):
+    """Their files, by name."""
+    for name, pixels in PIXELS.items():
+        PIL.Image.fromarray(pixels).save(folder / f"{name}.png")
+    return {name: folder / f"{name}.png" for name in PIXELS}
 
 
 def checkpoint_entry(name="p", images=("a", "b"), psnr=20.0, **given):

@@ -22,7 +22,6 @@ from losses.latent import maximum_mean_discrepancy
 from models import build_discriminator, build_generator
 from models.geometry import Interval, Region, partition, regions_from
 from models.mixing import mix_structure, mix_texture
-from models.texture import StageStyles, synthesize
 from scripts.import_infinitygan import Constants, converted, model_of, read_checkpoint, used
 from tests.models.public_infinitygan import GOLDEN
 
@@ -121,11 +120,10 @@ def patch(case, recorded):
     for name, ours in (("out.w", w), ("out.structure", z_s), ("out.image_nomix", image)):
         yield name, ours, recorded[name]
     first = lambda *place: canvas.noise(*place)[:1]  # noqa: E731
-    stages = texture.bake(w[0, 0], torch.float32).stages
+    stages = [stage.styled(*styles) for stage, *styles in texture.styles(w[:1, 0])]
     for name, (stage,), theirs in matching(recorded, r"mid\.rgb_(\d+)"):
-        regions = canvas.regions[: stage + 1]
-        styles = [StageStyles(None, None, None)] * len(regions)
-        yield name, synthesize(stages[: stage + 1], z_s[:1], styles, first, regions), theirs
+        drawn, _ = texture.draw(stages[: stage + 1], z_s[:1], z_s[:1], first, canvas.regions[: stage + 1])
+        yield name, drawn, theirs
     for name, (inject,), theirs in matching(recorded, r"out\.image_inject(\d+)"):
         mixed = torch.stack([w[:1, 0]] * inject + [w[:1, 1]] * (texture.style_count - inject), dim=1)
         yield name, texture(z_s[:1], mixed, first), theirs

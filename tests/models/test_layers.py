@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from models.geometry import Interval
 from models.layers import (
     CONVOLUTIONS,
+    EncoderConv2d,
     EqualizedConv2d,
     EqualizedLinear,
     ModulatedConv2d,
@@ -66,7 +67,7 @@ DEFINITIONS = {
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 @given(channels, channels, edges, edges, st.integers(1, 3), st.integers(1, 3))
 def test_convolutions_of_the_encoder_are_their_definitions(kind, inputs, outputs, height, width, stride, shift):
-    layer, x = filled(CONVOLUTIONS[kind](inputs, outputs, stride, shift)), normal(2, inputs, height, width)
+    layer, x = filled(EncoderConv2d(kind, inputs, outputs, stride, shift)), normal(2, inputs, height, width)
     expected = DEFINITIONS[kind](layer, x, shift, stride)
     assert close(layer(x), expected)
     needed = layer.rule.receptive_field(Interval(0, height - 1)).size

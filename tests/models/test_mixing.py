@@ -1,18 +1,15 @@
 """Styles that vary over space: each position against the ordinary layer in its style, and blocks against the whole."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.geometry import Interval, Region
+from models.geometry import Region
 from models.layers import ModulatedConv2d
 from models.mixing import MixedConv2d, mix_structure, mix_texture
 from models.noise import NoiseField
-from models.structure import beside
 from tests.models.small import (
     GRID,
     TOLERANCE,
@@ -51,16 +48,6 @@ def soft(count, sharpness=2.0):
 
 def constant(shares):
     return lambda region, spacing: torch.tensor(shares)[:, None, None].expand(-1, *region.shape)
-
-
-def split(boundary):
-    """The first style left of a column of pixels, the second from it on."""
-
-    def weights(region, spacing):
-        right = (positions(region, spacing)[1] >= boundary).float().expand(region.shape)
-        return torch.stack([1 - right, right])
-
-    return weights
 
 
 # The formulas
@@ -105,7 +92,7 @@ LITERALLY = {True: exact_literally, False: fast_literally}
 
 @pytest.mark.parametrize("demodulate", [True, False])
 @pytest.mark.parametrize(("kernel", "upsample"), [(1, False), (3, False), (3, True), (5, False)])
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(count=st.integers(1, 4), batch=st.integers(1, 2), extra=st.integers(0, 3), seed=st.integers(0, 99))
 def test_a_layer_equals_its_formula(kernel, upsample, demodulate, count, batch, extra, seed):
     torch.manual_seed(seed)
@@ -117,27 +104,12 @@ def test_a_layer_equals_its_formula(kernel, upsample, demodulate, count, batch, 
         assert close(MixedConv2d(conv, styles, torch.float32, exact)(x, maps), literally(conv, styles, x, *maps))
 
 
-@exactly
-@pytest.mark.parametrize("origin", [(0, 0), (-3, 8)])
-def test_a_structure_equals_its_formula(exact, origin):
-    structure, z_g, weights = structure_synthesizer(), normal(3, 6), soft(3, sharpness=4)
-    region = Region.at(*origin, 7, 6)
-    z_l, grid = normal(2, 5, *region.shape), GRID.of_canvas(region, region)
-    z_s, x = mix_structure(structure, z_g, weights, 8, exact)(z_l, grid, origin), z_l
-    for layer in structure.layers:
-        x, inside = beside(x, grid), region
-        region = region.valid_output(layer.conv.rule)
-        x = LITERALLY[exact](layer.conv, z_g, x, weights(inside, 8), weights(region, 8)) + layer.bias[:, None, None]
-        x = torch.where(x > 0, x, 0.2 * x) * math.sqrt(2)
-    assert close(z_s, x)
-
-
 # The ordinary networks
 
 
 @exactly
-@settings(max_examples=15)
-@given(stages=st.integers(3, 5), shares=shares, per_layer=st.booleans(), top=st.integers(-30, 30))
+@settings(max_examples=8)
+@given(stages=st.integers(3, 4), shares=shares, per_layer=st.booleans(), top=st.integers(-30, 30))
 def test_weights_that_are_constant_give_the_ordinary_image(exact, stages, shares, per_layer, top):
     texture, noise, z_s = texture_synthesizer(stages), NoiseField(1), normal(2, 5, 6, 7)
     w, pixels = styles_of(texture, len(shares), per_layer), Region.at(top, 3, 6, 7).valid_output(texture.rule)
@@ -149,28 +121,10 @@ def test_weights_that_are_constant_give_the_ordinary_image(exact, stages, shares
 
 
 @exactly
-@settings(max_examples=15)
-@given(stages=st.integers(3, 4), boundary=st.integers(-40, 120), left=st.integers(-3, 3), per_layer=st.booleans())
-def test_pixels_that_read_one_style_are_those_of_the_ordinary_image(exact, stages, boundary, left, per_layer):
-    texture, noise, z_s = texture_synthesizer(stages), NoiseField(2), normal(1, 5, 6, 14)
-    w, pixels = styles_of(texture, 2, per_layer), Region.at(0, left, 6, 14).valid_output(texture.rule)
-    mixed = mix_texture(texture, w, split(boundary), torch.float32, exact)(z_s, noise, pixels)
-    columns = range(pixels.cols.first, pixels.cols.last + 1)
-    read, cell = [texture.rule.receptive_field(Interval(col, col)) for col in columns], 2**stages
-    sides = [cell * reach.last < boundary for reach in read], [cell * reach.first >= boundary for reach in read]
-    for style, side in zip(w, map(torch.tensor, sides), strict=True):
-        ordinary = texture(z_s, style[None], noise, (0, left))
-        assert close(mixed[..., side], ordinary[..., side])
-        if any(sides[0]) and any(sides[1]):
-            assert not close(mixed[..., ~side], ordinary[..., ~side])
-
-
-@exactly
-@pytest.mark.parametrize("stages", [3, 5])
-@settings(max_examples=8)
+@settings(max_examples=10)
 @given(data=st.data())
-def test_blocks_of_a_texture_equal_the_whole(stages, exact, data):
-    texture, top, left = texture_synthesizer(stages), *data.draw(st.tuples(*[st.integers(-30, 30)] * 2))
+def test_blocks_of_a_texture_equal_the_whole(exact, data):
+    texture, top, left = texture_synthesizer(3), *data.draw(st.tuples(*[st.integers(-30, 30)] * 2))
     held = Region.at(top, left, *data.draw(st.tuples(*[st.integers(5, 8)] * 2)))
     drawn, z_s = held.valid_output(texture.rule), normal(1, 5, *held.shape)
     w = styles_of(texture, 3, data.draw(st.booleans(), "per layer"))
@@ -185,7 +139,7 @@ def test_blocks_of_a_texture_equal_the_whole(stages, exact, data):
 
 
 @exactly
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(layers=st.integers(1, 3), radius=st.integers(0, 2), edge=st.integers(1, 5))
 def test_blocks_of_a_structure_equal_the_whole(exact, layers, radius, edge):
     structure, cells = structure_synthesizer(layers, radius), Region.at(-2, 3, 4, 5)

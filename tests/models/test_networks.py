@@ -13,6 +13,7 @@ from models import build_discriminator, build_encoders, build_generator, count_p
 from models.discriminator import Discriminator, minibatch_deviation
 from models.encoder import GlobalEncoder, RandomGlobal
 from models.geometry import Interval, Region
+from models.layers import CONVOLUTIONS
 from models.noise import NoiseField
 from models.weights import FORMAT, export, load_inverter
 from tests.models.small import (
@@ -66,8 +67,8 @@ def test_numbers_that_do_not_fit_together_are_named(build, overrides, key):
 # The texture synthesizer
 
 
-@settings(max_examples=20)
-@given(stages=st.integers(1, 6), held=places, per_layer=st.booleans())
+@settings(max_examples=8)
+@given(stages=st.integers(1, 5), held=places, per_layer=st.booleans())
 def test_a_style_that_is_baked_draws_the_same(stages, held, per_layer):
     network = texture_synthesizer(stages)
     z_s, w = normal(2, 5, *held.shape), normal(network.style_count, 6) if per_layer else normal(6)
@@ -78,10 +79,10 @@ def test_a_style_that_is_baked_draws_the_same(stages, held, per_layer):
         assert close(network.bake(w, torch.float32, differentiable)(z_s, NoiseField(4), pixels), image)
 
 
-@settings(max_examples=30)
-@given(stages=st.integers(3, 4), held=places, data=st.data())
-def test_blocks_of_an_image_equal_the_whole(stages, held, data):
-    network, z_s = texture_synthesizer(stages), normal(1, 5, *held.shape)
+@settings(max_examples=12)
+@given(held=places, data=st.data())
+def test_blocks_of_an_image_equal_the_whole(held, data):
+    network, z_s = texture_synthesizer(3), normal(1, 5, *held.shape)
     draw, drawn = network.bake(normal(6), torch.float32), held.valid_output(network.rule)
 
     def pixels(region):
@@ -97,21 +98,18 @@ def test_a_latent_of_another_size_is_refused():
         network.bake(normal(6), torch.float32)(normal(1, 5, 6, 6), None, Region.at(0, 0, 16, 16))
 
 
-@pytest.mark.parametrize("stages", [3, 4, 5])
-def test_features_are_spaced_as_the_rules_say(stages):
+def test_features_are_spaced_as_the_rules_say():
     """A latent that begins one cell later gives features that begin one cell later."""
-    network = texture_synthesizer(stages)
-    one, later = Interval(0, 99), Interval(1, 99)
+    network, one, later = texture_synthesizer(4), Interval(0, 99), Interval(1, 99)
     for index, layer in enumerate(network.layers):
         one, later = layer.conv.rule.valid_output(one), layer.conv.rule.valid_output(later)
-        assert (later.first - one.first) * network.spacing(index) == 2**stages
-    assert network.spacing(index) == 1 and len(network.layers) == 2 * stages
+        assert (later.first - one.first) * network.spacing(index) == 2**4
+    assert network.spacing(index) == 1 and len(network.layers) == 8
 
 
 # The structure synthesizer
 
 
-@settings(max_examples=30)
 @given(st.integers(1, 3), st.integers(0, 2), st.integers(1, 4), st.integers(1, 4))
 def test_blocks_of_structure_equal_the_whole(layers, radius, edge, size):
     network, cells, z_g = structure_synthesizer(layers, radius), Region.at(-2, 5, size, size + 2), normal(1, 6)
@@ -151,7 +149,6 @@ def encoder_error(encoder, edge):
     )
 
 
-@settings(max_examples=30)
 @given(
     st.integers(1, 7), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2), st.sampled_from(["shifted", "valid"])
 )  # fmt: skip
@@ -160,17 +157,18 @@ def test_blocks_of_latents_equal_the_whole(edge, scales, depth, shift, kind):
 
 
 @pytest.mark.parametrize("kind", ["zero_pad", "rolled"])
-@pytest.mark.parametrize("edge", [1, 3])
-def test_padding_shows_seams(kind, edge):
-    assert encoder_error(patch_encoder(kind), edge) > 1e-2
+def test_padding_shows_seams(kind):
+    assert encoder_error(patch_encoder(kind), 3) > 1e-2
 
 
-@pytest.mark.parametrize("kind", ["shifted", "valid", "zero_pad", "rolled"])
-def test_a_baked_encoder_encodes_the_same(kind):
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_baked_encoder_encodes_the_same_and_leaves_the_other_as_it_was(kind):
     encoder, image = patch_encoder(kind), normal(2, 3, 64, 72)
-    assert close(encoder.bake(torch.float32)(image), encoder(image))
-    half = encoder.bake(torch.bfloat16)(image)
-    assert half.dtype == torch.float32 and 0 < (half - encoder(image)).abs().mean() < 0.02
+    whole = encoder(image)
+    half, baked = encoder.bake(torch.bfloat16)(image), encoder.bake(torch.float32)
+    assert close(baked(image), whole) and torch.equal(encoder(image), whole)
+    assert half.dtype == torch.float32 and 0 < (half - whole).abs().mean() < 0.02
+    assert all(one is other for one, other in zip(baked.parameters(), encoder.parameters(), strict=True))
 
 
 def test_a_cell_reads_46_pixels():
@@ -191,12 +189,8 @@ def test_a_global_latent_at_random_is_a_normal_draw_by_the_thumbnail():
     latents = RandomGlobal(64)(thumbnails)
     assert abs(latents.mean()) < 0.03 and abs(latents.std() - 1) < 0.03  # 12,800 values: three deviations
     assert (torch.corrcoef(latents) - torch.eye(200)).abs().max() < 0.65  # five deviations
-    again = RandomGlobal(64)(thumbnails[1:2].to(memory_format=torch.channels_last))
-    assert torch.equal(again, latents[1:2])
-    brighter = thumbnails.clone()
-    brighter[..., 4, 4] += 1 / 255
-    for other in (thumbnails.flip(-1), thumbnails.flip(1), -thumbnails, brighter):
-        assert ((RandomGlobal(64)(other) - latents).abs() > 1e-3).any(1).all()
+    assert torch.equal(RandomGlobal(64)(thumbnails[1:2]), latents[1:2])
+    assert ((RandomGlobal(64)(thumbnails.flip(-1)) - latents).abs() > 1e-3).any(1).all()
 
 
 def test_an_inverter_is_exported_and_loaded(tmp_path):
@@ -224,7 +218,7 @@ def test_an_inverter_is_exported_and_loaded(tmp_path):
             load_inverter(tmp_path / "other.safetensors")
 
 
-@pytest.mark.parametrize("section", ["texture", "structure", "encoder", "global_encoder"])
+@pytest.mark.parametrize("section", ["structure", "encoder"])
 def test_weights_that_describe_giants_take_no_memory(tmp_path, section):
     """Of a file of a few values, one network of which would take gigabytes."""
     small = [f"model.{name}.widths=[2,2,2]" for name in ("texture", "encoder")]
@@ -237,7 +231,7 @@ def test_weights_that_describe_giants_take_no_memory(tmp_path, section):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
-@pytest.mark.parametrize("model", ["[" * 10**5, "{", "[]", '"text"'])
+@pytest.mark.parametrize("model", ["[" * 10**5, "{", "[]"])
 def test_weights_that_describe_nothing(tmp_path, model):
     save_weights(tmp_path / "a.safetensors", {"generator.a": torch.zeros(1)}, {"format": FORMAT, "model": model})
     with pytest.raises(UserError, match=r"^\S*a\.safetensors: [^\n]*$"):
@@ -247,11 +241,10 @@ def test_weights_that_describe_nothing(tmp_path, model):
 # The discriminator
 
 
-@pytest.mark.parametrize("patch", [13, 53])
-def test_discriminator_judges_patches(patch):
-    score, coordinates, features = Discriminator(patch, [3, 4, 5], minibatch_group=2)(normal(4, 3, patch, patch))
+def test_discriminator_judges_patches():
+    score, coordinates, features = Discriminator(13, [3, 4, 5], minibatch_group=2)(normal(4, 3, 13, 13))
     assert score.shape == (4,) and coordinates.shape == (4, 3)
-    assert [tuple(feature.shape) for feature in features] == [(4, 4, *[patch // 2] * 2), (4, 5, *[patch // 4] * 2)]
+    assert [tuple(feature.shape) for feature in features] == [(4, 4, 6, 6), (4, 5, 3, 3)]
 
 
 def test_minibatch_deviation_is_of_consecutive_groups():

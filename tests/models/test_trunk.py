@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.geometry import Interval, Region
-from models.trunk import COLOURS, Trunk, analysis, imposing, lapped_basis, synthesis
+from models.trunk import COLOURS, Trunk, analysis, lapped_basis, synthesis
 
 
 def fitted(channels, cell, seed=0):
@@ -17,28 +17,26 @@ def fitted(channels, cell, seed=0):
     return trunk
 
 
-@pytest.mark.parametrize("m", [2, 4, 8, 16])
+@pytest.mark.parametrize("m", [2, 8, 16])
 def test_the_basis_is_orthonormal_with_its_neighbours(m):
     basis = lapped_basis(m)
     assert np.allclose(basis @ basis.T, np.eye(m), atol=1e-12)
     assert np.allclose(basis[:, m:] @ basis[:, :m].T, 0, atol=1e-12)
 
 
-@pytest.mark.parametrize("cell", [4, 8])
-def test_all_coefficients_give_the_image_again(cell):
-    trunk = fitted(COLOURS * cell**2, cell)
-    image = torch.randn(2, 3, 5 * cell, 6 * cell)
-    drawn = trunk.synthesise(trunk.analyse(image))
-    assert torch.allclose(drawn, image[..., cell:-cell, cell:-cell], atol=1e-4)
-
-
-def test_fewer_coefficients_give_the_nearest_image_that_has_them():
-    """What is left over has none of them; and a smooth image is nearly itself."""
+def test_coefficients_are_nearer_the_more_up_to_the_image_itself():
+    """And a smooth image is nearly that of the first ones; what is left over has none of them."""
+    trunk, image = fitted(20, 8), torch.randn(1, 3, 48, 56)
+    inner, errors = image[..., 8:-8, 8:-8], []
+    for count in (20, 60, 192):
+        z = trunk.analyse(image, count)
+        assert torch.allclose(z[:, :20], trunk.analyse(image), atol=1e-5)
+        errors.append(float((trunk.synthesise(z) - inner).square().mean()))
+        assert torch.allclose(trunk.impose(torch.zeros_like(image), z), trunk.synthesise(z), atol=1e-5)
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-8
     trunk, ramp = fitted(48, 8), torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
-    drawn = trunk.synthesise(trunk.analyse(ramp))
-    assert (drawn - ramp[..., 8:-8, 8:-8]).abs().max() < 0.02
-    rest = ramp[..., 8:-8, 8:-8] - drawn
-    assert trunk.analyse(rest).abs().max() < 1e-5
+    rest = ramp[..., 8:-8, 8:-8] - trunk.synthesise(trunk.analyse(ramp))
+    assert rest.abs().max() < 0.02 and trunk.analyse(rest).abs().max() < 1e-5
 
 
 def test_what_is_imposed_is_found_again():
@@ -61,16 +59,6 @@ def test_the_first_channels_are_the_mean_colours_and_the_others_fall():
     assert torch.allclose(trunk.axes @ trunk.axes.T, torch.eye(3), atol=1e-6)
 
 
-def test_more_coefficients_than_channels_are_nearer_up_to_the_image_itself():
-    trunk, image = fitted(20, 8), torch.randn(1, 3, 48, 56)
-    inner, errors = image[..., 8:-8, 8:-8], []
-    for count in (20, 60, 192):
-        z = trunk.analyse(image, count)
-        assert torch.allclose(z[:, :20], trunk.analyse(image), atol=1e-5)
-        errors.append(float((trunk.impose(torch.zeros_like(image), z) - inner).square().mean()))
-    assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-8
-
-
 @given(st.integers(-40, 40), st.integers(1, 30), st.sampled_from([2, 4, 8]))
 def test_rules_of_both_directions(first, count, cell):
     cells = Interval(first, first + count - 1)
@@ -78,11 +66,8 @@ def test_rules_of_both_directions(first, count, cell):
     assert pixels.size == (count + 1) * cell and analysis(cell).valid_output(pixels) == cells
     drawn = synthesis(cell).valid_output(cells)
     assert drawn.size == (count - 1) * cell
-    if drawn.size > 0:
-        assert synthesis(cell).receptive_field(drawn) == cells
-    touched = synthesis(cell).affected_output(cells)
-    assert touched.size == (count + 1) * cell
-    assert imposing(cell).valid_output(imposing(cell).receptive_field(cells)).first <= first
+    assert drawn.size == 0 or synthesis(cell).receptive_field(drawn) == cells
+    assert synthesis(cell).affected_output(cells).size == (count + 1) * cell
 
 
 def test_parts_equal_the_whole():
@@ -94,19 +79,11 @@ def test_parts_equal_the_whole():
     assert torch.allclose(own, z[..., *part.slices_in(cells)], atol=1e-5)
 
 
-@pytest.mark.parametrize("channels", [2, 49])
-def test_channels_that_a_cell_does_not_have(channels):
+def test_what_does_not_fit():
     with pytest.raises(ValueError, match="channels; cells of 4 x 4 pixels have 3 to 48"):
-        Trunk(channels, 4)
-
-
-def test_images_that_are_too_small_to_fit():
-    with pytest.raises(ValueError, match="no image of at least 16 x 16 pixels"):
-        Trunk(8, 8).fit([torch.zeros(3, 15, 40)])
-
-
-def test_a_flat_image_fits_without_numbers_that_are_not_finite():
+        Trunk(49, 4)
     trunk = Trunk(8, 8)
-    trunk.fit([torch.zeros(3, 32, 32)])
-    assert all(torch.isfinite(value).all() for value in trunk.state_dict().values())
+    with pytest.raises(ValueError, match="no image of at least 16 x 16 pixels"):
+        trunk.fit([torch.zeros(3, 15, 40)])
+    trunk.fit([torch.zeros(3, 32, 32)])  # flat
     assert torch.isfinite(trunk.analyse(torch.randn(1, 3, 32, 32))).all()
