@@ -19,7 +19,7 @@ from editing.known import KnownLatents
 from editing.montage import Canvas, Costs, Sources, compose, unusual
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
-from inversion.styles import ArrayLike, locate
+from inversion.styles import ArrayLike, Windowed
 from inversion.synthesis import Mask
 from models.geometry import Interval, Region
 from models.trunk import COLOURS, Trunk, lapped_basis
@@ -70,10 +70,8 @@ class Sheet:
         return np.concatenate([self.structure[: min(FEATURES, channels), top : top + STRIP, :] for top in strips], 1)
 
 
-class Collage:
+class Collage(Windowed):
     """The structure of a canvas [C, h, w]: known where it is, and elsewhere copied from sheets, mirrored or not."""
-
-    dtype = np.dtype("float32")
 
     def __init__(
         self,
@@ -87,8 +85,8 @@ class Collage:
         """UserError where there is nothing to copy."""
         if not any(sheet.usable.any() for sheet in sheets):
             raise UserError("nothing is left to copy from; allowed: photographs and masks that leave some cells")
-        self.shape = (known.channels, *cells.shape)
-        self.known, self.cells, self.sheets, self.costs, self.seed = known, cells, sheets, costs, seed
+        super().__init__(known.channels, cells)
+        self.known, self.sheets, self.costs, self.seed = known, sheets, costs, seed
         order, scale = (each[: known.channels].cpu().numpy() for each in (trunk.order, trunk.scale))
         down, right = order // trunk.cell % trunk.cell, order % trunk.cell  # frequencies
         self.signs = np.where(right % 2, np.float32(-1), np.float32(1))  # of a mirrored cell's channels
@@ -98,9 +96,8 @@ class Collage:
         self.blends = (blends * (scale[self.axis] / scale)[:, None, None]).astype(np.float32)
         self.width = max(sheet.usable.shape[1] for sheet in sheets)  # of a sheet's place among the sources
 
-    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        """As `inversion.styles.ArrayLike`."""
-        channels, region = locate(index, self.cells)
+    def make(self, region: Region) -> np.ndarray:
+        """The values [C, h, w] of a region of the canvas."""
         values = self.known.read(region).numpy()
         new = ~self.known.where(region)
         if new.any():
@@ -110,7 +107,7 @@ class Collage:
                 for mirrored in (False, True):
                     self._copy(values, place, new, sheet, self.width * (2 * n + mirrored), mirrored)
             values += self._toned(window) * new
-        return values[channels]
+        return values
 
     def origin(self, region: Region) -> np.ndarray:
         """The number of the sheet [h, w] that each new cell of a region of the canvas is copied from."""

@@ -17,7 +17,7 @@ from editing.masks import seen_cells
 from editing.montage import AROUND, INSIDE
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
-from inversion.styles import ArrayLike, RestyledStructure, Style, StyleMap, locate
+from inversion.styles import ArrayLike, RestyledStructure, Style, StyleMap, Windowed
 from inversion.synthesis import GeneratedStructure
 from inversion.weight_maps import LabelImage
 from models.geometry import Region
@@ -81,7 +81,7 @@ class Content:
         if isinstance(style, Style) or any(isinstance(each, StyleMap) for each in styles):
             return collage
         own = StyleMap(styles, Origins(collage))
-        return InPlace(collage, RestyledStructure(collage, own, style, collage.cells, trunk))
+        return in_place(collage, RestyledStructure(collage, own, style, collage.cells, trunk))
 
 
 @dataclass(frozen=True)
@@ -101,26 +101,12 @@ class Origins:
         return torch.stack([origin == n for n in range(self.count)]).float()
 
 
-@dataclass(frozen=True)
-class InPlace:
+def in_place(collage: Collage, restyled: RestyledStructure) -> Windowed:
     """A collage whose new cells are in the style of the canvas where they lie, which changes on the way."""
 
-    collage: Collage
-    restyled: RestyledStructure
+    def make(region: Region) -> np.ndarray:
+        window = (slice(None), *region.slices_in(collage.cells))
+        known = collage.known.where(region)
+        return collage[window] if known.all() else np.where(known, collage[window], restyled[window])
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.collage.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.collage.dtype
-
-    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        """As `ArrayLike`."""
-        channels, region = locate(index, self.collage.cells)
-        window = (slice(None), *region.slices_in(self.collage.cells))
-        known = self.collage.known.where(region)
-        if known.all():
-            return self.collage[window][channels]
-        return np.where(known, self.collage[window], self.restyled[window])[channels]
+    return Windowed(collage.shape[0], collage.cells, make)

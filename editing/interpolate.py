@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -26,8 +26,8 @@ from editing.film import Film
 from editing.fuse import in_style
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
-from inversion.noise import NoiseSpec, ShiftedNoise, blend_noise
-from inversion.styles import ArrayLike, Style, StyleMap, locate, mix_styles
+from inversion.noise import ShiftedNoise, blend_noise
+from inversion.styles import Style, StyleMap, Windowed, mix_styles
 from inversion.synthesis import GeneratedStructure, TiledStructure, synthesize
 from models.geometry import Region
 from utils.errors import UserError
@@ -53,18 +53,24 @@ def interpolate(model: PatchInverter, images: Sequence[Latents], what: What = "b
         raise UserError("interpolate: takes images of one style each")
     images = [middle(model, model.as_drawn(image), size) for image in images]
     generated = all(isinstance(image.structure, GeneratedStructure) for image in images)
-    pair = lru_cache(len(images))(lambda n: Pair(model, images[n], images[(n + 1) % len(images)]))
+    pairs = list(zip(images, [*images[1:], images[0]], strict=True))
+    moments_of = cache(lambda n: moments(model, *pairs[n]))
     first, grey = images[0], all(image.grey for image in images)
 
     def between(position: float) -> Latents:
         n, share = int(position // 1) % len(images), position % 1
         if share == 0 and (n == 0 or what == "both"):
             return images[n]
-        style = first.style if what == "structure" else pair(n).style(share)
-        if generated:
-            return in_style(first, style) if what == "style" else pair(n).generated(share, style)
-        latents = first if what == "style" else pair(n).mixed(share)
-        return replace(latents if what == "both" else in_style(latents, style), grey=grey)
+        own = mix_styles(*(image.style for image in pairs[n]), share)
+        style, latents = first.style if what == "structure" else own, first
+        if what != "style":
+            noise = blend_noise(*(image.noise for image in pairs[n]), share)
+            if generated:  # in the style itself
+                structure, own = between_draws(model, *pairs[n], share, style), style
+            else:
+                structure = between_structures(*pairs[n], moments_of(n), share)
+            latents = replace(pairs[n][0], structure=structure, style=own, noise=noise)
+        return replace(latents if latents.style is style else in_style(latents, style), grey=grey)
 
     return between
 
@@ -82,7 +88,9 @@ def middle(model: PatchInverter, latents: Latents, size: tuple[int, int]) -> Lat
     if latents.size == size:
         return latents
     top, left = ((edge - kept) // 2 // model.cell for edge, kept in zip(latents.size, size, strict=True))
-    structure = Window(latents.structure, model.cells(latents.size), model.cells(size).moved(top, left))
+    held, cells = model.cells(latents.size), model.cells(size).moved(top, left)
+    whole = latents.structure
+    structure = Windowed(whole.shape[0], cells, lambda region: whole[:, *region.slices_in(held)])
     noise = latents.noise and ShiftedNoise(latents.noise, -top * model.cell, -left * model.cell)
     return replace(latents, structure=structure, size=size, noise=noise)
 
@@ -102,43 +110,33 @@ def film(model: PatchInverter, path: Path, stops: int, frames: int, fps: int, lo
     return Film(path(0).size, count, fps, drawn)
 
 
-class Pair:
-    """Two images of one size, of one style each, and what lies between them."""
+def between_draws(
+    model: PatchInverter, first: Latents, second: Latents, share: float, style: Style
+) -> TiledStructure:
+    """The structure of the generated image between two, in a style."""
+    cells, fields = first.structure.cells, (first.structure.local, second.structure.local)
+    near, far = math.cos(share * math.pi / 2), math.sin(share * math.pi / 2)
+    period = fields[0].period if fields[0].period == fields[1].period else None
 
-    def __init__(self, model: PatchInverter, first: Latents, second: Latents) -> None:
-        self._model, self.first, self.second = model, first, second
-        self._moments: Moments | None = None
+    def local(region: Region) -> Tensor:
+        return near * fields[0].read(region) + far * fields[1].read(region)
 
-    def style(self, share: float) -> Style:
-        """The style between."""
-        return mix_styles(self.first.style, self.second.style, share)
+    def compute(region: Region) -> Tensor:
+        return synthesize(model.generator, style, local, region, cells, period)
 
-    def noise(self, share: float) -> NoiseSpec | None:
-        """The texture noise between."""
-        return blend_noise(self.first.noise, self.second.noise, share)
+    return TiledStructure(compute, fields[0].channels, cells)
 
-    def mixed(self, share: float) -> Latents:
-        """The image between, of both structures."""
-        if self._moments is None:
-            self._moments = moments(self._model, self.first, self.second)
-        structure = MixedStructure(self.first.structure, self.second.structure, *self._moments.weights(share))
-        return replace(self.first, structure=structure, style=self.style(share), noise=self.noise(share))
 
-    def generated(self, share: float, style: Style) -> Latents:
-        """The generated image between, in a style."""
-        generator, cells = self._model.generator, self.first.structure.cells
-        first, second = self.first.structure.local, self.second.structure.local
-        near, far = math.cos(share * math.pi / 2), math.sin(share * math.pi / 2)
-        period = first.period if first.period == second.period else None
+def between_structures(first: Latents, second: Latents, moments: Moments, share: float) -> Windowed:
+    """What lies between two structures, each channel along its arc."""
+    near, far, added = moments.weights(share)
+    cells = Region.at(0, 0, *first.structure.shape[1:])
 
-        def local(region: Region) -> Tensor:
-            return near * first.read(region) + far * second.read(region)
+    def make(region: Region) -> np.ndarray:
+        window = slice(None), *region.slices_in(cells)
+        return near * first.structure[window] + far * second.structure[window] + added
 
-        def compute(region: Region) -> Tensor:
-            return synthesize(generator, style, local, region, cells, period)
-
-        structure = TiledStructure(compute, first.channels, cells)
-        return replace(self.first, structure=structure, style=style, noise=self.noise(share))
+    return Windowed(first.structure.shape[0], cells, make)
 
 
 @dataclass(frozen=True)
@@ -176,50 +174,3 @@ def moments(model: PatchInverter, first: Latents, second: Latents) -> Moments:
     means, square = total / count, square / count
     deviations = np.sqrt(np.maximum(square[:2] - means**2, FLOOR**2))
     return Moments(tuple(means), tuple(deviations), (square[2] - means.prod(0)) / deviations.prod(0))
-
-
-@dataclass(frozen=True)
-class Window:
-    """A part of a structure, as an array-like [C, h, w]."""
-
-    structure: ArrayLike
-    held: Region  # its cells
-    cells: Region  # those of the part
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.structure.shape[0], *self.cells.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.structure.dtype
-
-    def __getitem__(self, index: tuple[slice, ...] | slice) -> np.ndarray:
-        """As `inversion.styles.ArrayLike`."""
-        channels, region = locate(index, self.cells)
-        return self.structure[channels, *region.slices_in(self.held)]
-
-
-@dataclass(frozen=True)
-class MixedStructure:
-    """A sum of two structures, by channels: an array-like [C, h, w] that is made where it is read."""
-
-    first: ArrayLike
-    second: ArrayLike
-    near: np.ndarray  # what they are multiplied by, and what is added: float32 [C, 1, 1]
-    far: np.ndarray
-    added: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.first.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.added.dtype
-
-    def __getitem__(self, index: tuple[slice, ...] | slice) -> np.ndarray:
-        """As `inversion.styles.ArrayLike`."""
-        channels = index[0] if isinstance(index, tuple) else index
-        values = self.near[channels] * self.first[index] + self.far[channels] * self.second[index]
-        return values + self.added[channels]

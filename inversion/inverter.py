@@ -28,7 +28,7 @@ from inversion import blockwise
 from inversion.latents import Latents, own_share, wrong_structure
 from inversion.noise import FieldNoise, NoiseSpec
 from inversion.refinement import Refiner, Step, fit_style, steps_in_memory
-from inversion.styles import ArrayLike, CutStructure, RestyledStructure, Style, StyleMap, locate, measure_style
+from inversion.styles import ArrayLike, RestyledStructure, Style, StyleMap, Windowed, measure_style, with_channels
 from inversion.synthesis import GeneratedStructure, LocalField, TiledStructure, style_of_seed
 from inversion.tiling import Tiling, blocks
 from models.geometry import Region
@@ -313,11 +313,11 @@ class PatchInverter:
     def as_drawn(self, latents: Latents) -> Latents:
         """The same image by a structure of the model's channels that has the style itself, made when it is read."""
         structure, every = latents.structure, self.generator.structure.local_dim
+        cells, trunk = self.cells(latents.size), self.generator.texture.trunk
         if latents.own is not None:
-            cells, trunk = self.cells(latents.size), self.generator.texture.trunk
             structure = RestyledStructure(structure, latents.own, latents.style, cells, trunk)
         if structure.shape[0] < every:
-            structure = CutStructure(structure, every)
+            structure = with_channels(structure, every, cells)
         if structure is latents.structure:
             return latents
         return replace(latents, structure=structure, own=None, grey=latents.grey and latents.own is None)
@@ -427,20 +427,17 @@ class PatchInverter:
         return noise and noise.build(self.generator.texture, self.device)
 
 
-class EncodedStructure:
+class EncodedStructure(Windowed):
     """The structure latents of an image as an array-like [C, h, w] that is encoded where it is read."""
 
-    dtype = np.dtype("float32")
-
     def __init__(self, model: PatchInverter, image: Image) -> None:
+        cells = model.cells((image.height, image.width))
+        super().__init__(model.generator.structure.local_dim, cells)
         self.model, self.image = model, image
-        self.cells = model.cells((image.height, image.width))
-        self.shape = model.structure_shape((image.height, image.width))
 
-    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        """As `inversion.styles.ArrayLike`."""
-        channels, region = locate(index, self.cells)
-        return self.model.encode_region(self.image, region)[channels]
+    def make(self, region: Region) -> np.ndarray:
+        """The values [C, h, w] of a region of the image."""
+        return self.model.encode_region(self.image, region)
 
     def read(self, region: Region) -> Tensor:
         """The values [C, h, w] of a region of cells, inside the image or not, in one block."""

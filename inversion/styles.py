@@ -9,8 +9,8 @@ Letters: C channels, D length of a style, N styles, h/w latent cells.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from typing import Protocol
@@ -37,6 +37,27 @@ class ArrayLike(Protocol):
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         """The values of a window: slices with bounds, or full ones."""
+
+
+class Windowed:
+    """An array-like [C, h, w] of the cells of a region, which is made where it is read."""
+
+    dtype = np.dtype("float32")
+
+    def __init__(self, channels: int, cells: Region, make: Callable[[Region], np.ndarray] | None = None) -> None:
+        """`make`: region of cells -> all channels [C, h, w] of it; None: a method of a derived class."""
+        self.shape, self.cells = (channels, *cells.shape), cells
+        if make is not None:
+            self.make = make
+
+    def __getitem__(self, index: tuple[slice, ...] | slice) -> np.ndarray:
+        """As `ArrayLike`."""
+        channels, *axes = index if isinstance(index, tuple) else (index,)
+        intervals = []
+        for bounds, part in zip_longest((self.cells.rows, self.cells.cols), axes, fillvalue=slice(None)):
+            start, stop, _ = part.indices(bounds.size)
+            intervals.append(Interval(bounds.first + start, bounds.first + stop - 1))
+        return self.make(Region(*intervals))[channels]
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,28 +163,23 @@ def measure_style(structure: ArrayLike, held: Region, inside: Region, channels: 
     return Style(assemble(*parts)[0].float(), measured=True)
 
 
-@dataclass(frozen=True)
-class RestyledStructure:
-    """Structure latents in another style than their own: an array-like that is mapped where it is read."""
+class RestyledStructure(Windowed):
+    """Structure latents in another style than their own, mapped where they are read."""
 
-    structure: ArrayLike  # [C, h, w]
-    own: Style | StyleMap
-    style: Style | StyleMap
-    cells: Region  # that it holds
-    trunk: Trunk
-    transfers: dict[tuple[int, int], StyleTransfer] = field(default_factory=dict)
+    def __init__(
+        self,
+        structure: ArrayLike,  # [C, h, w]
+        own: Style | StyleMap,
+        style: Style | StyleMap,
+        cells: Region,  # that it holds
+        trunk: Trunk,
+    ) -> None:
+        super().__init__(structure.shape[0], cells)
+        self.structure, self.own, self.style, self.trunk = structure, own, style, trunk
+        self.transfers: dict[tuple[int, int], StyleTransfer] = {}
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.structure.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.structure.dtype
-
-    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        """As `ArrayLike`."""
-        channels, region = locate(index, self.cells)
+    def make(self, region: Region) -> np.ndarray:
+        """The values [C, h, w] of a region."""
         values = torch.from_numpy(np.ascontiguousarray(self.structure[:, *region.slices_in(self.cells)]))
         before, after = (self._shares(style, region) for style in (self.own, self.style))
         kept = [b for b in after if b in self._kept]
@@ -176,7 +192,7 @@ class RestyledStructure:
         if kept and isinstance(self.style, StyleMap):  # sums of shares may differ from 1 by rounding
             others = sum((share for b, share in after.items() if b not in kept), torch.zeros(region.shape))
             result = torch.where(others == 0, values, result)
-        return result.numpy()[channels]
+        return result.numpy()
 
     @cached_property
     def _kept(self) -> set[int]:
@@ -203,35 +219,11 @@ class RestyledStructure:
         return self.transfers[a, b]
 
 
-@dataclass(frozen=True)
-class CutStructure:
-    """The first channels of structure latents, with 0 in place of the others."""
+def with_channels(structure: ArrayLike, channels: int, cells: Region) -> Windowed:
+    """Structure latents of these cells with 0 in further channels: as many of them as asked for."""
 
-    structure: ArrayLike  # [C', h, w]
-    channels: int  # C
+    def make(region: Region) -> np.ndarray:
+        found = structure[:, *region.slices_in(cells)]
+        return np.concatenate([found, np.zeros((channels - len(found), *found.shape[1:]), found.dtype)])
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.channels, *self.structure.shape[1:]
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.structure.dtype
-
-    def __getitem__(self, index: tuple[slice, ...] | slice) -> np.ndarray:
-        """As `ArrayLike`."""
-        channels, *axes = index if isinstance(index, tuple) else (index,)
-        found = self.structure[(slice(None), *axes)]
-        values = np.zeros((self.channels, *found.shape[1:]), found.dtype)
-        values[: len(found)] = found
-        return values[channels]
-
-
-def locate(index: tuple[slice, ...] | slice, cells: Region) -> tuple[slice, Region]:
-    """The channels and the region of cells that a window of an array [C, h, w] of these cells is."""
-    channels, *axes = index if isinstance(index, tuple) else (index,)
-    intervals = []
-    for bounds, part in zip_longest((cells.rows, cells.cols), axes, fillvalue=slice(None)):
-        start, stop, _ = part.indices(bounds.size)
-        intervals.append(Interval(bounds.first + start, bounds.first + stop - 1))
-    return channels, Region(*intervals)
+    return Windowed(channels, cells, make)

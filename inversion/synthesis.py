@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inversion.styles import Style, StyleMap, locate
+from inversion.styles import Style, StyleMap, Windowed
 from inversion.tiling import blocks
 from models.generator import Generator
 from models.geometry import Interval, Region
@@ -106,22 +106,18 @@ def grid(region: Region) -> Iterator[Region]:
     return blocks(Region(rows, cols), (TILE, TILE))
 
 
-class TiledStructure:
+class TiledStructure(Windowed):
     """An array-like [C, h, w] whose values a function computes, which is only ever asked for whole tiles."""
-
-    dtype = np.dtype("float32")
 
     def __init__(self, compute: Callable[[Region], Tensor], channels: int, cells: Region) -> None:
         """`compute`: region of absolute cells -> [C, h, w]; `cells`: those that the array holds."""
-        self.shape = (channels, *cells.shape)
-        self.cells = cells
+        super().__init__(channels, cells)
         self._compute = compute
         self._tiles: OrderedDict[Region, Tensor] = OrderedDict()  # those used last come last
 
-    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        """As `inversion.styles.ArrayLike`."""
-        channels, region = locate(index, self.cells)
-        return self.read(region)[channels].cpu().numpy()
+    def make(self, region: Region) -> np.ndarray:
+        """As `read`, on the CPU."""
+        return self.read(region).cpu().numpy()
 
     @torch.inference_mode()
     def read(self, region: Region) -> Tensor:

@@ -1,22 +1,20 @@
 """Known latents on a canvas: where they lie, and what a window of them holds."""
 
 import numpy as np
+import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from editing.known import KnownLatents, Placement
 from inversion.latents import Latents
 from inversion.styles import Style
 from models.geometry import Region
-from tests.inversion.conftest import tiny_model
 
 CELL = 8
 
 
-def latents_of(model, size, seed=0):
+def latents_of(model, size):
     """Latents of an image of (height, width); no value is 0."""
-    values = np.random.default_rng(seed).random(model.structure_shape(size), np.float32) + 1
+    values = np.random.default_rng(0).random(model.structure_shape(size), np.float32) + 1
     return Latents(values, Style(torch.zeros(6)), size, None, model.fingerprint)
 
 
@@ -39,26 +37,24 @@ def check_window(known, window, cells):
     assert not where.any()
 
 
-@settings(max_examples=30, deadline=None)
-@given(data=st.data())
-def test_a_photograph_on_a_canvas(inverters, data):
-    model, size, start, canvas = tiny_model(inverters()), [], [], []
-    for axis in ("height", "width"):
-        size.append(data.draw(st.integers(1, 60), axis))
-        start.append(data.draw(st.integers(0, 6), f"first cell, {axis}"))
-        canvas.append(CELL * start[-1] + size[-1] + data.draw(st.just(0) | st.integers(0, 60), f"{axis} beyond"))
-    latents, cells = latents_of(model, tuple(size)), model.cells(tuple(canvas))
-    known = KnownLatents.placed(model, [Placement(latents, *(CELL * cell for cell in start))], tuple(canvas))
+PLACES = [  # of a photograph: its size, the cells at which it begins, and the pixels of the canvas beyond it
+    ((50, 33), (0, 0), (0, 0)), ((1, 1), (3, 0), (20, 9)), ((9, 60), (1, 6), (0, 31)), ((17, 8), (0, 2), (60, 0)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "start", "beyond"), PLACES)
+def test_a_photograph_on_a_canvas(model, size, start, beyond):
+    canvas = tuple(CELL * first + edge + more for first, edge, more in zip(start, size, beyond, strict=True))
+    latents, cells, own = latents_of(model, size), model.cells(canvas), model.cells(size)
+    known = KnownLatents.placed(model, [Placement(latents, *(CELL * cell for cell in start))], canvas)
     where, values = known.where(cells), known.read(cells).numpy()
-    axes = cells.rows, cells.cols
-    assert (where == np.outer(*map(own_cells, axes, size, canvas, start))).all()
+    assert (where == np.outer(*map(own_cells, (cells.rows, cells.cols), size, canvas, start))).all()
     assert where.any() and ((values != 0).all(0) == where).all()
     y, x = np.nonzero(where)  # these are the cells of the photograph that lie `start` cells up and left
-    own = model.cells(latents.size)
     row, col = y + cells.rows.first - start[0] - own.rows.first, x + cells.cols.first - start[1] - own.cols.first
     assert (values[:, y, x] == latents.structure[:, row, col]).all()
-    top, left, height, width = (data.draw(st.integers(*bounds)) for bounds in [(-9, 20)] * 2 + [(1, 20)] * 2)
-    check_window(known, Region.at(top, left, height, width), cells)
+    for window in (Region.at(-9, 2, 14, 17), Region.at(1, -4, 3, 9), Region.at(15, 15, 1, 1)):
+        check_window(known, window, cells)
 
 
 def test_latents_without_those_inside_a_mask(model):
