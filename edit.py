@@ -160,17 +160,16 @@ def run(model: PatchInverter, job: Job, edits: Edits, output: Path, config: dict
             settings = [config, model.fingerprint, *(file_version(path) for path in job.images)]
             latents.save(output / f"{name}{FILM}", unfinished_film(output, name, settings))
             continue
-        commands.require_room(output, latents, options, options.region, stored=options.region is None)
-        if options.region is not None:
-            save = partial(commands.save_picture, metadata=metadata, region=options.region)
-            save(model, latents, output / f"{name}{part_of(options)}.png", options)
-            continue
-        picture_kind(options.format, latents.size, options.depth)
-        path = output / "latents" / f"{name}{latents_suffix('auto', latents.structure.shape)}"
-        latents.save(path)
-        paths.append(path)
-        release_freed_memory()
-        commands.save_picture(model, Latents.load(path), output / f"{name}.png", options, metadata=metadata)
+        region = options.region
+        commands.require_room(output, latents, options, region, stored=region is None)
+        if region is None:
+            picture_kind(options.format, latents.size, options.depth)
+            paths.append(output / "latents" / f"{name}{latents_suffix('auto', latents.structure.shape)}")
+            latents.save(paths[-1])
+            release_freed_memory()
+            latents = Latents.load(paths[-1])
+        path = output / f"{name}{part_of(options)}.png"
+        commands.save_picture(model, latents, path, options, metadata=metadata, region=region)
     return paths
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +81,13 @@ def fit_boundary(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> B
     The accuracy is cross-validated; equal photographs are held out together. UserError for sets of fewer than two
     different photographs, for photographs that are in both, or without scikit-learn.
     """
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as error:
+        raise UserError("fit-direction: needs the package scikit-learn: pip install scikit-learn") from error
     kinds = [{row.tobytes() for row in each} for each in (first, second)]
     if both := len(kinds[0] & kinds[1]):
         raise UserError(f"fit-direction: {both} photographs are in both sets; allowed: sets with none in common")
@@ -89,17 +95,8 @@ def fit_boundary(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> B
         raise UserError(f"fit-direction: a set of {fewest} different photographs; two or more of each are needed")
     values, labels = np.concatenate([first, second]), np.repeat([0, 1], [len(first), len(second)])
     groups = np.unique(values, axis=0, return_inverse=True)[1].reshape(-1)
-    linear, selection, pipeline = (_sklearn(part) for part in ("linear_model", "model_selection", "pipeline"))
-    regression = linear.LogisticRegression(C=INVERSE_PENALTY, class_weight="balanced", max_iter=1000)
-    classifier = pipeline.make_pipeline(_sklearn("preprocessing").StandardScaler(), regression)
-    folds = selection.StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
-    scores = selection.cross_val_score(classifier, values, labels, groups=groups, cv=folds, scoring="balanced_accuracy")
+    regression = LogisticRegression(C=INVERSE_PENALTY, class_weight="balanced", max_iter=1000)
+    classifier = make_pipeline(StandardScaler(), regression)
+    folds = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
+    scores = cross_val_score(classifier, values, labels, groups=groups, cv=folds, scoring="balanced_accuracy")
     return Boundary(classifier.fit(values, labels), float(scores.mean()))
-
-
-def _sklearn(part: str) -> Any:
-    """A module of scikit-learn. UserError where it is not installed."""
-    try:
-        return import_module(f"sklearn.{part}")
-    except ImportError as error:
-        raise UserError("fit-direction: needs the package scikit-learn: pip install scikit-learn") from error

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from editing.masks import refuse_panorama
+from editing.style_files import load_vector, save_vector
 from inversion.inverter import PatchInverter
 from inversion.latents import FILE, Latents
 from inversion.styles import Style, StyleMap, layer_styles
@@ -26,10 +28,8 @@ from models.layers import ModulatedConv2d
 from models.statistics import COVARIANCE, StatisticsMapping, from_features, to_features, within_gamut
 from models.trunk import COLOURS, Trunk
 from models.weights import SHIPPED
-from utils.checkpoint import load_weights, save_weights
 from utils.errors import UserError
 
-FORMAT = "patch-inverter-direction-1"
 FOLDER = SHIPPED.with_name("directions")
 NUMBERED = re.compile(r"(pca|sefa):(\d{1,6})")
 
@@ -43,8 +43,7 @@ class Direction:
 
     def save(self, path: Path, model: PatchInverter, about: dict[str, str]) -> None:
         """Write a safetensors file; `about`: what its metadata say besides. UserError where the disk refuses."""
-        metadata = {"format": FORMAT, "space": model.style_space, **about}
-        save_weights(path, {"step": self.step}, metadata)
+        save_vector(model, "direction", self.step, path, **about)
 
     def moved(self, style: Style | StyleMap, strength: float, trunk: Trunk) -> Style | StyleMap:
         """A measured style, or each of several, so many deviations further on, as far as pictures can show it."""
@@ -77,9 +76,9 @@ def move(
     style = direction.moved(latents.style, strength, trunk)
     if not isinstance(structure, GeneratedStructure) or latents.own is not None:
         return latents.with_style(style, mask=mask)
-    if mask is not None and structure.local.period is not None:
-        raise UserError("direction: a panorama would no longer close; allowed: all of it, or images that are none")
-    style = style if mask is None else layer_styles(latents.style, style, mask)
+    if mask is not None:
+        refuse_panorama(latents, "direction with a mask")
+        style = layer_styles(latents.style, style, mask)
     return replace(latents, structure=structure.with_style(style), style=style)
 
 
@@ -98,18 +97,7 @@ def find_direction(model: PatchInverter, source: str, layers: tuple[int, int] | 
     if not path.exists() and path.parent == FOLDER:
         names = ", ".join(sorted(each.stem for each in FOLDER.glob(f"*{FILE}")))
         raise UserError(f"direction.direction: {source!r}; allowed: pca:K, sefa:K, a {FILE} file, or one of {names}")
-    return load_direction(model, path)
-
-
-def load_direction(model: PatchInverter, path: Path) -> Direction:
-    """A direction of a file. UserError where it is none, or of another model."""
-    tensors, metadata = load_weights(path)
-    if metadata.get("format") != FORMAT or set(tensors) != {"step"}:
-        raise UserError(f"{path}: no direction; `edit.py fit-direction` writes such files")
-    if (found := metadata.get("space")) != model.style_space:
-        said = f"fitted in the styles of another model ({found}; the checkpoint has {model.style_space})"
-        raise UserError(f"{path}: {said}; fit it again")
-    return Direction(path.stem, tensors["step"])
+    return Direction(path.stem, load_vector(model, "direction", path))
 
 
 def principal(model: PatchInverter, number: int) -> Direction:

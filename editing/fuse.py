@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from editing.masks import refuse_panorama
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
 from inversion.styles import Style, StyleMap
@@ -29,9 +30,7 @@ def fuse(
     which would no longer close.
     """
     model.check(latents)
-    structure = latents.structure
-    if isinstance(structure, GeneratedStructure) and structure.local.period is not None:
-        raise UserError("fuse: a panorama would no longer close; allowed: images that are none")
+    refuse_panorama(latents, "fuse")
     if any(isinstance(style, StyleMap) for style in styles):
         raise UserError("fuse.styles: one varies over space itself; allowed: styles of whole images")
     height, width = latents.size

@@ -49,8 +49,7 @@ def soft_mask(model: PatchInverter, latents: Latents, where: Boxes | LabelImage,
     """
     if isinstance(where, LabelImage) and where.values.all():
         return None
-    if isinstance(latents.structure, GeneratedStructure) and latents.structure.local.period is not None:
-        raise UserError("mask: a panorama would no longer close; allowed: images that are none")
+    refuse_panorama(latents, "mask")
     mask = LabelMap(where, 2, latents.size, soften)
     if not any(bool((mask(block, model.cell)[1] > 0).any()) for block in model.cell_blocks(latents.size)):
         raise UserError(
@@ -58,6 +57,12 @@ def soft_mask(model: PatchInverter, latents: Latents, where: Boxes | LabelImage,
             f" multiples of {model.cell}, or a larger `soften`"
         )
     return mask
+
+
+def refuse_panorama(latents: Latents, edit: str) -> None:
+    """UserError for a panorama, which would no longer close."""
+    if isinstance(latents.structure, GeneratedStructure) and latents.structure.local.period is not None:
+        raise UserError(f"{edit}: a panorama would no longer close; allowed: images that are none")
 
 
 def seen_cells(model: PatchInverter, labels: Labels, size: tuple[int, int]) -> Callable[[Region], np.ndarray]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from editing.content import Content
 from editing.known import KnownLatents, Placement
+from editing.masks import refuse_panorama
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
 from inversion.noise import FieldNoise, mix_noise
@@ -33,8 +34,7 @@ def resample(
     check_inside(where, latents.size, "resample.region")
     content = content or Content()
     generated = isinstance(latents.structure, GeneratedStructure)
-    if generated and latents.structure.local.period is not None:
-        raise UserError("resample: a panorama would no longer close; allowed: images that are none")
+    refuse_panorama(latents, "resample")
     noisy = content.adds_noise(model, [latents]) if structure else content.noise is not False
     new = FieldNoise(seed) if noisy else None
     if not structure and new is None and latents.noise is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from images.metadata import Metadata
@@ -45,12 +45,8 @@ def file_jobs(
     output: Path,
 ) -> list[Job]:
     """Image and latent files; the photographs' own latents go into the output folder's inversions/."""
-
-    def job(items: Sequence[tuple[Path, str]]) -> Job:
-        paths, names = zip(*items, strict=True)
-        return Job(_name(names), paths, lambda: [open_source(model, options, *item, output) for item in items])
-
-    return [job(files)] if together else [job([item]) for item in files]
+    opened = (partial(open_source, model, options, path, name, output) for path, name in files)
+    return _jobs([(*file, each) for file, each in zip(files, opened, strict=True)], together)
 
 
 def open_source(model: PatchInverter, options: dict, path: Path, name: str, output: Path) -> Source:
@@ -78,14 +74,15 @@ def generated_jobs(model: PatchInverter, together: bool, options: dict) -> list[
         latents = model.generate(options.height, options.width, seed, noise=options.noise == "field")
         return Source(f"seed-{seed}", latents.size, lambda: latents, generated=True)
 
-    def job(seeds: Sequence[int]) -> Job:
-        names = [f"seed-{seed}" for seed in seeds]
-        return Job(_name(names), names, lambda: list(map(generate, seeds)))
-
-    seeds = seeds_of("generate", options)
-    return [job(seeds)] if together else [job([seed]) for seed in seeds]
+    names = ((seed, f"seed-{seed}") for seed in seeds_of("generate", options))
+    return _jobs([(name, name, partial(generate, seed)) for seed, name in names], together)
 
 
-def _name(names: Sequence[str]) -> str:
-    """What the results of images of these names are called."""
-    return names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}"
+def _jobs(images: Sequence[tuple[Path | str, str, Callable[[], Source]]], together: bool) -> list[Job]:
+    """Of images: how errors name them, what their results are called, and what opens them."""
+    jobs = []
+    for group in [images] if together else [[image] for image in images]:
+        shown, names, opens = zip(*group, strict=True)
+        name = names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}"
+        jobs.append(Job(name, shown, lambda opens=opens: [each() for each in opens]))
+    return jobs

@@ -1,6 +1,7 @@
 """Styles from wherever they come: a seed, an image, a latent file, or a file of a style that was saved by name.
 
 A file of a style is safetensors: the tensor `style` [S] in float32, and metadata that say which models it belongs to.
+Those of directions (`editing.direction`) are of the same kind.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import safetensors
 import torch
+from torch import Tensor
 
 from images.reading import open_photograph
 from inversion.inverter import PatchInverter
@@ -21,10 +23,9 @@ from utils import log
 from utils.checkpoint import load_weights, save_weights
 from utils.errors import UserError, failures, naming
 
-FORMAT = "patch-inverter-style-1"
+TENSORS = {"style": "style", "direction": "step"}  # what a file of each kind holds
 SUFFIX = ".safetensors"
 FOLDER = Path("styles")  # where names are looked up
-FORMAT_KEY, SPACE_KEY = "format", "space"
 
 
 def save_style(model: PatchInverter, style: Style, path: str | Path) -> None:
@@ -32,23 +33,30 @@ def save_style(model: PatchInverter, style: Style, path: str | Path) -> None:
     path = Path(path)
     if path.suffix != SUFFIX:
         raise UserError(f"{path}: styles are saved as {SUFFIX}")
-    save_weights(path, {"style": style.global_latent}, {FORMAT_KEY: FORMAT, SPACE_KEY: model.style_space})
+    save_vector(model, "style", style.global_latent, path)
 
 
 def load_style(model: PatchInverter, path: str | Path) -> Style:
     """A saved style. UserError for what is none, of other weights, of another length, or not finite."""
-    if (found := _format(Path(path))) not in (FORMAT, None):
-        raise UserError(f"{path}: no saved style (format {found!r}, not {FORMAT!r})")
-    tensors, metadata = load_weights(path)
-    if found is None or set(tensors) != {"style"}:
-        raise UserError(f"{path}: not a whole file of a style")
-    values = tensors["style"]
-    if (found := metadata.get(SPACE_KEY)) != model.style_space:
-        raise UserError(f"{path}: a style of another model ({found}; the checkpoint has {model.style_space})")
-    length = model.generator.structure.global_dim
-    if values.shape != (length,) or values.dtype != torch.float32 or not values.isfinite().all():
+    values, length = load_vector(model, "style", path), model.generator.structure.global_dim
+    if values.shape != (length,) or values.dtype != torch.float32:
         raise UserError(f"{path}: {values.dtype} {list(values.shape)}; a style has {length} finite numbers of float32")
     return Style(values, model.measured)
+
+
+def save_vector(model: PatchInverter, kind: str, values: Tensor, path: Path, **about: str) -> None:
+    """Write a style, or a direction, of a model; `about`: what its metadata say besides."""
+    save_weights(path, {TENSORS[kind]: values}, {"format": _format(kind), "space": model.style_space, **about})
+
+
+def load_vector(model: PatchInverter, kind: str, path: str | Path) -> Tensor:
+    """The values of a style, or of a direction, all finite. UserError for what is none, or of another model."""
+    tensors, metadata = load_weights(path)
+    if metadata.get("format") != _format(kind) or set(tensors) != {TENSORS[kind]}:
+        raise UserError(f"{path}: no {kind} (format {metadata.get('format')!r}, not {_format(kind)!r})")
+    if (found := metadata.get("space")) != model.style_space:
+        raise UserError(f"{path}: a {kind} of another model ({found}; the checkpoint has {model.style_space})")
+    return tensors[TENSORS[kind]]
 
 
 def read_style(model: PatchInverter, item: int | str, max_pixels: int) -> Style | StyleMap:
@@ -58,7 +66,7 @@ def read_style(model: PatchInverter, item: int | str, max_pixels: int) -> Style 
     path = find_style(item)
     if not path.name.endswith(SUFFIXES):
         return model.style(open_photograph(path, max_pixels))
-    if path.is_file() and _format(path) == FORMAT:
+    if path.is_file() and _is_style(path):
         return load_style(model, path)
     latents = Latents.load(path)
     model.check(latents, str(path))
@@ -88,10 +96,14 @@ def find_style(item: str) -> Path:
     return named
 
 
-def _format(path: Path) -> str | None:
-    """What a safetensors file says of its format; None where it is none."""
+def _is_style(path: Path) -> bool:
+    """Whether a file says that it is a saved style."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            return (file.metadata() or {}).get(FORMAT_KEY)
+            return (file.metadata() or {}).get("format") == _format("style")
     except WRONG:
-        return None
+        return False
+
+
+def _format(kind: str) -> str:
+    return f"patch-inverter-{kind}-1"

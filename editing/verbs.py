@@ -29,7 +29,7 @@ from editing.restyle import last_band, restyle
 from editing.sources import Source
 from editing.style_files import find_style, read_style, save_mean_style
 from images.reading import open_photograph
-from inversion.commands import seeds_of
+from inversion.commands import load_latents, seeds_of
 from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents
 from inversion.styles import Style, StyleMap, mean_style
@@ -79,9 +79,8 @@ def prepare_fuse(model: PatchInverter, config: dict) -> Edits:
 
     def make(source: Source) -> Latents:
         latents = source.latents()
-        chosen = styles(latents)
         where = centres if labels is None else LabelImage(labels, source.size)
-        return fuse(model, latents, chosen, where, blur=options.blur, exact=options.modulation == "exact")
+        return fuse(model, latents, styles(latents), where, blur=options.blur, exact=options.modulation == "exact")
 
     return {"fused": make}
 
@@ -101,18 +100,15 @@ def prepare_mix(model: PatchInverter, config: dict) -> Edits:
 
 def prepare_direction(model: PatchInverter, config: dict) -> Edits:
     """A move along a direction of styles."""
-    options, white = config.direction, None
+    options = config.direction
     if options.direction is None:
         raise UserError("direction.direction: null; allowed: pca:K, sefa:K, a name or a file")
-    direction = find_direction(model, options.direction, options.layers)
-    if options.mask is not None:
-        white = read_mask(Path(options.mask), config.infer.max_pixels)
+    direction, mask = find_direction(model, options.direction, options.layers), _mask(config, "direction")
 
     def make(strength: float, source: Source) -> Latents:
-        latents, mask = source.latents(), None
-        if white is not None:
-            mask = soft_mask(model, latents, LabelImage(white, source.size), options.soften)
-        return move(model, latents, direction, strength, mask)
+        latents, where = source.latents(), mask(source)
+        soft = where and soft_mask(model, latents, where, options.soften)
+        return move(model, latents, direction, strength, soft)
 
     strengths = options.strengths or [options.strength]
     return {f"{direction.name}{strength + 0.0:+g}": partial(make, strength) for strength in strengths}
@@ -120,48 +116,31 @@ def prepare_direction(model: PatchInverter, config: dict) -> Edits:
 
 def prepare_outpaint(model: PatchInverter, config: dict) -> Edits:
     """A photograph on a larger canvas."""
-    options, content = config.outpaint, _content(model, config)
+    options = config.outpaint
     asked = (options.height, options.width), (options.top, options.left)
-
-    def make(seed: int, source: Source) -> Latents:
-        size, at = place(model.cell, source.size, *asked)
-        return outpaint(model, source.latents(), size, at, seed, content=content(source.name))
-
-    return _by_seed("outpaint", options, "seed", make)
+    return _anew(model, config, "outpaint", "seed", outpaint, lambda source: place(model.cell, source.size, *asked))
 
 
 def prepare_inbetween(model: PatchInverter, config: dict) -> Edits:
     """What may lie between two photographs."""
-    options, content = config.inbetween, _content(model, config)
+    asked = config.inbetween.height, config.inbetween.width
 
-    def make(seed: int, left: Source, right: Source) -> Latents:
-        size = canvas_size(model.cell, [left.size, right.size], (options.height, options.width))
-        made = content(f"{left.name}-{right.name}")
-        return inbetween(model, left.latents(), right.latents(), size, seed, content=made)
+    def where(*sources: Source) -> tuple[tuple[int, int]]:
+        return (canvas_size(model.cell, [source.size for source in sources], asked),)
 
-    return _by_seed("inbetween", options, "seed", make)
+    return _anew(model, config, "inbetween", "seed", inbetween, where)
 
 
 def prepare_fill(model: PatchInverter, config: dict) -> Edits:
     """Something taken out of an image."""
-    content, where = _content(model, config), _where(config, "fill", "what is taken out")
-
-    def make(seed: int, source: Source) -> Latents:
-        return fill(model, source.latents(), where(source), seed, content=content(source.name))
-
-    return _by_seed("fill", config.fill, "filled", make)
+    return _anew(model, config, "fill", "filled", fill, _where(config, "fill", "what is taken out"))
 
 
 def prepare_resample(model: PatchInverter, config: dict) -> Edits:
     """A part of an image made anew."""
-    content, where = _content(model, config), _where(config, "resample", "where the image is made anew")
-    structure = config.resample.what == "structure"
-
-    def make(seed: int, source: Source) -> Latents:
-        place = where(source)
-        return resample(model, source.latents(), place, seed, structure=structure, content=content(source.name))
-
-    return _by_seed("resample", config.resample, "resampled", make)
+    edit = partial(resample, structure=config.resample.what == "structure")
+    where = _where(config, "resample", "where the image is made anew")
+    return _anew(model, config, "resample", "resampled", edit, where)
 
 
 def prepare_chain(model: PatchInverter, config: dict) -> Edits:
@@ -233,20 +212,38 @@ def _in_style(
     model: PatchInverter, config: dict, section: str, edit: Callable[..., Latents], **arguments: object
 ) -> Callable[[Source], Latents]:
     """An edit by the mean of styles, inside a mask, as a section says."""
-    options = config[section]
+    options, mask = config[section], _mask(config, section)
     count, weights = len(options.styles), options.weights
     if weights is not None and (len(weights) != count or sum(weights) == 0):
         raise UserError(f"{section}.weights: {weights} for {count} styles; allowed: one for each, not all 0")
-    white = None if options.mask is None else read_mask(Path(options.mask), config.infer.max_pixels)
     styles = _styles(model, options.styles, config)
 
     def make(source: Source) -> Latents:
         latents = source.latents()
-        chosen, where = styles(latents), None if white is None else LabelImage(white, source.size)
+        chosen = styles(latents)
         style = chosen[0] if count == 1 else mean_style(chosen, weights)
-        return edit(model, latents, style, where=where, soften=options.soften, **arguments)
+        return edit(model, latents, style, where=mask(source), soften=options.soften, **arguments)
 
     return make
+
+
+def _anew(
+    model: PatchInverter,
+    config: dict,
+    section: str,
+    word: str,  # before the seed, in the names of results
+    edit: Callable[..., Latents],  # (model, latents ..., what `where` gives ..., seed, content=...)
+    where: Callable[..., Sequence],  # of sources: it refuses what does not fit before anything is inverted
+) -> Edits:
+    """An edit that makes something new, with each seed that a section asks for."""
+    content = _content(model, config)
+
+    def make(seed: int, *sources: Source) -> Latents:
+        found, name = where(*sources), "-".join(source.name for source in sources)
+        latents = [source.latents() for source in sources]
+        return edit(model, *latents, *found, seed, content=content(name))
+
+    return {f"{word}-{seed}": partial(make, seed) for seed in seeds_of(section, config[section])}
 
 
 def inputs_of(verb: Verb, config: dict, path: str | None) -> list[Path]:
@@ -262,18 +259,24 @@ def inputs_of(verb: Verb, config: dict, path: str | None) -> list[Path]:
     return files_read(verb.command, config, path) + styles
 
 
-def _where(config: dict, section: str, what: str) -> Callable[[Source], Boxes | LabelImage]:
-    """A function that gives the box, or the mask, of a section, on an image. UserError unless it has one of them."""
-    options = config[section]
-    if (options.mask is None) == (options.box is None):
-        raise UserError(f"{section}.mask, {section}.box: one of them says {what}")
-    white = None if options.mask is None else read_mask(Path(options.mask), config.infer.max_pixels)
+def _mask(config: dict, section: str) -> Callable[[Source], LabelImage | None]:
+    """A function that gives the mask of a section on an image; None where it has none."""
+    if config[section].mask is None:
+        return lambda source: None
+    white = read_mask(Path(config[section].mask), config.infer.max_pixels)
+    return lambda source: LabelImage(white, source.size)
 
-    def where(source: Source) -> Boxes | LabelImage:
-        if white is not None:
-            return LabelImage(white, source.size)
-        check_inside(boxes := Boxes([options.box]), source.size, f"{section}.box")
-        return boxes
+
+def _where(config: dict, section: str, what: str) -> Callable[[Source], tuple[Boxes | LabelImage]]:
+    """A function that gives the box, or the mask, of a section, on an image. UserError unless it has one of them."""
+    box, mask = config[section].box, _mask(config, section)
+    if (config[section].mask is None) == (box is None):
+        raise UserError(f"{section}.mask, {section}.box: one of them says {what}")
+
+    def where(source: Source) -> tuple[Boxes | LabelImage]:
+        found = Boxes([box]) if box else mask(source)
+        check_inside(found, source.size, f"{section}.box")
+        return (found,)
 
     return where
 
@@ -290,25 +293,18 @@ def _content(model: PatchInverter, config: dict) -> Callable[[str], Content]:
     """How what is new is made, by the section `complete`, for the image of a name."""
     options = config.complete
     fit = FitOptions(**{key: options[key] for key in FitOptions.__dataclass_fields__})
-    sources = [_latents(model, Path(path), config.infer.max_pixels) for path in options.sources]
+    sources = [_latents(model, Path(path), config.infer) for path in options.sources]
     avoid = None if options.avoid is None else read_mask(Path(options.avoid), config.infer.max_pixels)
     noise = None if options.noise is None else options.noise == "field"
     content = Content(options.source, sources, avoid, noise, fit)
     return lambda name: replace(content, progress=partial(progress, name=f"{name}: fit", unit="step"))
 
 
-def _latents(model: PatchInverter, path: Path, max_pixels: int) -> Latents:
-    """Of an image, or a latent file."""
-    if path.suffix not in SUFFIXES:
-        return model.invert(open_photograph(path, max_pixels))
-    latents = Latents.load(path)
-    model.check(latents, str(path))
-    return latents
-
-
-def _by_seed(section: str, options: dict, word: str, make: Callable[..., Latents]) -> Edits:
-    """An edit (seed, source, ...) -> latents, with each seed that the options of a section ask for."""
-    return {f"{word}-{seed}": partial(make, seed) for seed in seeds_of(section, options)}
+def _latents(model: PatchInverter, path: Path, options: dict) -> Latents:
+    """Of an image, or a latent file, by `infer` options."""
+    if path.suffix in SUFFIXES:
+        return load_latents(model, path, options)
+    return model.invert(open_photograph(path, options.max_pixels))
 
 
 VERBS = {

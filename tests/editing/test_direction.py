@@ -1,29 +1,25 @@
 """Moves along directions: strength 0, masks, blocks and the whole, units, files, what is refused."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from editing import find_direction, move
 from editing.boundary import describe, fit_boundary
-from editing.direction import Direction, factorised, load_direction, principal
+from editing.direction import factorised, principal
 from inversion import Latents, PatchInverter
 from inversion.noise import FieldNoise
 from inversion.styles import StyleMap
 from inversion.weight_maps import Boxes, HorizontalBlend, LabelMap
 from models.statistics import to_features
-from models.weights import Inverter
-from tests.inversion.conftest import CPU, inverters, model, photograph, tiny_model, trunk_inverter, trunk_model
+from tests.inversion.conftest import CPU, photograph, tiny_model, trunk_inverter
 from utils.checkpoint import save_weights
 from utils.errors import UserError
 
-__all__ = ["inverters", "model", "trunk_model"]
-SIZE = 59, 70
-SOURCES = ["pca:1", "pca:3", "sefa:1", "sefa:2"]
+SIZE = 41, 66
 
 
 @pytest.fixture(scope="module")
@@ -31,60 +27,54 @@ def images(trunk_model):
     """A photograph, a generated image, a photograph in styles that vary over space, and a restyled one."""
     photo = replace(trunk_model.encode(photograph(*SIZE)), noise=FieldNoise(2))
     varied = StyleMap([photo.style, trunk_model.style(1)], HorizontalBlend(20, 60))
-    return [
-        photo,
-        trunk_model.generate(*SIZE, seed=3),
-        photo.with_style(varied),
-        photo.with_style(trunk_model.style(4)),
-    ]
+    restyled = photo.with_style(trunk_model.style(4))
+    return [photo, trunk_model.generate(*SIZE, seed=3), photo.with_style(varied), restyled]
 
 
 def draw(model, latents):
     return model.draw(latents, dtype=np.float32)
 
 
-@st.composite
-def masks(draw):
-    top, left = draw(st.integers(0, SIZE[0] - 1)), draw(st.integers(0, SIZE[1] - 1))
-    bottom, right = draw(st.integers(top + 1, SIZE[0])), draw(st.integers(left + 1, SIZE[1]))
-    return LabelMap(Boxes([(top, left, bottom, right)]), 2, SIZE, draw(st.sampled_from([0, 0, 7])))
+CASES = [  # number of an image, direction, strength; a box, and pixels over which its edge is soft
+    (0, "pca:1", -2, (0, 0, 12, 9), 7),
+    (1, "sefa:1", 3, (30, 50, 41, 66), 0),
+    (2, "pca:3", 0.5, (8, 20, 17, 30), 0),
+    (3, "sefa:2", -1, (40, 0, 41, 30), 7),
+]
 
 
-@settings(max_examples=12)
-@given(st.sampled_from(range(4)), st.sampled_from(SOURCES), st.floats(-3, 3), st.none() | masks())
-def test_blocks_equal_the_whole_and_masks_hold(trunk_model, images, number, source, strength, mask):
+@pytest.mark.parametrize(("number", "source", "strength", "box", "soften"), CASES)
+def test_blocks_equal_the_whole_and_masks_hold(trunk_model, images, number, source, strength, box, soften):
     """What a mask does not reach keeps its bits."""
-    latents = images[number]
-    moved = move(trunk_model, latents, find_direction(trunk_model, source), strength, mask)
-    plain, whole = draw(trunk_model, latents), draw(trunk_model, moved)
-    blocks = PatchInverter(trunk_model.networks, CPU, torch.float32, 24)
-    assert np.abs(draw(blocks, moved) - whole).max() < 1e-5
-    if mask is not None:
-        (top, left, bottom, right), away = mask.labels.boxes[0], trunk_model.reach + mask.blur
-        far = np.ones(SIZE, bool)
-        far[max(0, top - away) : bottom + away, max(0, left - away) : right + away] = False
-        assert (whole[far] == plain[far]).all()
+    latents, direction = images[number], find_direction(trunk_model, source)
+    plain, blocks = draw(trunk_model, latents), PatchInverter(trunk_model.networks, CPU, torch.float32, 24)
+    (top, left, bottom, right), away = box, trunk_model.reach + soften
+    far = np.ones(SIZE, bool)
+    far[max(0, top - away) : bottom + away, max(0, left - away) : right + away] = False
+    for mask in (None, LabelMap(Boxes([box]), 2, SIZE, soften)):
+        moved = move(trunk_model, latents, direction, strength, mask)
+        whole = draw(trunk_model, moved)
+        assert np.abs(draw(blocks, moved) - whole).max() < 1e-5 and (whole != plain).any()
+    assert far.any() and (whole[far] == plain[far]).all()
 
 
-@pytest.mark.parametrize("source", ["pca:2", "sefa:1"])
-def test_no_strength_is_the_same_and_some_is_not(trunk_model, images, source, tmp_path):
-    """Files keep what was moved, and moves follow each other."""
-    direction, mask = find_direction(trunk_model, source), LabelMap(Boxes([(0, 0, 40, 40)]), 2, SIZE)
-    for latents in images:
-        plain = draw(trunk_model, latents)
+def test_no_strength_is_the_same_and_moves_follow_each_other(trunk_model, images, tmp_path):
+    """Files keep what was moved."""
+    mask = LabelMap(Boxes([(0, 0, 40, 40)]), 2, SIZE)
+    for latents, source in zip(images, ["pca:2", "sefa:1"] * 2, strict=True):
+        direction, plain = find_direction(trunk_model, source), draw(trunk_model, latents)
         for where in (None, mask):
             assert (draw(trunk_model, move(trunk_model, latents, direction, 0.0, where)) == plain).all()
         moved = move(trunk_model, latents, direction, 1.5)
-        assert (draw(trunk_model, moved) != plain).any()
+        drawn = draw(trunk_model, moved)
         moved.save(tmp_path / "moved.safetensors")
         loaded = Latents.load(tmp_path / "moved.safetensors")
-        assert np.abs(draw(trunk_model, loaded) - draw(trunk_model, moved)).max() < 1e-5
-        assert (draw(trunk_model, move(trunk_model, loaded, direction, -1.5)) != draw(trunk_model, moved)).any()
+        assert (drawn != plain).any() and np.abs(draw(trunk_model, loaded) - drawn).max() < 1e-5
+        assert (draw(trunk_model, move(trunk_model, loaded, direction, -1.5)) != drawn).any()
 
 
-def test_a_generated_image_gets_structure_of_the_moved_style(trunk_model):
-    latents, direction = trunk_model.generate(*SIZE, seed=3), find_direction(trunk_model, "pca:2")
-    moved = move(trunk_model, latents, direction, 1.0)
+def test_a_generated_image_gets_structure_of_the_moved_style(trunk_model, images):
+    moved = move(trunk_model, images[1], find_direction(trunk_model, "pca:2"), 1.0)
     again = trunk_model.generate(*SIZE, seed=3, style=moved.style)
     assert (draw(trunk_model, moved) == draw(trunk_model, again)).all()
 
@@ -103,7 +93,7 @@ def test_components_are_those_of_the_covariance(trunk_model):
         assert torch.allclose(step[: 2 * k] * weight, along * axis, atol=1e-4 * float(along.abs()))
 
 
-@pytest.mark.parametrize("layers", [None, (1, 1), (2, 4), (0, 7)])
+@pytest.mark.parametrize("layers", [None, (2, 4)])
 def test_a_factorised_direction_changes_modulations_most(trunk_model, layers):
     """Of its layers, by finite differences, more than directions at random."""
     structure, texture = trunk_model.generator.structure, trunk_model.generator.texture
@@ -129,13 +119,11 @@ def test_a_factorised_direction_changes_modulations_most(trunk_model, layers):
     generator = torch.Generator().manual_seed(1)
     others = [torch.randn(2 * k, generator=generator) for _ in range(20)]
     assert change(step / step.norm()) > max(change(other / other.norm()) for other in others)
-    second = factorised(trunk_model, 2, layers).step[: 2 * k].float() / mapping.spread
-    assert abs(float(step @ second)) < 1e-3 * float(step.norm() * second.norm())
 
 
 def photographs(count, seed, low, high):
     """Pictures between two grey values."""
-    return [(low + photograph(48, 56, seed + k) / 255.0 * (high - low)).astype(np.uint8) for k in range(count)]
+    return [(low + photograph(32, 40, seed + k) / 255.0 * (high - low)).astype(np.uint8) for k in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +135,6 @@ def sets(trunk_model):
 
 def test_a_fitted_direction_does_what_its_sets_say(trunk_model, sets, tmp_path):
     """It tells held-out photographs apart, and the attribute goes up along it, step by step."""
-    pytest.importorskip("sklearn")
     boundary = fit_boundary(*sets)
     assert boundary.accuracy > 0.9
     direction = boundary.direction([*sets[0], *sets[1]], "brighter")
@@ -161,47 +148,40 @@ def test_a_fitted_direction_does_what_its_sets_say(trunk_model, sets, tmp_path):
 
 
 def test_nothing_is_learnt_of_sets_that_do_not_differ(trunk_model):
-    pytest.importorskip("sklearn")
-    values = [describe(trunk_model, each) for each in photographs(20, 100, 0, 255)]
+    values = [describe(trunk_model, each) for each in photographs(12, 100, 0, 255)]
     assert fit_boundary(values[::2], values[1::2]).accuracy < 0.8
 
 
 def test_what_tells_photographs_apart_does_not_depend_on_blocks(trunk_model):
     blocks = PatchInverter(trunk_model.networks, CPU, torch.float32, 24)
-    image = photograph(150, 90)
+    image = photograph(80, 50)
     assert np.allclose(describe(trunk_model, image), describe(blocks, image), atol=1e-4)
 
 
-def test_a_direction_belongs_to_a_trunk(trunk_model, tmp_path):
+def test_a_direction_belongs_to_a_trunk(tmp_path):
     """And not to the structure synthesizer, which may be trained on."""
-    path = tmp_path / "a.safetensors"
-    principal(trunk_model, 1).save(path, trunk_model, {})
-    trained, other = trunk_inverter(), trunk_inverter()
-    next(trained.generator.structure.layers.parameters()).data += 1
-    assert load_direction(tiny_model(trained), path).name == "a"
-    other.generator.texture.trunk.scale[0] *= 2
-    with pytest.raises(UserError, match=r"a\.safetensors: fitted in the styles of another model .*fit it again"):
-        load_direction(tiny_model(other), path)
+    inverter, path = trunk_inverter(), tmp_path / "a.safetensors"
+    principal(tiny_model(inverter), 1).save(path, tiny_model(inverter), {})
+    next(inverter.generator.structure.layers.parameters()).data += 1
+    assert find_direction(tiny_model(inverter), str(path)).name == "a"
+    inverter.generator.texture.trunk.scale[0] *= 2
+    with pytest.raises(UserError, match=r"a\.safetensors: a direction of another model"):
+        find_direction(tiny_model(inverter), str(path))
+    inverter.generator.structure.styles.zero_()
+    for source in ("pca:1", "sefa:1"):
+        with pytest.raises(UserError, match="holds no styles of training images"):
+            find_direction(tiny_model(inverter), source)
 
 
 def test_what_is_refused(trunk_model, model, sets, tmp_path):
     save_weights(tmp_path / "other.safetensors", {"step": torch.zeros(3)}, {"format": "another"})
-    (tmp_path / "text.safetensors").write_text("text")
-    wrong = {
-        "pca:0": r"pca:0; allowed: pca:1 to pca:20",
-        "pca:99": r"pca:99; allowed",
-        "sefa:0": r"sefa:0; allowed: sefa:1 to sefa:",
-        "dask": r"'dask'; allowed: pca:K, sefa:K, a .safetensors file, or one of",
-        str(tmp_path / "none.safetensors"): "none.safetensors: No such file",
-        str(tmp_path / "other.safetensors"): "other.safetensors: no direction",
-        str(tmp_path / "text.safetensors"): "text.safetensors: damaged",
-    }
-    for source, said in wrong.items():
-        with pytest.raises(UserError, match=said):
-            find_direction(trunk_model, source)
     for source, layers, said in (
+        ("pca:0", None, "pca:0; allowed: pca:1 to pca:"),
+        ("sefa:99", None, "sefa:99; allowed: sefa:1 to sefa:"),
+        ("dask", None, "'dask'; allowed: pca:K, sefa:K, a .safetensors file, or one of clear-hazy, day-dusk"),
+        (str(tmp_path / "none.safetensors"), None, "none.safetensors: No such file"),
+        (str(tmp_path / "other.safetensors"), None, "other.safetensors: no direction"),
         ("sefa:1", (2, 8), r"direction.layers: \[2, 8\]; allowed: first and last of 0 to 7, of which 2"),
-        ("sefa:1", (1, 0), r"direction.layers: \[1, 0\]"),
         ("pca:1", (0, 1), "only sefa:K reads them"),
     ):
         with pytest.raises(UserError, match=said):
@@ -212,31 +192,22 @@ def test_what_is_refused(trunk_model, model, sets, tmp_path):
     mask = LabelMap(Boxes([(0, 0, 9, 9)]), 2, (48, 80))
     with pytest.raises(UserError, match="panorama would no longer close"):
         move(trunk_model, panorama, principal(trunk_model, 1), 1.0, mask)
-    for first, second, said in (
-        (sets[0], sets[0][:2] + sets[1], "2 photographs are in both sets"),
-        (sets[0], [], "a set of 0 different"),
-        (sets[0], [sets[1][0]] * 3, "a set of 1 different"),
+    for second, said in (
+        (sets[0][:2] + sets[1], "2 photographs are in both sets"),
+        ([], "a set of 0 different"),
+        ([sets[1][0]] * 3, "a set of 1 different"),
     ):
         with pytest.raises(UserError, match=said):
-            fit_boundary(first, second)
+            fit_boundary(sets[0], second)
 
 
 def test_without_scikit_learn_a_line_says_so(sets, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "sklearn.linear_model", None)
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(UserError, match="needs the package scikit-learn: pip install scikit-learn"):
         fit_boundary(*sets)
 
 
-def test_a_checkpoint_without_training_images_has_no_components():
-    networks: Inverter = trunk_inverter()
-    networks.generator.structure.styles.zero_()
-    for source in ("pca:1", "sefa:1"):
-        with pytest.raises(UserError, match="holds no styles of training images"):
-            find_direction(tiny_model(networks), source)
-
-
-def test_the_space_is_that_of_the_shipped_directions():
+def test_the_shipped_directions_are_those_of_the_shipped_model():
     found = PatchInverter.from_pretrained(device="cpu")
     for name in ("day-dusk", "clear-hazy", "summer-snow"):
-        direction = find_direction(found, name)
-        assert isinstance(direction, Direction) and direction.step.isfinite().all() and found.style_space
+        assert find_direction(found, name).step.isfinite().all()
