@@ -26,6 +26,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 
@@ -66,16 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         digests, space = survey(payloads)
         sound = list(digests)
         members = dict(zip(SIDES, split(list(digests.values()), options.val_fraction), strict=True))
-        for side, places in members.items():
-            if places and side not in done:
-                write(unfinished / side, payloads, [sound[place] for place in places], space)
-        for side, places in members.items():
-            if places and side not in done:
-                (unfinished / side).rename(options.output / side)
+        todo = [side for side in SIDES if members[side] and side not in done]
+        for side in todo:
+            write(unfinished / side, payloads, [sound[place] for place in members[side]], space)
+        for side in todo:
+            (unfinished / side).rename(options.output / side)
         remove_tree(unfinished)
-    for side, places in members.items():
-        if places:
-            log.info(f"{options.output / side}: {len(places)} images")
+    for side in filter(members.get, SIDES):
+        log.info(f"{options.output / side}: {len(members[side])} images")
     return 1 if len(sound) < len(source) else 0
 
 
@@ -118,9 +117,7 @@ class Payloads(Dataset):
         worker = get_worker_info()
         self._reading[worker.id if worker else 0] = index + 1
         try:
-            path = self._path(index)
-            if (data := _kept(path)) is None:
-                data = self._make(index, path)
+            data = self._stored(index)
             with self.source.stream(index) if self.size is None else io.BytesIO(data) as file:
                 return content_digest(file), file.seek(0, os.SEEK_END), ""
         except ImageError as error:
@@ -128,18 +125,23 @@ class Payloads(Dataset):
 
     def read(self, index: int) -> bytes:
         """The bytes to store for an image that was made."""
-        if self.size is None:
-            return self.source.read(index)
-        path = self._path(index)
-        data = _kept(path)
-        return self._make(index, path) if data is None else data
+        return self.source.read(index) if self.size is None else self._stored(index)
 
     def being_read(self) -> list[str]:
         """Names of the images that workers are reading."""
         return [self.source.name(number - 1) for number in self._reading if number]
 
-    def _make(self, index: int, path: Path) -> bytes:
-        """Decode an image, and keep what is stored of it; of a file that is stored as it is, that it can be decoded."""
+    def _stored(self, index: int) -> bytes:
+        """An image as it will be stored, of a file that is stored as it is b""; made and kept where it is not yet.
+
+        What is kept of another image, for other options, or not as it was written, does not count.
+        """
+        name = os.fsencode(self.source.label(index)) + b"\0" + self.source.digest(index)
+        path = self.folder / hashlib.blake2b(b"%a" % [self.size, self.max_pixels] + name, digest_size=16).hexdigest()
+        with suppress(OSError):
+            content = read_file(path, MOST_KEPT)
+            if hashlib.sha256(content[DIGEST:]).digest() == content[:DIGEST]:
+                return content[DIGEST:]
         data = b""
         if self.size is None:
             image = open_image(self.source.read(index), self.max_pixels, name=self.source.name(index))
@@ -150,21 +152,6 @@ class Payloads(Dataset):
         with atomic_path(path, sync=False) as temporary:
             temporary.write_bytes(hashlib.sha256(data).digest() + data)
         return data
-
-    def _path(self, index: int) -> Path:
-        """Of what is kept: another one for another image, or other options."""
-        name = os.fsencode(self.source.label(index)) + b"\0" + self.source.digest(index)
-        return self.folder / hashlib.blake2b(b"%a" % [self.size, self.max_pixels] + name, digest_size=16).hexdigest()
-
-
-def _kept(path: Path) -> bytes | None:
-    """What is kept in a file; None where that is not what was written."""
-    try:
-        content = read_file(path, MOST_KEPT)
-    except OSError:
-        return None
-    digest, data = content[:DIGEST], content[DIGEST:]
-    return data if hashlib.sha256(data).digest() == digest else None
 
 
 def survey(payloads: Payloads) -> tuple[dict[int, bytes], int]:
