@@ -81,6 +81,17 @@ class TrainContext:
         batch = batch or self.batch
         return self._own(self._random(purpose, step, 0).random((self._parts * batch, count)), batch)
 
+    @property
+    def half(self) -> int:
+        """Samples in half a part, in pairs, for what costs much."""
+        return max(self.batch // 4 * 2, 2)
+
+    def check_pairs(self) -> None:
+        """UserError unless samples come in pairs; of several parts, half of each does."""
+        self.check_batch(2, "samples come in pairs")
+        if self.accumulate > 1:
+            self.check_batch(4, "train.accumulate: half of each part is taken in pairs")
+
     def check_batch(self, divisor: int, reason: str) -> None:
         """UserError unless a part of the batch can be cut into groups of `divisor`."""
         if self.batch % divisor:

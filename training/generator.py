@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import prod
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,11 +22,19 @@ from models import build_discriminator, build_generator, patch_pixels
 from models.weights import export, fill, read_weights
 from training.context import Stream, TrainContext
 from training.latents import PatchLatents, draw_latents, normal
-from training.optimization import NetworkOptimizer, averaged, move_average
-from training.stage import Stage
+from training.optimization import averaged
+from training.stage import Loss, Stage
 
 Made = tuple[Tensor, Tensor, Tensor]  # patches, structure latents, styles
-Part = tuple[dict[str, Tensor], PatchLatents]  # real patches, and what generated ones are made from
+
+
+@dataclass
+class Part:
+    """Of a batch: real patches, and what generated ones are made from, or these themselves."""
+
+    real: dict[str, Tensor]
+    latents: PatchLatents
+    made: Made | None = None
 
 
 class GeneratorStage(Stage):
@@ -36,30 +43,19 @@ class GeneratorStage(Stage):
     exported = ("generator.safetensors", "discriminator.safetensors")
 
     def __init__(self, config: dict, context: TrainContext) -> None:
-        self.settings, self.losses, self.model, self.context = config.train, config.losses, config.model, context
-        self.cells = config.train.patch_cells
-        context.check_batch(2, "samples come in pairs")
+        super().__init__(config, context)
+        self.losses, self.cells = config.losses, config.train.patch_cells
+        context.check_pairs()
         context.check_batch(config.model.discriminator.minibatch_group, "model.discriminator.minibatch_group")
-        if context.accumulate > 1:
-            context.check_batch(4, "train.accumulate: half of each part is taken in pairs")
-
-        self.generator = context.place(build_generator(config.model))
+        self.generator = self.add_network("generator", build_generator(config.model), self.losses.path_length_every)
         self.window = Window(patch_pixels(self.generator, self.cells).size, before=0, after=0)
-        self.discriminator = context.place(build_discriminator(config.model, self.window.patch))
+        discriminator = build_discriminator(config.model, self.window.patch)
+        self.discriminator = self.add_network("discriminator", discriminator, self.losses.r1_every)
         self.average, self.average_ramps_up = averaged(self.generator), True
         self.path_mean = nn.Module()
         self.path_mean.register_buffer("value", torch.zeros((), device=context.device))
-
-        self.networks = {"generator": self.generator, "discriminator": self.discriminator}
-        lazy = {"generator": self.losses.path_length_every, "discriminator": self.losses.r1_every}
-        self.optimizers = {
-            name: NetworkOptimizer(name, network, config.train.optimizer, context.world, lazy[name])
-            for name, network in self.networks.items()
-        }
-
+        self.state |= {"average": self.average, "path_mean": self.path_mean}
         self.conditions = {"train.patch_cells": self.cells}
-        self.state = self.networks | {"average": self.average, "path_mean": self.path_mean}
-        self.state |= {f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}
 
     def load_files(self) -> None:
         """Load the weights that the run goes on from, if any are named. UserError for a file that is of no use.
@@ -78,24 +74,23 @@ class GeneratorStage(Stage):
 
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of both networks on real patches."""
-        for optimizer in self.optimizers.values():
-            optimizer.schedule(step)
+        self.schedule(step)
         mixing = self.settings.style_mixing
         parts = [
-            (real, draw_latents(context, Stream.LATENTS, step, self.generator, self.cells, mixing))
+            Part(real, draw_latents(context, Stream.LATENTS, step, self.generator, self.cells, mixing))
             for context, real in self.context.parts(batch)
         ]
-        # the same fakes serve both networks: a third of the generator's work less than drawing them anew
-        made = self._generate(parts[0][1]) if len(parts) == 1 else None
+        if len(parts) == 1:
+            # the same fakes serve both networks: a third of the generator's work less than drawing them anew
+            parts[0].made = self._generate(parts[0].latents)
 
-        scalars = self._discriminator_step(parts, made)
+        scalars = self.update("discriminator", parts, self._discriminator_loss)
         if self.losses.generator.r1 and step % self.losses.r1_every == 0:
-            scalars |= self._r1_step(parts)
-        scalars |= self._generator_step(parts, made)
+            scalars |= self.update("discriminator", parts, self._r1)
+        scalars |= self.update("generator", parts, self._generator_loss)
         if self.losses.generator.path_length and step % self.losses.path_length_every == 0:
             scalars |= self._path_step(step)
-        images, half_life = prod(self.context.shares), self.settings.ema_images
-        move_average(self.average, self.generator, images, half_life, step if self.average_ramps_up else None)
+        self.follow(self.generator, step if self.average_ramps_up else None)
         return scalars
 
     def _generate(self, latents: PatchLatents) -> Made:
@@ -104,60 +99,44 @@ class GeneratorStage(Stage):
             styles = latents.styles(self.generator)
             return *latents.generate(self.generator, styles), styles
 
-    def _discriminator_step(self, parts: list[Part], made: Made | None) -> dict[str, Tensor]:
-        def losses() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-            for batch, latents in parts:
-                with torch.no_grad():
-                    fake = (made or self._generate(latents))[0].detach()
-                with self.context.autocast():
-                    real_scores, real_guess, _ = self.discriminator(batch["window"])
-                    fake_scores, fake_guess, _ = self.discriminator(fake)
-                loss = discriminator_logistic(real_scores, fake_scores)
-                guess = coordinate(real_guess, batch["row"]) + coordinate(fake_guess, latents.row)
-                yield loss + self.losses.generator.coordinate * guess, {
-                    "discriminator/logistic": loss.detach(),
-                    "discriminator/coordinate": guess.detach(),
-                    "discriminator/real": real_scores.mean().detach(),
-                    "discriminator/fake": fake_scores.mean().detach(),
-                }
+    def _discriminator_loss(self, part: Part) -> Loss:
+        with torch.no_grad():
+            fake = (part.made or self._generate(part.latents))[0].detach()
+        with self.context.autocast():
+            real_scores, real_guess, _ = self.discriminator(part.real["window"])
+            fake_scores, fake_guess, _ = self.discriminator(fake)
+        loss = discriminator_logistic(real_scores, fake_scores)
+        guess = coordinate(real_guess, part.real["row"]) + coordinate(fake_guess, part.latents.row)
+        return loss + self.losses.generator.coordinate * guess, {
+            "discriminator/logistic": loss.detach(),
+            "discriminator/coordinate": guess.detach(),
+            "discriminator/real": real_scores.mean().detach(),
+            "discriminator/fake": fake_scores.mean().detach(),
+        }
 
-        return self.optimizers["discriminator"].update(losses())
-
-    def _r1_step(self, parts: list[Part]) -> dict[str, Tensor]:
+    def _r1(self, part: Part) -> Loss:
+        real = part.real["window"].detach().requires_grad_(True)
+        scores, _, _ = self.discriminator(real)  # float32: the penalty is a small difference of large numbers
+        penalty = r1_penalty(scores, real)
         weight = self.losses.generator.r1 / 2 * self.losses.r1_every
+        return weight * penalty, {"discriminator/r1": penalty.detach()}
 
-        def losses() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-            for batch, _ in parts:
-                real = batch["window"].detach().requires_grad_(True)
-                scores, _, _ = self.discriminator(real)  # float32: the penalty is a small difference of large numbers
-                penalty = r1_penalty(scores, real)
-                yield weight * penalty, {"discriminator/r1": penalty.detach()}
-
-        return self.optimizers["discriminator"].update(losses())
-
-    def _generator_step(self, parts: list[Part], made: Made | None) -> dict[str, Tensor]:
-        weights = self.losses.generator
-
-        def losses() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-            for _, latents in parts:
-                fake, z_s, _ = made or self._generate(latents)
-                self.discriminator.requires_grad_(False)
-                with self.context.autocast():
-                    scores, guess, _ = self.discriminator(fake)
-                self.discriminator.requires_grad_(True)
-                terms = {
-                    "adversarial": generator_logistic(scores),
-                    "coordinate": coordinate(guess, latents.row),
-                    "diversity": diversity(latents.z_l, z_s),
-                }
-                loss = sum(weights[name] * value for name, value in terms.items())
-                yield loss, {f"generator/{name}": value.detach() for name, value in terms.items()}
-
-        return self.optimizers["generator"].update(losses())
+    def _generator_loss(self, part: Part) -> Loss:
+        fake, z_s, _ = part.made or self._generate(part.latents)
+        self.discriminator.requires_grad_(False)
+        with self.context.autocast():
+            scores, guess, _ = self.discriminator(fake)
+        self.discriminator.requires_grad_(True)
+        terms = {
+            "adversarial": generator_logistic(scores),
+            "coordinate": coordinate(guess, part.latents.row),
+            "diversity": diversity(part.latents.z_l, z_s),
+        }
+        loss = sum(self.losses.generator[name] * value for name, value in terms.items())
+        return loss, {f"generator/{name}": value.detach() for name, value in terms.items()}
 
     def _path_step(self, step: int) -> dict[str, Tensor]:
-        count = max(self.context.batch // 4 * 2, 2)  # half a batch, in pairs
-        parts = [context for context, _ in self.context.parts({})]
+        parts, count = [context for context, _ in self.context.parts({})], self.context.half
         weight = self.losses.generator.path_length * self.losses.path_length_every
 
         def lengths(context: TrainContext) -> Tensor:
@@ -173,13 +152,12 @@ class GeneratorStage(Stage):
         self.context.world.average([mean])
         _, path_mean = path_penalty(mean, self.path_mean.value, mean)
 
-        def losses() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-            for context in parts:
-                found = lengths(context) if made is None else made
-                penalty, _ = path_penalty(found, self.path_mean.value, mean)
-                yield weight * penalty, {"generator/path_penalty": penalty.detach()}
+        def loss(context: TrainContext) -> Loss:
+            found = lengths(context) if made is None else made
+            penalty, _ = path_penalty(found, self.path_mean.value, mean)
+            return weight * penalty, {"generator/path_penalty": penalty.detach()}
 
-        scalars = self.optimizers["generator"].update(losses())
+        scalars = self.update("generator", parts, loss)
         self.path_mean.value.copy_(path_mean)  # where the penalty was finite
         return {"generator/path_length": mean} | scalars
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from math import prod
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,8 @@ from models.texture import TextureSynthesizer
 from models.weights import export, fill, read_weights
 from training.context import Stream, TrainContext
 from training.latents import PatchLatents, draw_latents, normal
-from training.optimization import NetworkOptimizer, averaged, move_average
-from training.stage import Stage
+from training.optimization import NetworkOptimizer, averaged
+from training.stage import Loss, Stage
 from training.trunk import fit_styles, fit_trunk
 from utils.checkpoint import fingerprint
 from utils.errors import UserError
@@ -44,7 +44,6 @@ JUDGED = {"fake_scores", "fake_features"}
 NO_TRUNK = GENERATED | {"global_latent"}  # with a trunk, what is generated is learned later, and styles are measured
 
 Part = tuple[TrainContext, dict[str, Tensor]]  # of a batch
-Losses = Iterator[tuple[Tensor, dict[str, Tensor]]]  # see NetworkOptimizer.update
 
 
 class InverterStage(Stage):
@@ -53,11 +52,9 @@ class InverterStage(Stage):
     exported = ("inverter.safetensors",)
 
     def __init__(self, config: dict, context: TrainContext) -> None:
-        self.settings, self.model, self.context = config.train, config.model, context
+        super().__init__(config, context)
         self.generated_every, self.pretrained = config.losses.generated_every, config.losses.weights
-        context.check_batch(2, "samples come in pairs")
-        if context.accumulate > 1:
-            context.check_batch(4, "train.accumulate: half of each part is taken in pairs")
+        context.check_pairs()
         self.generator = context.place(build_generator(config.model)).eval().requires_grad_(False)
         encoders = zip(ENCODERS, build_encoders(config.model), strict=True)
         self.trained = nn.ModuleDict({name: network for name, network in encoders if network is not None})
@@ -79,14 +76,13 @@ class InverterStage(Stage):
         }
         self.needs = {name for term, weight in self.weights.items() if weight for name in losses.TERMS[term].inputs}
         self._check_losses()
-        optimizer, world = config.train.optimizer, context.world
-        self.optimizer = NetworkOptimizer("inverter", self.trained, optimizer, world)
+        optimizer = NetworkOptimizer("inverter", self.trained, config.train.optimizer, context.world)
+        self.optimizers["inverter"] = optimizer
         self.discriminator = None
         if self.needs & JUDGED:
             context.check_batch(self.model.discriminator.minibatch_group, "model.discriminator.minibatch_group")
-            self.discriminator = context.place(build_discriminator(self.model, self.pixels.size))
-            self.discriminator_optimizer = NetworkOptimizer("discriminator", self.discriminator, optimizer, world)
-            self.networks["discriminator"] = self.discriminator
+            discriminator = build_discriminator(self.model, self.pixels.size)
+            self.discriminator = self.add_network("discriminator", discriminator)
 
     def _check_losses(self) -> None:
         if self.needs & INNER and self.inner_cells.size < 1:
@@ -128,9 +124,7 @@ class InverterStage(Stage):
         self.losses = losses.build(self.weights, self.pretrained, self.context.device)
         self.losses_of_photographs = self.losses.without(GENERATED)
         self.average = averaged(trained)
-        self.state = {"trained": trained, "optimizer": self.optimizer, "average": self.average}
-        if self.discriminator:
-            self.state |= {"discriminator": self.discriminator, "discriminator_optimizer": self.discriminator_optimizer}
+        self.state |= {"trained": trained, "optimizer": self.optimizers["inverter"], "average": self.average}
         self.conditions = {
             "train.patch_cells": self.cells.size,
             "train.tune_texture": settings.tune_texture,
@@ -153,7 +147,7 @@ class InverterStage(Stage):
 
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of the encoders on real windows."""
-        self.optimizer.schedule(step)
+        self.schedule(step)
         generates = bool(self.needs & GENERATED) and step % self.generated_every == 0
         parts = self.context.parts(batch)
         made = self._tensors(step, *parts[0], generates) if len(parts) == 1 else None  # which serves both networks
@@ -163,10 +157,9 @@ class InverterStage(Stage):
 
         scalars = {}
         if self.discriminator:
-            self.discriminator_optimizer.schedule(step)
-            scalars = self.discriminator_optimizer.update(self._discriminator_losses(parts, tensors))
-        scalars |= self.optimizer.update(self._inverter_losses(step, parts, tensors, generates))
-        move_average(self.average, self.trained, prod(self.context.shares), self.settings.ema_images, step)
+            scalars = self.update("discriminator", parts, partial(self._discriminator_loss, tensors))
+        scalars |= self.optimizers["inverter"].update(self._inverter_losses(step, parts, tensors, generates))
+        self.follow(self.trained, step)
         return scalars
 
     def _tensors(self, step: int, context: TrainContext, batch: dict, generates: bool) -> dict[str, Tensor]:
@@ -180,7 +173,7 @@ class InverterStage(Stage):
 
     def _inverter_losses(
         self, step: int, parts: list[Part], tensors: Callable[[Part], dict[str, Tensor]], generates: bool
-    ) -> Losses:
+    ) -> Iterator[Loss]:
         chosen, held = self.losses if generates else self.losses_of_photographs, []
         if not self.model.trunk:
             prior = torch.cat([normal(each.seeds(Stream.PRIOR, step), self.model.global_dim) for each, _ in parts])
@@ -251,18 +244,16 @@ class InverterStage(Stage):
 
     def latents(self, step: int, context: TrainContext) -> PatchLatents:
         """What the generated patches of a step are made from: half a batch, for they cost a generation too."""
-        half = max(context.batch // 4 * 2, 2)
-        return draw_latents(context, Stream.RECIPROCAL, step, self.generator, self.cells.size, batch=half)
+        return draw_latents(context, Stream.RECIPROCAL, step, self.generator, self.cells.size, batch=context.half)
 
-    def _discriminator_losses(self, parts: list[Part], tensors: Callable[..., dict[str, Tensor]]) -> Losses:
+    def _discriminator_loss(self, tensors: Callable[..., dict[str, Tensor]], part: Part) -> Loss:
         """Targets against reconstructions."""
-        for part in parts:
-            with torch.no_grad():
-                found = tensors(part, needed=False)
-            with self.context.autocast():
-                real, fake = (self.discriminator(found[name].detach())[0] for name in ("target", "reconstruction"))
-                loss = discriminator_logistic(real, fake)
-            yield loss, {"discriminator/logistic": loss.detach()}
+        with torch.no_grad():
+            found = tensors(part, needed=False)
+        with self.context.autocast():
+            real, fake = (self.discriminator(found[name].detach())[0] for name in ("target", "reconstruction"))
+            loss = discriminator_logistic(real, fake)
+        return loss, {"discriminator/logistic": loss.detach()}
 
     def _judge(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """What the adversarial losses need of the discriminator."""

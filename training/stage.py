@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from math import prod
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from datasets import CropDataset, Window
-from training.optimization import NetworkOptimizer
+from training.context import TrainContext
+from training.optimization import NetworkOptimizer, move_average
+
+Part = TypeVar("Part")  # of a batch, with what a stage has made of it
+Loss = tuple[Tensor, dict[str, Tensor]]  # and scalars to log, by name
 
 
 class Stage(ABC):
@@ -24,10 +31,36 @@ class Stage(ABC):
     """
 
     window: Window
-    networks: dict[str, nn.Module]  # that learn
     exported: tuple[str, ...]  # names of the files that `export` writes
     conditions: dict  # beside the `model` section, what a saved state must have been made with; after `load_files`
-    state: dict[str, nn.Module | NetworkOptimizer]  # what a checkpoint holds, averages too; after `load_files`
+    average: nn.Module  # of the network that is used after training
+
+    def __init__(self, config: dict, context: TrainContext) -> None:
+        self.settings, self.model, self.context = config.train, config.model, context
+        self.networks: dict[str, nn.Module] = {}  # that learn
+        self.optimizers: dict[str, NetworkOptimizer] = {}
+        self.state: dict[str, nn.Module | NetworkOptimizer] = {}  # of checkpoints, averages too; after `load_files`
+
+    def add_network(self, name: str, network: nn.Module, lazy_every: int | None = None) -> nn.Module:
+        """A network that learns, on the device, with an optimizer (see `NetworkOptimizer`); both are in checkpoints."""
+        self.networks[name] = network = self.context.place(network)
+        settings, world = self.settings.optimizer, self.context.world
+        self.optimizers[name] = NetworkOptimizer(name, network, settings, world, lazy_every)
+        self.state |= {name: network, f"{name}_optimizer": self.optimizers[name]}
+        return network
+
+    def schedule(self, step: int) -> None:
+        """Set the learning rates of a step."""
+        for optimizer in self.optimizers.values():
+            optimizer.schedule(step)
+
+    def update(self, name: str, parts: Iterable[Part], loss: Callable[[Part], Loss]) -> dict[str, Tensor]:
+        """A step of a network along the mean gradient of the losses of a batch's parts; the means of their scalars."""
+        return self.optimizers[name].update(loss(part) for part in parts)
+
+    def follow(self, network: nn.Module, step: int | None) -> None:
+        """Move the average towards a network after a step, see `move_average`."""
+        move_average(self.average, network, prod(self.context.shares), self.settings.ema_images, step)
 
     @abstractmethod
     def load_files(self) -> None:

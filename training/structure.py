@@ -11,10 +11,8 @@ Letters: B batch, K channels, S style vector, h/w latent cells.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from math import prod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,23 +31,27 @@ from models.scenes import SceneFeatures
 from models.statistics import measure
 from models.weights import export, fill, read_weights
 from training.context import Stream, TrainContext
-from training.optimization import NetworkOptimizer, averaged, move_average
-from training.stage import Stage
+from training.optimization import averaged
+from training.stage import Loss, Stage
 from training.trunk import fit_styles
 from utils.checkpoint import fingerprint
 from utils.errors import UserError
 
 SCORES = ("whole", "local", "texture")  # of the critic, as their weights are named
-Losses = Iterator[tuple[Tensor, dict[str, Tensor]]]  # see NetworkOptimizer.update
 
 
-class Part(NamedTuple):
-    """Of a batch: encoded latents [B, K, h, w], their styles [B, S] and vertical positions [B]."""
+@dataclass
+class Part:
+    """Of a batch: encoded latents [B, K, h, w], their styles [B, S] and vertical positions [B].
 
-    context: TrainContext
+    And what latents in these styles are drawn from, seeds [B], or these themselves.
+    """
+
     real: Tensor
     style: Tensor
     row: Tensor
+    seeds: Tensor | None = None
+    made: Tensor | None = None
 
 
 class StructureStage(Stage):
@@ -58,7 +60,8 @@ class StructureStage(Stage):
     exported = ("inverter.safetensors", "critic.safetensors")
 
     def __init__(self, config: dict, context: TrainContext) -> None:
-        self.settings, self.losses, self.model, self.context = config.train, config.losses, config.model, context
+        super().__init__(config, context)
+        self.losses = config.losses
         if not self.model.trunk:
             raise UserError("train.stage: structure needs a model with a trunk (model.trunk: true)")
         context.check_batch(config.model.critic.minibatch_group, "model.critic.minibatch_group")
@@ -66,22 +69,15 @@ class StructureStage(Stage):
         generator = build_generator(config.model)
         self.texture = context.place(generator.texture).eval().requires_grad_(False)
         self.encoder = context.place(build_encoders(config.model)[0]).eval().requires_grad_(False)
-        self.structure = context.place(generator.structure)
-        self.critic = context.place(build_critic(config.model, self.cells))
+        self.structure = self.add_network("structure", generator.structure)
+        self.critic = self.add_network("critic", build_critic(config.model, self.cells), self.losses.r1_every)
         self.average = averaged(self.structure)
         cell, read = 2**config.model.stages, self.encoder.rule.receptive_field(Interval(0, self.cells - 1))
         self.window = Window(self.cells * cell, -read.first, read.last - self.cells * cell + 1)
-
-        self.networks = {"structure": self.structure, "critic": self.critic}
-        self.optimizers = {
-            name: NetworkOptimizer(name, network, config.train.optimizer, context.world, lazy)
-            for (name, network), lazy in zip(self.networks.items(), (None, self.losses.r1_every), strict=True)
-        }
         self.best = nn.Module()
         self.best.structure = averaged(self.structure)
         self.best.register_buffer("distance", torch.tensor(math.inf, dtype=torch.float64))
-        self.state = self.networks | {"average": self.average, "best": self.best}
-        self.state |= {f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}
+        self.state |= {"average": self.average, "best": self.best}
 
     def load_files(self) -> None:
         """Load the inverter, and the weights that the run goes on from. UserError for a file that is of no use."""
@@ -113,29 +109,29 @@ class StructureStage(Stage):
 
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of both networks on grids of encoded latents."""
-        for optimizer in self.optimizers.values():
-            optimizer.schedule(step)
-        parts = [Part(context, *self.encode(real)) for context, real in self.context.parts(batch)]
-        made = self._fake(step, parts[0]) if len(parts) == 1 else None  # which serves both networks
-
-        def fake(part: Part) -> Tensor:
-            return self._fake(step, part) if made is None else made
-
-        def fixed(part: Part) -> Tensor:
-            with torch.no_grad():
-                return fake(part).detach()
-
-        scalars = self.optimizers["critic"].update(self._critic_losses(parts, fixed))
+        self.schedule(step)
+        parts = [
+            Part(*self.encode(real), context.seeds(Stream.LATENTS, step)) for context, real in self.context.parts(batch)
+        ]
+        if len(parts) == 1:
+            parts[0].made = self._fake(parts[0])  # which serves both networks
+        scalars = self.update("critic", parts, self._critic_loss)
         if self.losses.structure.penalty and step % self.losses.r1_every == 0:
-            scalars |= self.optimizers["critic"].update(self._penalties(parts, fixed))
-        scalars |= self.optimizers["structure"].update(self._structure_losses(parts, fake))
-        images = prod(self.context.shares)
-        move_average(self.average, self.structure, images, self.settings.ema_images, step)
+            scalars |= self.update("critic", parts, self._penalty)
+        scalars |= self.update("structure", parts, self._structure_loss)
+        self.follow(self.structure, step)
         return scalars
 
-    def _fake(self, step: int, part: Part) -> Tensor:
+    def _fake(self, part: Part) -> Tensor:
+        """Latents [B, K, h, w] in the styles of a part."""
+        if part.made is not None:
+            return part.made
         with self.context.autocast():
-            return self.draw(self.structure, part.context.seeds(Stream.LATENTS, step), part.style, part.row)
+            return self.draw(self.structure, part.seeds, part.style, part.row)
+
+    @torch.no_grad()
+    def _fixed_fake(self, part: Part) -> Tensor:
+        return self._fake(part).detach()
 
     @torch.no_grad()
     def encode(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,41 +158,35 @@ class StructureStage(Stage):
         """The critic's scores of latents [B, K, h, w] beside the style and position of a part, by their names."""
         return dict(zip(SCORES, self.critic(z, part.style, part.row, self.encoder.trunk), strict=True))
 
-    def _critic_losses(self, parts: list[Part], fake: Callable[[Part], Tensor]) -> Losses:
-        for part in parts:
-            drawn = fake(part)
-            with self.context.autocast():
-                of_real, of_drawn = self.judge(part, part.real), self.judge(part, drawn)
-            total, scalars = self._relativistic("critic", of_real, of_drawn)
-            scalars |= {"critic/real": of_real["whole"].mean().detach()}
-            yield total, scalars | {"critic/fake": of_drawn["whole"].mean().detach()}
+    def _critic_loss(self, part: Part) -> Loss:
+        drawn = self._fixed_fake(part)
+        with self.context.autocast():
+            of_real, of_drawn = self.judge(part, part.real), self.judge(part, drawn)
+        total, scalars = self._relativistic("critic", of_real, of_drawn)
+        scalars |= {"critic/real": of_real["whole"].mean().detach()}
+        return total, scalars | {"critic/fake": of_drawn["whole"].mean().detach()}
 
-    def _penalties(self, parts: list[Part], fake: Callable[[Part], Tensor]) -> Losses:
-        weights, weight = self.losses.structure, self.losses.structure.penalty / 2 * self.losses.r1_every
-        for part in parts:
-            terms = {}
-            for name, z in ("real", part.real), ("fake", fake(part)):
-                z = z.float().requires_grad_(True)
-                scores = self.judge(part, z)  # float32: a small difference of large numbers
-                means = [weights[each] * score.view(len(score), -1).mean(1) for each, score in scores.items()]
-                terms[name] = r1_penalty(torch.cat(means), z)
-            scalars = {f"critic/penalty_{name}": value.detach() for name, value in terms.items()}
-            yield weight * sum(terms.values()), scalars
+    def _penalty(self, part: Part) -> Loss:
+        weights, terms = self.losses.structure, {}
+        for name, z in ("real", part.real), ("fake", self._fixed_fake(part)):
+            z = z.float().requires_grad_(True)
+            scores = self.judge(part, z)  # float32: a small difference of large numbers
+            means = [weights[each] * score.view(len(score), -1).mean(1) for each, score in scores.items()]
+            terms[name] = r1_penalty(torch.cat(means), z)
+        scalars = {f"critic/penalty_{name}": value.detach() for name, value in terms.items()}
+        return weights.penalty / 2 * self.losses.r1_every * sum(terms.values()), scalars
 
-    def _structure_losses(self, parts: list[Part], fake: Callable[[Part], Tensor]) -> Losses:
-        for part in parts:
-            drawn = fake(part)
-            self.critic.requires_grad_(False)
-            with self.context.autocast():
-                with torch.no_grad():
-                    of_real = self.judge(part, part.real)
-                losses = self._relativistic("structure", self.judge(part, drawn), of_real)
-            self.critic.requires_grad_(True)
-            yield losses
+    def _structure_loss(self, part: Part) -> Loss:
+        drawn = self._fake(part)
+        self.critic.requires_grad_(False)
+        with self.context.autocast():
+            with torch.no_grad():
+                of_real = self.judge(part, part.real)
+            loss = self._relativistic("structure", self.judge(part, drawn), of_real)
+        self.critic.requires_grad_(True)
+        return loss
 
-    def _relativistic(
-        self, network: str, high: dict[str, Tensor], low: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _relativistic(self, network: str, high: dict[str, Tensor], low: dict[str, Tensor]) -> Loss:
         """The loss of a network that wants the first scores above the second ones, and its parts."""
         parts = {name: F.softplus(low[name] - high[name]).mean() for name in SCORES}
         total = sum(self.losses.structure[name] * value for name, value in parts.items())
@@ -213,7 +203,7 @@ class StructureStage(Stage):
 
         The averaged weights that are nearest so far are kept.
         """
-        parts = [Part(self.context, *self.encode(batch)) for batch in batches]
+        parts = [Part(*self.encode(batch)) for batch in batches]
         scores = [self.judge(part, part.real)["whole"].mean() for part in parts]
         real, drawn = (
             np.concatenate([self.features(_eight_bit(draw(batch, number))) for number, batch in enumerate(batches)])

@@ -77,9 +77,8 @@ class Trials:
         code, said = self.command.run(self.output, inside=Faults(self.output, number).begin)
         lines = [line for line in said.replace("\r", "\n").splitlines() if line.startswith(("error:", "failed:"))]
         reason = ""
-        if "Traceback" in said or code not in (0, 1, 2):
-            reason = f"ends with {code}: {said}"
-        elif bool(lines) != bool(code) or len(lines) > 2:  # the second one: of the figures
+        # a second line is of the figures
+        if "Traceback" in said or code not in (0, 1, 2) or bool(lines) != bool(code) or len(lines) > 2:
             reason = f"ends with {code}, and {len(lines)} lines: {said}"
         elif not code and content(self.output) != self.whole:
             reason = "the failure is not told"
@@ -144,10 +143,9 @@ class Trials:
             elif seconds > SECONDS:
                 reason = f"took {seconds:.1f} s"
             again = [end(pid) for pid in self.pair()]
-            if not reason and (any(again) or content(self.output) != self.whole):
-                reason = f"the same command ends with {again}, or other bytes"
-            self.done, self.failed = self.done + 1, self.failed + bool(reason)
-            print(f"{self.name}: rank 1 got signal {number}, {seconds:.1f} s: {reason or 'well'}", flush=True)
+            if any(again):
+                reason = reason or f"the same command ends with {again}"
+            self.compare(f"rank 1 got signal {number}, {seconds:.1f} s", reason)
 
     def restarts(self) -> None:
         """torchrun starts both anew when the second one is killed; the weights are those of an undisturbed run."""
@@ -164,23 +162,26 @@ class Trials:
                 process.kill()
         code, said = run.wait(), (self.folder / "said").read_text()
         reason = "" if code == 0 and said.count("resuming from") == 2 else f"ends with {code}: {said}"
+        self.compare("rank 1 is killed, and restarted", reason)
+
+    def compare(self, what: str, reason: str) -> None:
+        """Count a trial of two processes, which must have come to the bytes of an undisturbed run."""
         found = content(self.output)
         if not reason and found != self.whole:
             reason = f"other bytes: {[name for name in self.whole if found.get(name) != self.whole[name]]}"
         self.done, self.failed = self.done + 1, self.failed + bool(reason)
-        print(f"{self.name}: rank 1 is killed, and restarted: {reason or 'well'}", flush=True)
+        print(f"{self.name}: {what}: {reason or 'well'}", flush=True)
 
     def pair(self) -> list[int]:
-        """The process ids of two ranks."""
+        """The process ids of two ranks, of which the first one's words count."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        return [self.start_rank(rank, place) for rank in range(2)]
-
-    def start_rank(self, rank: int, place: dict) -> int:
-        """One of them; the first one's words count."""
-        said = None if rank == 0 else self.folder / "second.log"
-        return self.command.start(self.output, said=said, RANK=str(rank), LOCAL_RANK=str(rank), **place)
+        logs = {"0": None, "1": self.folder / "second.log"}
+        return [
+            self.command.start(self.output, said=words, RANK=rank, LOCAL_RANK=rank, **place)
+            for rank, words in logs.items()
+        ]
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from inversion import refinement, runs
 from inversion.tiling import Tiling
 from tests.conftest import write_inverter
 from tests.inversion.conftest import photograph, tiny_inverter
-from tests.training.conftest import TINY, TRUNK_INVERTER
+from tests.training.conftest import TINY, TRUNK_INVERTER, leaves
 from utils.checkpoint import load_latest, load_weights
 from utils.errors import run_command
 
@@ -160,15 +160,10 @@ def content(folder: Path) -> dict[str, str]:
     if (folder / "checkpoints").exists():
         state, _, skipped = load_latest(folder / "checkpoints")
         digest = hashlib.sha256()
-        for name, value in _leaves(state["stage"]):
+        for name, value in leaves(state["stage"]):
             digest.update(name.encode() + (value.numpy().tobytes() if torch.is_tensor(value) else repr(value).encode()))
         found["state"] = f"{state['step']} {digest.hexdigest()} {skipped}"
     return found
-
-
-def left(folder: Path) -> list[str]:
-    """What should not be there after a run."""
-    return [str(path) for path in folder.rglob("*") if TEMPORARY.search(path.name)]
 
 
 def wrong(command: Command, output: Path, given: dict, whole: dict, earlier: dict) -> str:
@@ -187,15 +182,8 @@ def wrong(command: Command, output: Path, given: dict, whole: dict, earlier: dic
     if content(output) != whole:
         names = [name for name in {*whole, *content(output)} if content(output).get(name) != whole.get(name)]
         return f"the same command gives other bytes: {names}"
-    return f"left over: {left(output)}" if left(output) else ""
-
-
-def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
-    if isinstance(value, (dict, list, tuple)):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(item, f"{path}/{key}")
-    else:
-        yield path, value
+    left = [str(path) for path in output.rglob("*") if TEMPORARY.search(path.name)]
+    return f"left over: {left}" if left else ""
 
 
 def log(text: str) -> None:

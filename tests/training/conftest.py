@@ -32,10 +32,10 @@ train:
   patch_cells: 8
   tune_texture: true
   ema_images: 50
-  optimizer: {lr: 0.003, betas: [0.5, 0.9], decay_every: 25, decay_factor: 0.5}
-  log_every: 10
-  image_every: 30
-  validate_every: 30
+  optimizer: {lr: 0.003, betas: [0.5, 0.9], decay_every: 8, decay_factor: 0.5}
+  log_every: 5
+  image_every: 10
+  validate_every: 10
 losses:
   r1_every: 4
   path_length_every: 3
@@ -48,6 +48,9 @@ losses:
     feature_matching: 0.1
     preservation: 0.5
 """
+
+
+STEPS = 10  # of a finished run
 
 
 @pytest.fixture(scope="session")
@@ -69,27 +72,19 @@ def tiny(tmp_path_factory, images):
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run(tiny):
     """Runs train.py with overrides in this process and returns the exit code."""
 
     def run(*arguments):
-        return run_command(train.main, ["--config", str(tiny), *map(str, arguments)])
-
-    with torch.random.fork_rng():
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        yield run
+        with torch.random.fork_rng():
+            code = run_command(train.main, ["--config", str(tiny), *map(str, arguments)])
         torch.set_num_threads(threads)
+        return code
 
-
-@pytest.fixture(scope="session")
-def generator_run(tiny, tmp_path_factory):
-    """The folder of a finished generator run."""
-    folder = tmp_path_factory.mktemp("runs") / "generator"
-    with torch.random.fork_rng():
-        assert train.main(["--config", str(tiny), f"train.output={folder}", "train.steps=4"]) == 0
-    return folder
+    return run
 
 
 TRUNK = [
@@ -104,15 +99,22 @@ TRUNK_INVERTER = [
 
 
 @pytest.fixture(scope="session")
-def trunk_run(tiny, tmp_path_factory):
-    """The folder of a finished inverter run of a model with a trunk."""
-    folder = tmp_path_factory.mktemp("runs") / "trunk"
-    with torch.random.fork_rng():
-        assert train.main(["--config", str(tiny), *TRUNK_INVERTER, f"train.output={folder}", "train.steps=2"]) == 0
+def generator_run(run, tmp_path_factory):
+    """The folder of a finished generator run."""
+    folder = tmp_path_factory.mktemp("runs") / "generator"
+    assert run(f"train.output={folder}", f"train.steps={STEPS}") == 0
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def trunk_run(run, tmp_path_factory):
+    """The folder of a finished inverter run of a model with a trunk."""
+    folder = tmp_path_factory.mktemp("runs") / "trunk"
+    assert run(*TRUNK_INVERTER, f"train.output={folder}", f"train.steps={STEPS}") == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
 def stage_arguments(generator_run, trunk_run):
     """Overrides that choose a stage."""
     inverter = f"train.inverter={trunk_run / 'inverter.safetensors'}"
@@ -122,6 +124,21 @@ def stage_arguments(generator_run, trunk_run):
         "trunk": TRUNK_INVERTER,
         "structure": [*TRUNK, "train.stage=structure", "train.patch_cells=6", "train.tune_texture=false", inverter],
     }
+
+
+@pytest.fixture(scope="session")
+def finished(run, stage_arguments, generator_run, trunk_run, tmp_path_factory):
+    """The folder of a run of a stage of so many STEPS, trained when it is first asked for."""
+    done = {"generator": generator_run, "trunk": trunk_run}
+
+    def finished(stage):
+        if stage not in done:
+            folder = tmp_path_factory.mktemp("runs") / stage
+            assert run(*stage_arguments[stage], f"train.output={folder}", f"train.steps={STEPS}") == 0
+            done[stage] = folder
+        return done[stage]
+
+    return finished
 
 
 @pytest.fixture
@@ -140,16 +157,16 @@ def loaded(tiny):
     return loaded
 
 
-@pytest.fixture
-def final_state():
+def last_step(folder):
+    """Of the newest checkpoint in the folder of a run."""
+    return load_latest(folder / "checkpoints")[0]["step"]
+
+
+def final_state(folder):
     """The leaves of the newest checkpoint's stage in the folder of a run, by path."""
-
-    def final_state(folder):
-        state, _, skipped = load_latest(folder / "checkpoints")
-        assert not skipped
-        return dict(leaves(state["stage"]))
-
-    return final_state
+    state, _, skipped = load_latest(folder / "checkpoints")
+    assert not skipped
+    return dict(leaves(state["stage"]))
 
 
 def leaves(value, path=""):
@@ -160,19 +177,14 @@ def leaves(value, path=""):
         yield path, value
 
 
-@pytest.fixture
-def same_state(final_state):
+def same_state(one, other):
     """Asserts that two runs ended with the same values to the last bit, in checkpoints and exported weights."""
-
-    def same_state(one, other):
-        names = sorted(path.name for path in one.glob("*.safetensors"))
-        assert names and names == sorted(path.name for path in other.glob("*.safetensors"))
-        weights = [{name: load_weights(folder / name)[0] for name in names} for folder in (one, other)]
-        states = [final_state(folder) | dict(leaves(held)) for folder, held in zip((one, other), weights, strict=True)]
-        assert states[0].keys() == states[1].keys()
-        for key, value in states[0].items():
-            same = torch.equal(value, states[1][key]) if isinstance(value, torch.Tensor) else value == states[1][key]
-            assert same, key
-        return states[0]
-
-    return same_state
+    names = sorted(path.name for path in one.glob("*.safetensors"))
+    assert names and names == sorted(path.name for path in other.glob("*.safetensors"))
+    weights = [{name: load_weights(folder / name)[0] for name in names} for folder in (one, other)]
+    states = [final_state(folder) | dict(leaves(held)) for folder, held in zip((one, other), weights, strict=True)]
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[0].items():
+        same = torch.equal(value, states[1][key]) if isinstance(value, torch.Tensor) else value == states[1][key]
+        assert same, key
+    return states[0]

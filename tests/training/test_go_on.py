@@ -5,6 +5,7 @@ import torch
 
 from models import build_discriminator, build_generator
 from models.weights import export, load_inverter, read_weights
+from tests.training.conftest import final_state, same_state
 from utils.config import load_config
 from utils.errors import UserError
 from utils.schema import TrainConfig
@@ -43,7 +44,7 @@ def test_a_model_with_averages_starts_with_all_of_them(loaded, imported):
     assert stage.generator.training and not any(value.requires_grad for value in stage.average.parameters())
 
 
-def test_the_average_goes_on_and_resumes(imported, run, tmp_path, final_state, same_state):
+def test_the_average_goes_on_and_resumes(imported, run, tmp_path):
     """It does not start anew from the first weights; and a checkpoint of the run wins over the file."""
     path, states = imported
     arguments = [f"train.generator={path}", "train.save_every=1"]
@@ -66,9 +67,8 @@ def test_an_exported_run_starts_another(loaded, generator_run):
     assert same(stage.discriminator, {key.removeprefix("discriminator."): value for key, value in held.items()})
 
 
-@pytest.mark.parametrize("value", [torch.ones(2), torch.tensor(float("nan"))])
-def test_a_path_mean_of_no_use_is_named(tiny, loaded, imported, tmp_path, value):
+def test_a_path_mean_of_no_use_is_named(tiny, loaded, imported, tmp_path):
     path = tmp_path / "a.safetensors"
-    export(path, load_config(TrainConfig, tiny).model, imported[1], 0, {"path_mean": value})
+    export(path, load_config(TrainConfig, tiny).model, imported[1], 0, {"path_mean": torch.ones(2)})
     with pytest.raises(UserError, match="path_mean .* finite"):
         loaded(f"train.generator={path}")

@@ -45,7 +45,7 @@ def values(generator, position=POSITION, mixing=0.9, **process):
     return fields | {"noise": latents.noise.seeds}
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(positions, st.integers(1, 2), st.integers(1, 3), st.floats(0, 1))
 def test_processes_together_draw_what_one_draws(generator, position, pairs, size, mixing):
     processes = [{"batch": 2 * pairs, "rank": rank, "size": size} for rank in range(size)]
@@ -58,6 +58,7 @@ def test_processes_together_draw_what_one_draws(generator, position, pairs, size
         assert torch.equal(value, torch.cat([part[name] for part in parts])), name
 
 
+@settings(max_examples=20)
 @given(positions, positions)
 def test_other_positions_draw_other_values(one, other):
     torch.randn(3)  # nothing depends on what was drawn before

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.muon import MOMENTUM, ROOT_MEAN_SQUARE, Muon, is_matrix, orthogonal
+from training.muon import MOMENTUM, ROOT_MEAN_SQUARE, Muon, orthogonal
 
 SETTINGS = {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.1}
 LOW, HIGH = 0.65, 1.25  # where `orthogonal` brings singular values to
@@ -40,8 +40,7 @@ def stepped(parameters, gradients, kind=Muon):
     return copies
 
 
-@pytest.mark.parametrize(("rows", "cols"), [(16, 144), (144, 16), (24, 24), (96, 432)])
-@pytest.mark.parametrize("scale", [1e-5, 1.0, 1e5])
+@pytest.mark.parametrize(("rows", "cols", "scale"), [(16, 144, 1e-5), (144, 16, 1.0), (24, 24, 1e5)])
 def test_singular_values_become_about_one_and_their_vectors_stay(rows, cols, scale):
     left, right, matrix = with_singular_values(rows, cols, torch.logspace(0, -1.5, min(rows, cols)))
     found = orthogonal(matrix * scale)
@@ -55,13 +54,7 @@ def test_singular_values_become_about_one_and_their_vectors_stay(rows, cols, sca
     assert torch.equal(orthogonal(torch.zeros(rows, cols)), torch.zeros(rows, cols))
 
 
-def test_matrices_are_weights_of_convolutions_with_enough_channels():
-    assert all(is_matrix(torch.zeros(shape)) for shape in ((16, 16, 1, 1), (16, 2, 3, 3), (64, 32, 3, 3)))
-    others = (3, 64, 3, 3), (15, 64, 3, 3), (16, 15, 1, 1), (64, 64), (64,), (), (16, 16, 3)
-    assert not any(is_matrix(torch.zeros(shape)) for shape in others)
-
-
-@pytest.mark.parametrize("shape", [(16, 32, 3, 3), (300, 17, 1, 1)])
+@pytest.mark.parametrize("shape", [(16, 32, 3, 3), (70, 17, 1, 1)])
 def test_a_matrix_moves_along_its_orthogonal_momentum(shape):
     """By steps whose root mean square does not depend on the gradient's, nor on the shape, beside the weight decay."""
     start, first, second = normal(*shape), normal(*shape, seed=1), 0.5 * normal(*shape, seed=2)

@@ -48,11 +48,7 @@ class SilentlyInfinite(torch.autograd.Function):
         return torch.full_like(gradient, torch.inf)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [lambda x: x * torch.nan, lambda x: x + torch.inf, lambda x: -x * torch.inf, SilentlyInfinite.apply],
-    ids=["nan", "inf", "-inf", "gradient"],
-)
+@pytest.mark.parametrize("damage", [lambda x: x * torch.nan, SilentlyInfinite.apply], ids=["loss", "gradient"])
 def test_nothing_changes_where_a_loss_or_gradient_is_not_finite(module, damage):
     optimizer = optimizer_of(module)
     optimizer.update([(error_of(module), {})])
@@ -82,30 +78,22 @@ def test_a_step_goes_along_the_mean_of_the_losses_of_parts(module, name):
         torch.testing.assert_close(one, two)
 
 
-@KINDS
-def test_lazy_regularisation_corrects_rate_and_momenta(module, name):
-    (group,) = optimizer_of(module, lazy_every=4, name=name).optimizer.param_groups
+def test_lazy_regularisation_corrects_rate_and_momenta(module):
+    (group,) = optimizer_of(module, lazy_every=4).optimizer.param_groups
     assert group["lr"] == pytest.approx(0.1 * 0.8)
     assert group["betas"] == pytest.approx((0.5**0.8, 0.9**0.8))
-
-
-HALF = 3**0.5 / 2  # the cosine of 30 degrees
 
 
 @pytest.mark.parametrize(
     ("changes", "shares"),
     [
         ({}, [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]),
-        (
-            {"decay_every": None, "cosine_steps": 6},
-            [1, (1 + HALF) / 2, 0.75, 0.5, 0.25, (1 - HALF) / 2, 0, 0, 0],
-        ),
-        ({"cosine_steps": 4}, [1, (1 + 2**-0.5) / 2, 0.5, 0.5 * (1 - 2**-0.5) / 2, 0]),
+        ({"cosine_steps": 4}, [1, (1 + 2**-0.5) / 2, 0.5, 0.5 * (1 - 2**-0.5) / 2, 0, 0]),
         ({"decay_every": None}, [1] * 9),
     ],
 )
 def test_learning_rates(module, changes, shares):
-    """Step decay, a cosine that falls to zero and stays there, their product, neither."""
+    """Step decay, its product with a cosine that falls to zero and stays there, neither."""
     optimizer, rates = optimizer_of(module, lazy_every=1, **changes), []
     for step in range(len(shares)):
         optimizer.schedule(step)
@@ -135,7 +123,7 @@ def test_a_saved_state_goes_on_with_the_settings_of_now(module, name):
     assert before["state"] and same(before["state"], optimizer.state_dict()["state"])
 
 
-@pytest.mark.parametrize(("before", "now"), [("adam", "muon"), ("adamw", "muon"), ("muon", "adam"), ("muon", "adamw")])
+@pytest.mark.parametrize(("before", "now"), [("adam", "muon"), ("muon", "adamw")])
 def test_the_state_of_another_optimizer_is_refused(module, before, now):
     state, optimizer = trained(module, name=before), optimizer_of(module, name=now)
     with pytest.raises(UserError, match=r"^train\.optimizer\.name: "):

@@ -8,7 +8,6 @@ import torch
 
 from inversion import PatchInverter
 from models.geometry import Interval, Region
-from models.statistics import measure
 from models.weights import read_weights
 from training.context import Stream
 
@@ -22,14 +21,6 @@ def batch_of(stage, count=4):
     random, size = torch.Generator().manual_seed(1), stage.window.size
     window = torch.rand(count, 3, size, size, generator=random) * 2 - 1
     return {"window": window, "row": torch.linspace(-1, 1, count), "id": torch.arange(count)}
-
-
-def test_real_latents_are_those_of_the_encoder_and_styles_their_statistics(stage):
-    stage = stage()
-    batch = batch_of(stage)
-    z, style, row = stage.encode(batch)
-    assert z.shape == (4, 8, 6, 6) and torch.equal(z, stage.encoder(batch["window"]))
-    assert torch.allclose(style, measure(z.flatten(2)).float()) and torch.equal(row, batch["row"])
 
 
 def test_drawn_latents_have_the_mean_and_deviation_of_their_style_as_frame(stage):

@@ -75,7 +75,7 @@ class TestCheckpoints:
                 for new in range(step + 1, 10**6):
                     save_checkpoint(folder, new, {"step": new, "weight": torch.full((20_000,), float(new))}, keep=3)
                     os.pwrite(returned, new.to_bytes(8, "little"), 0)
-            time.sleep(draw.uniform(0.0, 0.06))
+            time.sleep(draw.uniform(0.0, 0.03))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             assert len(list(folder.glob(".tmp-*"))) <= 1
@@ -84,7 +84,7 @@ class TestCheckpoints:
                 assert found[2] == [] and bool((found[0]["weight"] == step).all())
             assert step >= int.from_bytes(os.pread(returned, 8, 0), "little") and not list(folder.glob(".tmp-*"))
         os.close(returned)
-        assert step > 20
+        assert step > 10
 
 
 class TestDamage:
@@ -96,14 +96,14 @@ class TestDamage:
     def test_nothing_damaged_is_loaded(self, newest):
         """What is not noticed has changed nothing: the archive has bytes that nobody reads."""
         count = 0
-        for flipped, short in damaged(newest.read_bytes(), random.Random(0), 300):
+        for flipped, short in damaged(newest.read_bytes(), random.Random(0), 100):
             for content in (flipped, short):
                 newest.write_bytes(content)
                 state, path, skipped = load_latest(newest.parent)
                 assert same(state, state_of(1 if skipped else 2))
                 count += len(skipped)
                 assert all(newest.name in line and "\n" not in line for line in skipped)
-        assert count > 500
+        assert count > 150
 
     def test_an_entry_marked_as_a_folder(self, newest):
         """torch.load would take whatever the memory holds."""
@@ -122,18 +122,10 @@ class TestDamage:
         with pytest.raises(UserError, match="none of 1 checkpoints can be read"):
             load_latest(tmp_path)
 
-
-class TestFullDisk:
-    @pytest.fixture(autouse=True)
-    def intact(self, tmp_path):
+    @pytest.mark.parametrize("size", [100, 100_000])
+    def test_a_write_that_fails(self, tmp_path, size):
         """The checkpoint before is as it was, and alone."""
         save_checkpoint(tmp_path, 1, state_of(1), keep=1)
-        yield
-        assert load_latest(tmp_path)[0]["step"] == 1
-        assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
-
-    @pytest.mark.parametrize("size", [100, 5_000, 100_000])
-    def test_a_write_that_fails(self, tmp_path, size):
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
         try:
@@ -143,6 +135,8 @@ class TestFullDisk:
                 save_weights(tmp_path / "w.safetensors", {"a": torch.zeros(100_000)}, {})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        assert load_latest(tmp_path)[0]["step"] == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
 
 
 class Payload:
@@ -156,9 +150,9 @@ class Payload:
 
 
 def bomb(path: Path) -> None:
-    """300 MiB of zeros in 0.3."""
+    """150 MiB of zeros in 0.15."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("archive/data/0", "w") as entry:
-        for _ in range(300):
+        for _ in range(150):
             entry.write(bytes(2**20))
 
 
@@ -174,17 +168,17 @@ HOSTILE = {
 
 class TestFilesByOthers:
     @pytest.mark.parametrize("kind", HOSTILE)
-    @pytest.mark.parametrize("load", [load_pretrained, load_weights, lambda path: load_latest(path.parent)])
-    def test_nothing_runs_and_one_line_says_why(self, tmp_path, kind, load):
+    def test_nothing_runs_and_one_line_says_why(self, tmp_path, kind):
         path, trace = tmp_path / "step-00000001.pt", tmp_path / "trace"
         HOSTILE[kind](path, trace)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        with pytest.raises(UserError) as error:
-            load(path)
-        assert not trace.exists()
-        assert str(path) in str(error.value) and "\n" not in str(error.value) and "weights_only" not in str(error.value)
-        assert kind != "zip" or load is not load_pretrained or "asks for posix.system" in str(error.value)
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+        for load in (load_pretrained, load_weights, lambda path: load_latest(path.parent)):
+            with pytest.raises(UserError) as error:
+                load(path)
+            said = str(error.value)
+            assert not trace.exists() and str(path) in said and "\n" not in said and "weights_only" not in said
+            assert kind != "zip" or load is not load_pretrained or "asks for posix.system" in said
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
     @pytest.mark.parametrize("legacy", [False, True])
     def test_honest_files_load(self, tmp_path, legacy):
@@ -193,6 +187,8 @@ class TestFilesByOthers:
         assert same(load_pretrained(tmp_path / "a.pth"), content)
         save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors")
         assert same(load_pretrained(tmp_path / "a.safetensors"), {"a": torch.ones(2)})
+        with pytest.raises(UserError, match="not written by this program"):
+            load_weights(tmp_path / "a.safetensors")
 
 
 class TestWeights:
@@ -212,13 +208,8 @@ class TestWeights:
 
     def test_the_fingerprint_sees_names_types_shapes_and_values(self):
         base = {"a": torch.zeros(4), "b": torch.ones(1)}
-        others = [
-            {"a": torch.zeros(4), "c": torch.ones(1)},
-            base | {"a": torch.zeros(4, dtype=torch.int32)},
-            base | {"a": torch.zeros(2, 2)},
-            base | {"a": -torch.zeros(4)},
-            {"a": torch.zeros(4)},
-        ]
+        changed = torch.zeros(4, dtype=torch.int32), torch.zeros(2, 2), -torch.zeros(4)
+        others = [base | {"a": tensor} for tensor in changed] + [{"a": base["a"]}, {"a": base["a"], "c": base["b"]}]
         marks = {fingerprint(tensors) for tensors in [base, *others]}
         assert len(marks) == 6 and all(len(mark) == 16 for mark in marks)
         assert fingerprint(dict(reversed(base.items()))) == fingerprint(base)
@@ -226,15 +217,14 @@ class TestWeights:
     def test_all_damage_is_noticed(self, tmp_path):
         path = tmp_path / "w.safetensors"
         save_weights(path, self.tensors, {"model": "stages: 4"})
-        for contents in damaged(path.read_bytes(), random.Random(0), 150):
+        for contents in damaged(path.read_bytes(), random.Random(0), 60):
             for content in contents:
                 path.write_bytes(content)
                 with pytest.raises(UserError, match="w.safetensors: (damaged|no fingerprint)"):
                     load_weights(path)
 
-    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-    def test_values_that_are_not_finite(self, tmp_path, value):
-        save_weights(tmp_path / "w.safetensors", {"a": torch.tensor([1, value]), "b": torch.arange(3)}, {})
+    def test_values_that_are_not_finite(self, tmp_path):
+        save_weights(tmp_path / "w.safetensors", {"a": torch.tensor([1, torch.inf]), "b": torch.arange(3)}, {})
         with pytest.raises(UserError, match=r"w\.safetensors: a holds values that are not finite"):
             load_weights(tmp_path / "w.safetensors")
 
@@ -244,13 +234,5 @@ class TestWeights:
         for load in (load_weights, load_pretrained):
             with pytest.raises(UserError, match="is not a file"):
                 load(tmp_path / f"w{suffix}")
-
-    def test_what_is_wrong_is_said(self, tmp_path):
-        path = tmp_path / "w.safetensors"
-        for load in (load_weights, load_pretrained):
-            for missing in (path, tmp_path / "w.pth"):
-                with pytest.raises(UserError, match="weights .*: No such file or directory"):
-                    load(missing)
-        save_file({"a": torch.ones(2)}, path)
-        with pytest.raises(UserError, match="not written by this program"):
-            load_weights(path)
+            with pytest.raises(UserError, match="weights .*: No such file or directory"):
+                load(tmp_path / f"none{suffix}")

@@ -34,6 +34,7 @@ def state():
         "environment": dict(os.environ),
         "dtype": str(torch.get_default_dtype()),
         "seed": torch.initial_seed(),
+        "torchvision": "torchvision" in sys.modules,  # which may not fit, and takes a second
     }
 
 before, failed = state(), {}

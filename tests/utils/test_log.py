@@ -25,7 +25,7 @@ open(sys.argv[1], "w").write("done")
 sys.exit(3 if stdout.failed else 0)
 """
 WHOLE = "import sys; from utils import log, errors; sys.exit(errors.run_command(lambda argv: log.info('said')))"
-PLACES = ["| head -1", ">&-", "2>&-", ">&- 2>&- <&-", "2>/dev/full", "2>&1 | head -1", "| true"]
+PLACES = ["2>&1 | head -1", ">&- 2>&- <&-", "2>/dev/full"]
 
 
 def talk(program, place, *arguments):
@@ -44,17 +44,22 @@ def test_the_work_goes_on_where_nobody_listens(tmp_path, place):
 def test_a_full_disk_of_a_log_is_one_line_after_all_is_done():
     program = WHOLE.replace("'", '"')
     expected = ["error: all is done, but stdout cannot be written: No space left on device"]
-    assert talk(program, ">/dev/full") == (1, expected) and talk(program, ">/dev/full 2>&1") == (1, [])
-    assert talk(program, "| true")[0] == 0
+    assert talk(program, ">/dev/full") == (1, expected) and talk(program, "| true")[0] == 0
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp1252"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_whatever_the_encoding(monkeypatch, encoding):
     file = io.TextIOWrapper(io.BytesIO(), encoding)
     monkeypatch.setattr(sys, "stdout", file)
     log.info("café \udce9 → 👍\nnext")
     first, second = file.buffer.getvalue().decode(encoding).splitlines()
     assert first.startswith("caf") and "\\xe9" in first and second == "next"
+
+
+def test_other_ranks_say_nothing(capsys):
+    log.info("one")
+    log.info("two", main=False)
+    assert capsys.readouterr().out == "one\n"
 
 
 def test_no_streams_at_all(monkeypatch):
