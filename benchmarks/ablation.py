@@ -24,9 +24,8 @@ from benchmarks.machine import ROOT
 from evaluation.measures import MEASURES
 from utils.config import load_config
 from utils.errors import UserError, run_command
-from utils.files import atomic_path
+from utils.files import atomic_path, read_json
 from utils.log import info
-from utils.parsing import read_json
 from utils.schema import EvaluateConfig, TrainConfig
 
 CONFIGS = ROOT / "configs" / "ablation"

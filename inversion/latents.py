@@ -35,8 +35,7 @@ from inversion.styles import ArrayLike, Style, StyleMap, layer_styles, mix_style
 from inversion.weight_maps import LabelMap, WeightMap, encoded_pixels
 from models.geometry import Region
 from utils.errors import UserError
-from utils.files import ZARR, atomic_folder, atomic_path, regular_size, require_space
-from utils.parsing import LARGEST
+from utils.files import LARGEST_JSON, ZARR, atomic_folder, atomic_path, regular_size, require_space
 
 NOISE, MAP = TypeAdapter(NoiseSpec | None), TypeAdapter(WeightMap | None)
 FORMAT = "patch-inverter-latents-4"
@@ -338,8 +337,8 @@ def _open_file(path: Path) -> Latents:
 def _open_folder(path: Path) -> Latents:
     """Nothing is read whose size was not looked at: a few bytes could describe arrays of any size."""
     for part in ("", "structure", *STYLES):
-        if os.path.lexists(path / part) and regular_size(path / part / "zarr.json") > LARGEST:
-            raise Unfit(f"{part or 'its'} zarr.json has more than {LARGEST} bytes")
+        if os.path.lexists(path / part) and regular_size(path / part / "zarr.json") > LARGEST_JSON:
+            raise Unfit(f"{part or 'its'} zarr.json has more than {LARGEST_JSON} bytes")
     group = zarr.open_group(str(path), mode="r", zarr_format=3)
     array, styles = group["structure"], {name: group[name] for name in STYLES if name in group}
     if array.dtype != np.float32:

@@ -38,8 +38,17 @@ from utils import log
 from utils.device import release_freed_memory
 from utils.distributed import LostWorker, ProcessGroup
 from utils.errors import UserError, naming
-from utils.files import atomic_path, only_files, read_file, refusals, regular_size, remove_tree, require_space
-from utils.parsing import LARGEST, read_json
+from utils.files import (
+    LARGEST_JSON,
+    atomic_path,
+    only_files,
+    read_file,
+    read_json,
+    refusals,
+    regular_size,
+    remove_tree,
+    require_space,
+)
 from utils.tables import read_table, write_table
 
 HELD = 2**22  # pixels, from which on an image is drawn on the disk
@@ -474,7 +483,7 @@ class InversionRun:
 def _read(kind: TypeAdapter, path: Path) -> Any:
     """What a file holds; None where there is none, or of another kind."""
     try:
-        return kind.validate_json(read_file(path, LARGEST), strict=True)
+        return kind.validate_json(read_file(path, LARGEST_JSON), strict=True)
     except (OSError, ValueError):
         return None
 
@@ -523,7 +532,7 @@ def _arrays(folder: Path) -> list[Path]:
 def _fits(path: Path, shape: Sequence[int], chunks: Sequence[int], dtype: str) -> bool:
     """Whether there is an array of these properties."""
     try:
-        if regular_size(path / "zarr.json") > LARGEST:
+        if regular_size(path / "zarr.json") > LARGEST_JSON:
             return False
         array = zarr.open_array(str(path), mode="r", zarr_format=3)
         expected = tuple(min(pair) for pair in zip(chunks, shape, strict=True))

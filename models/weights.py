@@ -19,7 +19,7 @@ from models.generator import Generator
 from utils.checkpoint import load_weights, save_weights
 from utils.config import validate_section
 from utils.errors import UserError
-from utils.parsing import read_json
+from utils.files import read_json
 
 FORMAT = "patch-inverter-1"
 MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.randn)  # of the values of networks

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from utils.errors import UserError
-from utils.processors import usable_cores
+from utils.processors import text_of, usable_cores
 
 BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}  # x86 instructions without which bfloat16 is slower than float32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -46,7 +46,7 @@ def select_dtype(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         gains = torch.cuda.get_device_capability(device) >= (8, 0)
     else:  # of mps nothing is known
-        flags = device.type == "cpu" and re.search(r"^flags\s*:(.*)$", _text(CPU_INFO), re.MULTILINE)
+        flags = device.type == "cpu" and re.search(r"^flags\s*:(.*)$", text_of(CPU_INFO), re.MULTILINE)
         gains = bool(flags and BFLOAT16_FLAGS & set(flags[1].split()))
     return torch.bfloat16 if gains else torch.float32
 
@@ -58,7 +58,7 @@ def peak_memory_mib(device: torch.device) -> float:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    match = re.search(r"VmHWM:\s+(\d+) kB", _text(STATUS))
+    match = re.search(r"VmHWM:\s+(\d+) kB", text_of(STATUS))
     if match:
         return int(match[1]) / 2**10
     held = psutil.Process().memory_info()
@@ -112,11 +112,3 @@ def release_freed_memory() -> None:
 def libc(name: str) -> Callable[..., int] | None:
     """A function of the C library; None where it has none of this name, or the system is not Linux."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
-
-
-def _text(path: Path) -> str:
-    """The content of a file of /proc, empty where the system has none."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

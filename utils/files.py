@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, that one run at a time writes to, and that are no inputs."""
 
 import errno
+import json
 import os
 import re
 import secrets
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
@@ -22,6 +24,7 @@ ABANDONED_AFTER = 24 * 3600.0  # seconds without a write, after which nobody is 
 NO_MISTAKE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of the user: the disk is full, or broken
 LOCK = ".lock"
 ZARR = ".zarr"  # suffix of a folder that is one thing
+LARGEST_JSON = 2**26  # bytes
 
 
 class DiskFailure(UserError):
@@ -200,6 +203,19 @@ def read_file(path: str | Path, most: int) -> bytes:
         raise OSError(errno.EFBIG, f"has {size} bytes; allowed: at most {most}", str(path))
     with open(path, "rb") as file:
         return file.read(size)  # `most` bytes would be allocated, whatever there is
+
+
+def read_json(source: Path | str) -> Any:
+    """What JSON says, of a file (a path) or a text. OSError where it cannot be read; ValueError for what is no JSON, or
+    too large, or nested too deeply.
+    """
+    text = read_file(source, LARGEST_JSON) if isinstance(source, Path) else source
+    if len(text) > LARGEST_JSON:
+        raise ValueError(f"{len(text)} bytes; allowed: at most {LARGEST_JSON}")
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def free_space(path: str | Path) -> int:

@@ -41,7 +41,7 @@ def _quotas() -> Iterator[float]:
 
     Of both versions of control groups. In a container, the outermost group that is seen is the container's own.
     """
-    for line in _text(MEMBERSHIP).splitlines():
+    for line in text_of(MEMBERSHIP).splitlines():
         controllers, path = line.split(":", 2)[1:]
         if controllers and "cpu" not in controllers.split(","):
             continue
@@ -49,15 +49,15 @@ def _quotas() -> Iterator[float]:
         for mount in {CGROUPS, CGROUPS / (controllers or "unified"), CGROUPS / "cpu"}:
             for depth in range(len(inside), -1, -1):
                 group = mount.joinpath(*inside[:depth])
-                limit = _text(group / "cpu.max").split() or [
-                    _text(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
+                limit = text_of(group / "cpu.max").split() or [
+                    text_of(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
                 ]
                 if limit[0].isdecimal() and limit[-1].isdecimal():  # neither `max` nor -1
                     yield int(limit[0]) / int(limit[-1])
 
 
-def _text(path: Path) -> str:
-    """The content of a file, empty where there is none."""
+def text_of(path: Path) -> str:
+    """The content of a file such as those of /proc, empty where the system has none."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -64,7 +64,7 @@ def test_muon_along_a_cosine_resumes_to_the_last_bit(run, stage_arguments, tmp_p
 def test_what_merely_changes_results_is_noted(again):
     changes = {
         "seed=9": "seed was 0 and is 9",
-        "train.batch=2": "batch was 4 x 1 and is 2 x 2 x 1",
+        "train.batch=8": "batch was 4 x 1 and is 8 x 2 x 1",
         "train.accumulate=2": None,
         "train.dtype=bfloat16": "dtype was torch.float32 and is torch.bfloat16",
         "data.flip=false": "data.flip was True and is False",
