@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from datasets.lmdb_tree import Tree
-from images.decoding import MAGIC_BYTES, errors_named, readable, recognise
+from images.headers import MAGIC_BYTES, errors_named, readable, recognise
 from images.listing import HIDDEN, choose, find_images, is_image, why_not
 from images.reading import Image, ImageError, open_image
 from utils.errors import UserError

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import TypeVar
 
-from images.decoding import readable, recognise
+from images.headers import readable, recognise
 from utils import log
 from utils.distributed import first_process
 from utils.files import ZARR

@@ -15,37 +15,30 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import PIL.Image
-from PIL.ExifTags import Base
 
 from images.colours import ALMOST
-from images.decoding import (
+from images.decoding import decode
+from images.headers import (
     HEIF_PLUGIN,
-    MODES,
     READ,
+    Encoded,
     ImageError,
-    colours_of,
-    decode,
     errors_named,
-    exif_of,
-    is_deep,
-    is_jpeg,
-    open_header,
+    open_encoded,
     pillow,
     readable,
     recognise,
-)
+)  # fmt: skip
 from images.mending import is_filled
-from images.metadata import Metadata, read_metadata
-from images.segments import FAX, Segments
-from images.windows import NotByWindow, check_by_vips, decode_tiff, open_windows
+from images.metadata import Metadata
+from images.windows import NotByWindow, open_windows
 from models.geometry import reflect
 from utils import log
 
-PLANES = 2  # of a TIFF's PlanarConfiguration
 GREY_STRIP = 2**20  # pixels that are asked for their colours at a time
 RESERVED = 112 * 2**20  # bytes of `memory_mib` that decoded pixels leave to others, or half of it
 WINDOWED = 2**24  # pixels; files of more are read by window
@@ -153,7 +146,7 @@ def open_image(
     A file has at most `max_pixels` pixels. With `by_window`, one of more than WINDOWED pixels is read by window: then
     `max_pixels` and `memory_mib` only limit what has to be decoded at once (strips, tiles, all of an interlaced image),
     and damage of a tiled TIFF file shows when a window is asked for. Of several pictures the first is read. `name`
-    stands in messages. ImageError for whatever is not an image of a format that `images.decoding.readable` knows, with
+    stands in messages. ImageError for whatever is not an image of a format that `images.headers.readable` knows, with
     all rows.
     """
     if isinstance(source, Image):
@@ -164,53 +157,26 @@ def open_image(
         return Image(_check_array(source, name), name)
     with pillow(), errors_named(name):
         if isinstance(source, PIL.Image.Image):
-            return _whole(source, name, [])
+            return _whole(Encoded("", None, source), name)
         _check_file(source, name)
-        kind, notes = recognise(source), []
+        kind = recognise(source)
         if not readable(kind):
             raise ImageError(name, _why_not(kind))
         # A file handle, not a path: Pillow maps files that it is given by path, and a file that shrinks would kill us.
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-            try:
-                header = open_header(file, kind, notes)
-            except PIL.UnidentifiedImageError:
-                if kind != "TIFF":
-                    raise
-                return _tiff(source, max_pixels, name, notes)
-            if header.format == "TIFF" and header.mode not in MODES:
-                return _tiff(source, max_pixels, name, notes, header)
-            return _open(header, source, file, max_pixels, name, notes, by_window and is_path, memory_mib)
-
-
-def _open(
-    header: PIL.Image.Image, source: str | Path | bytes, file: BinaryIO, max_pixels: int, name: str, notes: list[str],
-    by_window: bool, memory_mib: int | None,
-) -> Image:  # fmt: skip
-    """A file whose header Pillow has read, by window or decoded."""
-    pixels, reason = header.width * header.height, ""
-    if by_window and pixels > WINDOWED and not (is_jpeg(header) and is_filled(file)):
-        try:
-            memory = None if memory_mib is None else max(memory_mib * 2**19, memory_mib * 2**20 - RESERVED)
-            colours = colours_of(header, is_deep(header), notes)
-            windows = open_windows(source, header, colours, max_pixels, memory, notes)
-        except NotByWindow as error:
-            reason = f", and it cannot be read by window: {error}"
-        else:
-            orientation, metadata = _described(header)
-            return Image(
-                windows, name, orientation, header.has_transparency_data, windows.held, True, notes, metadata
-            )
-    if pixels > max_pixels:
-        size = f"{header.width} x {header.height}"
-        raise ImageError(name, f"{size} is more than max_pixels ({max_pixels}) allows{reason}")
-    if header.format == "TIFF" and _in_planes(header):
-        return _tiff(source, max_pixels, name, notes, header)
-    if header.format == "TIFF" and (segments := Segments.of(header.tag_v2)):
-        segments.check_places()
-        segments.check_content(file)
-        if segments.compression in FAX:
-            check_by_vips(source, header.tell())
-    return _whole(header, name, notes, file)
+            encoded, reason = open_encoded(file, kind), ""
+            height, width = encoded.shape
+            filled = kind == "JPEG" and is_filled(file)
+            if by_window and is_path and height * width > WINDOWED and not filled:
+                memory = None if memory_mib is None else max(memory_mib * 2**19, memory_mib * 2**20 - RESERVED)
+                try:
+                    windows = open_windows(source, encoded, max_pixels, memory)
+                    return _image(windows, encoded, name, held=windows.held, by_window=True)
+                except NotByWindow as error:
+                    reason = f", and it cannot be read by window: {error}"
+            if height * width > max_pixels:
+                raise ImageError(name, f"{width} x {height} is more than max_pixels ({max_pixels}) allows{reason}")
+            return _whole(encoded, name)
 
 
 def open_photograph(path: Path, max_pixels: int, memory_mib: int | None = None) -> Image:
@@ -222,31 +188,14 @@ def open_photograph(path: Path, max_pixels: int, memory_mib: int | None = None) 
     return image
 
 
-def _whole(pixels: PIL.Image.Image, name: str, notes: list[str], file: BinaryIO | None = None) -> Image:
-    """An image of Pillow, decoded."""
-    (orientation, metadata), transparent = _described(pixels), pixels.has_transparency_data
-    values = decode(pixels, colours_of(pixels, is_deep(pixels), notes), notes, file)
-    orientation = 1 if pixels.format == "TIFF" else orientation  # Pillow has turned it
-    return Image(values, name, orientation, transparent, notes=notes, metadata=metadata)
+def _whole(encoded: Encoded, name: str) -> Image:
+    """An image, decoded."""
+    return _image(decode(encoded), encoded, name)
 
 
-def _tiff(
-    source: str | Path | bytes, max_pixels: int, name: str, notes: list[str], header: PIL.Image.Image | None = None
-) -> Image:
-    """A TIFF file whose samples Pillow does not read."""
-    values, orientation, transparent = decode_tiff(source, max_pixels, notes)
-    return Image(values, name, orientation, transparent, notes=notes, metadata=header and _described(header)[1])
-
-
-def _described(header: PIL.Image.Image) -> tuple[int, Metadata]:
-    """The EXIF orientation of an image that is not decoded yet, and what its results keep."""
-    exif = exif_of(header)
-    return exif.get(Base.Orientation, 1), read_metadata(exif, header.info)
-
-
-def _in_planes(header: PIL.Image.Image) -> bool:
-    """Whether 16-bit colours of a TIFF file stand plane by plane, of which Pillow keeps 8 bits at best."""
-    return header.tag_v2.get(Base.PlanarConfiguration) == PLANES and 16 in header.tag_v2.get(Base.BitsPerSample, ())
+def _image(pixels: Any, encoded: Encoded, name: str, **options: Any) -> Image:
+    orientation, metadata = encoded.orientation, encoded.metadata
+    return Image(pixels, name, orientation, encoded.alpha, notes=encoded.notes, metadata=metadata, **options)
 
 
 def _why_not(kind: str | None) -> str:

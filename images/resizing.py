@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from images.decoding import ImageError
+from images.headers import ImageError
 from images.reading import Image
 from utils.errors import UserError
 

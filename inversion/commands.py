@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import zarr
 
-from images.decoding import READ
+from images.headers import READ
 from images.listing import find_images, walk
 from images.metadata import Metadata
 from images.writing import SUFFIXES as PICTURES

@@ -14,7 +14,7 @@ from typing import TypeVar
 import PIL.Image
 import torch
 
-from images.decoding import FORMATS, errors_named, pillow
+from images.headers import FORMATS, errors_named, pillow
 from images.reading import ImageError
 
 Item = TypeVar("Item")

@@ -55,8 +55,9 @@ FORMATS = {
     "JPEG": {"quality": 100}, "PNG": {}, "TIFF": {"compression": "tiff_lzw"}, "WEBP": {"lossless": True},
     "AVIF": {"quality": 100, "subsampling": "4:4:4"},
 }  # fmt: skip
-HELD = {"JPEG": ("L", "RGB", "CMYK"), "PNG": ("L", "RGB"), "TIFF": ("L", "RGB", "CMYK")}
-CASES = [(name, kind) for name in PROFILES for kind in FORMATS if PROFILES[name][0] in HELD.get(kind, ("RGB",))]
+CASES = [("display p3", kind) for kind in FORMATS]
+CASES += [(name, "TIFF" if name == "cmyk" else "PNG") for name in PROFILES if name != "display p3"]
+CASES += [("cmyk", "JPEG"), ("grey", "JPEG")]
 
 
 def smooth(mode):
@@ -103,7 +104,7 @@ def test_profiles_of_palettes_grey_with_alpha_and_1_bit(mode, by_window):
     assert not found.notes and found.grey == (mode != "P")
 
 
-@pytest.mark.parametrize("name", [name for name in PROFILES if PROFILES[name][0] != "L"])
+@pytest.mark.parametrize("name", ["display p3", "prophoto", "srgb", "cmyk"])
 def test_profiles_of_16_bits(name, by_window):
     mode, profile = PROFILES[name]
     values = np.asarray(smooth(mode)).astype(np.uint16) * 257
@@ -214,8 +215,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize(("broken", "kind"), [*zip(BROKEN, FORMATS, strict=False), ("cut", "PNG")])
 def test_a_broken_profile_costs_a_note(broken, kind, by_window, tmp_path, capsys):
     data = saved(smooth("RGB"), kind, icc_profile=BROKEN[broken], **FORMATS[kind])
     image = open_image(data, LIMIT)

@@ -68,7 +68,7 @@ def test_a_jpeg_without_its_last_two_bytes(kind, by_window):
 
 
 @given(kind=st.sampled_from(list(JPEGS)), lost=st.integers(3, 60), tail=st.sampled_from([b"", bytes(500)]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40)
 def test_a_jpeg_that_lacks_a_corner_or_rows(kind, lost, tail):
     """The pixels are those of the whole one but in a corner, or it is refused; never are rows filled."""
     whole = pixels(open_image(JPEGS[kind], LIMIT))
@@ -83,9 +83,8 @@ def test_a_jpeg_that_lacks_a_corner_or_rows(kind, lost, tail):
 
 
 @pytest.mark.parametrize("kind", JPEGS)
-@pytest.mark.parametrize("share", [0.3, 0.7, 0.9])
-def test_a_jpeg_without_rows_is_refused(kind, share, by_window):
-    data = JPEGS[kind][: int(len(JPEGS[kind]) * share)]
+def test_a_jpeg_without_rows_is_refused(kind, by_window):
+    data = JPEGS[kind][: int(len(JPEGS[kind]) * 0.8)]
     for each in (data, data + bytes(len(JPEGS[kind]) - len(data))):
         for read in (lambda data: open_image(data, LIMIT), by_window):
             with pytest.raises(ImageError, match=r"image: cannot be read: [^\n]*$"):
@@ -172,7 +171,7 @@ def test_damaged_metadata_never_cost_the_pixels(kind, by_window):
     options = {"TIFF": {"compression": "tiff_lzw"}}.get(kind, {"xmp": XMP})
     data, numbers = stored(kind, exif=metadata(), icc_profile=PROFILE, **options), Random(0)
     parts = [PROFILE, *([XMP] if kind != "TIFF" else []), *([metadata().tobytes()[6:]] if kind != "TIFF" else [])]
-    for number in range(150):
+    for number in range(40):
         damaged, part = bytearray(data), numbers.choice(parts)
         start = data.index(part)
         for _ in range(numbers.choice((1, 5, 40))):
@@ -213,8 +212,9 @@ SMALL_FIRST = {  # of TIFF: how the picture is stored that follows a smaller cop
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", SMALL_FIRST)
-@pytest.mark.parametrize("first", ["copy", "copy of 8 bits", "mask"])
+@pytest.mark.parametrize(
+    ("kind", "first"), [*((kind, "copy") for kind in SMALL_FIRST), ("tiles", "mask"), ("floats", "copy of 8 bits")]
+)
 def test_a_smaller_copy_or_mask_before_the_picture(kind, first, by_window):
     dtype, options = SMALL_FIRST[kind]
     values, buffer = np.asarray(PICTURE).astype(dtype), io.BytesIO()
@@ -259,14 +259,12 @@ SAMPLES = {  # of TIFF: values, options, what they mean in [0, 1]
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
-@pytest.mark.parametrize("compression", [None, "zlib"])
-def test_samples_of_tiff(kind, compression, by_window):
+def test_samples_of_tiff(kind, by_window):
     values, options, expected = SAMPLES[kind]
     if "planarconfig" in options:
         values = np.ascontiguousarray(values.transpose(2, 0, 1))
     options = options | ({"photometric": "rgb"} if values.ndim == 3 else {"photometric": "minisblack"})
-    compression = None if kind == "1 bit" else compression
-    data = tiff(values, compression=compression, **options)
+    data = tiff(values, compression=None if kind in ("1 bit", "half") else "zlib", **options)
     for image in (open_image(data, LIMIT), by_window(data)):
         assert abs((everything(image) + 1) / 2 - expected).max() < (1e-3 if kind == "half" else 1e-4)
         assert image.grey == (values.ndim == 2)

@@ -41,8 +41,10 @@ def told(path):
         return dict(exif), dict(exif.get_ifd(IFD.Exif)), dict(exif.get_ifd(IFD.GPSInfo)), picture.info
 
 
-@pytest.mark.parametrize("source", PHOTOGRAPHS)
-@pytest.mark.parametrize("kind", ["png", "tiff", "jpeg", "webp", "pyramid"])
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [("JPEG", kind) for kind in ("png", "tiff", "jpeg", "webp", "pyramid")] + [(kind, "png") for kind in PHOTOGRAPHS],
+)
 def test_results_keep_it(source, kind, tmp_path):
     image = open_image(photograph(source, **PHOTOGRAPHS[source]), LIMIT)
     path = tmp_path / f"result{SUFFIXES[kind]}"
@@ -132,8 +134,7 @@ def test_exif_in_the_text_of_a_png():
     assert (image.height, image.width) == (30, 20) and b"Maker" in image.metadata.exif
 
 
-@pytest.mark.parametrize("kind", ["png", "tiff", "pyramid"])
-@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize(("kind", "big"), [("png", False), ("tiff", False), ("tiff", True), ("pyramid", True)])
 def test_16_bits_are_those_of_the_floats(kind, big, tmp_path, monkeypatch):
     if big:
         monkeypatch.setattr("images.writing.CLASSIC_TIFF", 0)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from images import decoding
-from images.decoding import readable, recognise
+from images import headers
+from images.headers import readable, recognise
 from images.reading import Image, ImageError, open_image
 from images.resizing import check_side, encode_png, with_shorter_side
 from images.thumbnail import area_matrix, thumbnail
@@ -83,8 +83,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("orientation", ORIENTED)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "orientation"), [*((kind, 6) for kind in KINDS), *(("jpeg", k) for k in ORIENTED)])
 def test_pixels_mean_what_they_say(kind, orientation, by_window):
     make, tolerance = KINDS[kind]
     data, stored = make(orientation)
@@ -101,8 +100,7 @@ def test_pixels_mean_what_they_say(kind, orientation, by_window):
         np.testing.assert_array_equal(each.window(1, 2, image.height - 3, image.width - 3), eight[1:-2, 2:-1])
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("kind", "channels"), [(np.uint8, 3), (np.uint16, 1), (np.uint16, 3)])
 def test_a_transparent_colour_becomes_grey(kind, channels, by_window):
     values = random(channels, kind, 200) + 1
     values[1, 2] = 0
@@ -169,7 +167,7 @@ def test_refusals_are_one_line(kind, tmp_path):
 
 def test_heic_names_its_package(monkeypatch):
     data = b"\0\0\0\x18ftypheic" + bytes(99)
-    monkeypatch.setattr(decoding, "find_spec", lambda name: None)
+    monkeypatch.setattr(headers, "find_spec", lambda name: None)
     with pytest.raises(ImageError, match="needs the package pillow-heif: pip install it"):
         open_image(data, LIMIT)
     assert recognise(data) == "HEIF" and not readable("HEIF") and not readable(None) and readable("AVIF")
@@ -208,7 +206,7 @@ def mutate(data, numbers):
 @pytest.mark.filterwarnings("error")  # nothing may reach the user from below
 def test_mutated_files_give_an_image_or_an_image_error(windows, by_window):
     numbers, refused, seeds = Random(0), 0, [make(6)[0] for make, _ in KINDS.values()]
-    for number in range(600):
+    for number in range(200):
         data = mutate(seeds[number % len(seeds)], numbers)
         try:
             image = by_window(data, LIMIT) if windows else open_image(data, LIMIT)
@@ -218,7 +216,7 @@ def test_mutated_files_give_an_image_or_an_image_error(windows, by_window):
         except ImageError as error:
             refused += 1
             assert "\n" not in str(error)
-    assert 80 < refused < 580
+    assert 30 < refused < 195
 
 
 @given(size_in=st.integers(1, 300), size_out=st.integers(1, 300))
@@ -231,8 +229,7 @@ def test_area_weights(size_in, size_out):
     np.testing.assert_allclose(weights.sum(axis=0), size_out / size_in, rtol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(150, 150), (37, 200), (1, 1), (3, 300), (513, 129)])
-@pytest.mark.parametrize("strip", [1, 50, 256])
+@pytest.mark.parametrize(("shape", "strip"), [((150, 150), 50), ((37, 200), 1), ((1, 1), 256), ((513, 129), 256)])
 def test_thumbnail_is_the_area_average(shape, strip):
     values = RANDOM.integers(0, 256, (*shape, 3), dtype=np.uint8)
     vertical, horizontal = (area_matrix(length, 64).astype(np.float64) for length in shape)
