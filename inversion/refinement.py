@@ -123,7 +123,7 @@ class Refiner:
         self.cells = self.pixels.receptive_field(self.texture.rule)
         self.encoded, z_g = encoded, z_g.to(device)
         with torch.no_grad():
-            self.draw = self.texture.bake(self.texture.mapping(z_g[None])[0], dtype, differentiable=True)
+            self.draw = self.texture.bake(self.texture.mapping(z_g[None])[0], dtype)
         self.prior = Prior.of(generator, z_g, prior_weight)
         cells, pixels = curvature_window(self.texture, dtype)
         self._measure(_reflected(encoded, self.cells, cells.shape).to(device), cells, pixels)
@@ -259,7 +259,7 @@ def fit_style(
     optimizer = torch.optim.Adam([z_g], lr=STYLE_RATE)
     for _ in range(steps):
         optimizer.zero_grad()
-        draw = texture.bake(texture.mapping(z_g[None])[0], dtype, differentiable=True)
+        draw = texture.bake(texture.mapping(z_g[None])[0], dtype)
         for place, latents, target in zip(windows, z_s, targets, strict=True):
             (draw(latents, noise, place) - target).square().mean().backward(retain_graph=True)
         optimizer.step()

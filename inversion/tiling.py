@@ -82,7 +82,7 @@ class Tiling:
 
     def _largest_edge(self, budget: int) -> int:
         """Edge of the largest square block, in whole cells, that a budget in bytes allows; at least one cell."""
-        sizes = [layer.conv.baked_values(self.dtype) for layer in self.texture.layers]
+        sizes = [layer.conv.weight.numel() for layer in self.texture.layers]
         # the weights into which a style is baked, and baking the largest one in float32
         weights = sum(sizes) * self.dtype.itemsize + 2 * max(sizes) * torch.float32.itemsize
         budget = min(budget - weights, ENOUGH)

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.geometry import UPSAMPLING, Window, convolution
-from models.winograd import WinogradConv2d, is_faster
 
 GAIN = math.sqrt(2.0)  # restores the variance that the leaky ReLU takes
 SLOPE = 0.2
@@ -197,7 +196,6 @@ class ModulatedConv2d(nn.Module):
         dtype: torch.dtype,
         bias: Tensor | None = None,  # [O]
         gain: float = 1.0,
-        differentiable: bool = False,  # without Winograd's method, whose gradients take more time and memory
     ) -> Callable[[Tensor], Tensor]:
         """gain * (the convolution in one fixed style + bias), with plain weights in `dtype`."""
         scale = self.modulation(style)  # [1, I]
@@ -206,16 +204,7 @@ class ModulatedConv2d(nn.Module):
             weight = weight * self.demodulation(scale).T[:, :, None, None]
         weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
         bias = None if bias is None else (bias * gain).to(dtype)
-        if not differentiable and self._takes_winograd(dtype):
-            return WinogradConv2d(weight, bias)
         return partial(convolve, weight=weight, upsample=self.upsample, bias=bias)
-
-    def baked_values(self, dtype: torch.dtype) -> int:
-        """How many values `bake` keeps; Winograd's method makes 4x4 of a 3x3 kernel."""
-        return self.weight.numel() * 16 // 9 if self._takes_winograd(dtype) else self.weight.numel()
-
-    def _takes_winograd(self, dtype: torch.dtype) -> bool:
-        return not self.upsample and is_faster(self.weight, dtype)
 
 
 def convolve(x: Tensor, weight: Tensor, upsample: bool, bias: Tensor | None = None, dilation: int = 1) -> Tensor:

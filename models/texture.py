@@ -59,12 +59,12 @@ class TextureLayer(nn.Module):
             x = x + (self.noise_strength * noise).to(x.dtype)
         return activate(x, self.bias)
 
-    def bake(self, style: Tensor, dtype: torch.dtype, differentiable: bool) -> StyledLayer:
+    def bake(self, style: Tensor, dtype: torch.dtype) -> StyledLayer:
         """The layer in one fixed style [1, D], of x and noise, with plain weights in `dtype`.
 
         The gain sqrt 2 has moved through the leaky ReLU into weights, bias and noise.
         """
-        conv, strength = self.conv.bake(style, dtype, self.bias, GAIN, differentiable), self.noise_strength * GAIN
+        conv, strength = self.conv.bake(style, dtype, self.bias, GAIN), self.noise_strength * GAIN
 
         def layer(x: Tensor, noise: Tensor | None) -> Tensor:
             y = conv(x)
@@ -91,9 +91,9 @@ class ToRGB(nn.Module):
         """Everything after the convolution; colours are summed over the stages in float32."""
         return x.float() + self.bias[:, None, None]
 
-    def bake(self, style: Tensor, dtype: torch.dtype, differentiable: bool) -> Callable[[Tensor], Tensor]:
+    def bake(self, style: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """The layer in one fixed style [1, D], with plain weights in `dtype`."""
-        conv = self.conv.bake(style, dtype, differentiable=differentiable)
+        conv = self.conv.bake(style, dtype)
         return lambda x: self.finish(conv(x))
 
 
@@ -117,10 +117,10 @@ class TextureStage(nn.Module):
             partial(self.to_rgb, style=to_rgb),
         )
 
-    def bake(self, *styles: Tensor, dtype: torch.dtype, differentiable: bool) -> StyledStage:
+    def bake(self, *styles: Tensor, dtype: torch.dtype) -> StyledStage:
         """In a fixed style [1, D] for each part, with plain weights in `dtype`."""
         parts = zip((self.up, self.conv, self.to_rgb), styles, strict=True)
-        return StyledStage(*(part.bake(style, dtype, differentiable) for part, style in parts))
+        return StyledStage(*(part.bake(style, dtype) for part, style in parts))
 
 
 class StyledStage(NamedTuple):
@@ -220,13 +220,9 @@ class TextureSynthesizer(nn.Module):
         stages = [stage.styled(*styles) for stage, *styles in self.styles(w)]
         return self.draw(stages, self.drawn_from(z_s), z_s, noise, regions)[0]
 
-    def bake(self, w: Tensor, dtype: torch.dtype, differentiable: bool = False) -> StyledTexture:
-        """The synthesizer for one fixed style [D] (or [L + 1, D]), with plain convolution weights in `dtype`.
-
-        `differentiable`: without Winograd's method, whose gradients take more time and memory.
-        """
-        styles = self.styles(w[None])
-        stages = [stage.bake(*own, dtype=dtype, differentiable=differentiable) for stage, *own in styles]
+    def bake(self, w: Tensor, dtype: torch.dtype) -> StyledTexture:
+        """The synthesizer for one fixed style [D] (or [L + 1, D]), with plain convolution weights in `dtype`."""
+        stages = [stage.bake(*own, dtype=dtype) for stage, *own in self.styles(w[None])]
         return StyledTexture(self, dtype, lambda regions, device: stages)
 
     def regions(self, pixels: Region) -> list[StageRegions]:

@@ -25,7 +25,7 @@ PRINTING = (*COMMANDS, "utils.log", "utils.config", "benchmarks", "scripts")
 HOUSE = (
     ("utils",),
     ("models.geometry",),
-    ("models.winograd", "models.noise", "models.trunk"),
+    ("models.noise", "models.trunk"),
     ("models.layers",),
     ("models.statistics", "models.scenes"),
     ("models.structure", "models.texture", "models.encoder", "models.discriminator"),

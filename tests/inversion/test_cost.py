@@ -35,7 +35,7 @@ def test_multiply_adds_of_drawing_are_those_of_pytorch(stages, pixels):
 @given(pixels=places)
 def test_multiply_adds_of_refining_are_those_of_pytorch(stages, pixels):
     texture = texture_synthesizer(stages)
-    synthesize = texture.bake(torch.zeros(6), torch.float32, differentiable=True)
+    synthesize = texture.bake(torch.zeros(6), torch.float32)
     z_s = torch.zeros(1, 5, *pixels.receptive_field(texture.rule).shape, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         image = synthesize(z_s, None, pixels)
@@ -58,7 +58,7 @@ def test_refining_keeps_no_more_than_is_said(widths, dtype, pixels):
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    synthesize = texture.bake(torch.zeros(6), dtype, differentiable=True)
+    synthesize = texture.bake(torch.zeros(6), dtype)
     z_s = torch.zeros(1, 5, *pixels.receptive_field(texture.rule).shape, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         synthesize(z_s, NoiseField(1), pixels)

@@ -56,7 +56,7 @@ class Case:
         if measured is None:
             self.refiner.preconditioner, self.refiner.rate = torch.eye(channels) + 0.1, 0.01
         if double:
-            self.refiner.draw = self.texture.bake(self.texture.mapping(STYLE[None])[0], dtype, differentiable=True)
+            self.refiner.draw = self.texture.bake(self.texture.mapping(STYLE[None])[0], dtype)
             self.refiner.preconditioner = self.refiner.preconditioner.to(dtype)
         self.z_s = encoded.to(dtype if double else torch.float32)
 

@@ -37,38 +37,25 @@ def filled(layer):
     return layer.requires_grad_(False)
 
 
-def shifted_definition(layer, x, shift, stride):
+def definition(kind, layer, x, shift, stride):
     """The paper's words: beside x its copies shifted left, up, and up-left; then a 1x1 convolution with stride."""
-    height, width = x.shape[-2] - shift, x.shape[-1] - shift
-    copies = [x[..., dy : dy + height, dx : dx + width] for dy in (0, shift) for dx in (0, shift)]
-    weight = layer.weight.permute(0, 2, 3, 1).flatten(1)[..., None, None] / math.sqrt(4 * x.shape[1])
+    if kind == "zero_pad":
+        x = F.pad(x, [shift] * 4)
+    if kind == "rolled":  # its first rows and columns once more at the end
+        x = torch.cat([x, x[..., :shift, :]], dim=-2)
+        x = torch.cat([x, x[..., :shift]], dim=-1)
+    taps = [shift * tap for tap in range(layer.weight.shape[-1])]
+    height, width = (edge - taps[-1] for edge in x.shape[-2:])
+    copies = [x[..., dy : dy + height, dx : dx + width] for dy in taps for dx in taps]
+    weight = layer.weight.permute(0, 2, 3, 1).flatten(1)[..., None, None] / math.sqrt(len(copies) * x.shape[1])
     return lrelu(F.conv2d(torch.cat(copies, dim=1), weight, stride=stride) + layer.bias[:, None, None])
-
-
-def valid_definition(layer, x, shift, stride):
-    weight = layer.weight / math.sqrt(9 * x.shape[1])
-    return lrelu(F.conv2d(x, weight, layer.bias, stride=stride, dilation=shift))
-
-
-def wrapped(x, shift):
-    """x with its first rows and columns once more at the end."""
-    x = torch.cat([x, x[..., :shift, :]], dim=-2)
-    return torch.cat([x, x[..., :shift]], dim=-1)
-
-
-DEFINITIONS = {
-    "shifted": shifted_definition,
-    "rolled": lambda layer, x, shift, stride: shifted_definition(layer, wrapped(x, shift), shift, stride),
-    "valid": valid_definition,
-    "zero_pad": lambda layer, x, shift, stride: valid_definition(layer, F.pad(x, [shift] * 4), shift, stride),
-}
 
 
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 @given(channels, channels, edges, edges, st.integers(1, 3), st.integers(1, 3))
 def test_convolutions_of_the_encoder_are_their_definitions(kind, inputs, outputs, height, width, stride, shift):
     layer, x = filled(EncoderConv2d(kind, inputs, outputs, stride, shift)), normal(2, inputs, height, width)
-    expected = DEFINITIONS[kind](layer, x, shift, stride)
+    expected = definition(kind, layer, x, shift, stride)
     assert close(layer(x), expected)
     needed = layer.rule.receptive_field(Interval(0, height - 1)).size
     assert layer(normal(1, inputs, needed, needed + 2 * stride)).shape[-2:] == (height, height + 2)
