@@ -42,7 +42,7 @@ from utils.config import dump_config, files_read, load_config, save_config
 from utils.device import select_device, select_dtype, tune_allocator
 from utils.distributed import LOST, LostWorker
 from utils.errors import UserError, run_command
-from utils.files import lock_folder, refuse_overwriting, remove_stale
+from utils.files import lock_folder, refuse_overwriting
 from utils.schema import TrainConfig
 from utils.signals import StopSignal, ignore_signals
 
@@ -95,8 +95,6 @@ def train(config: dict, context: TrainContext, stage: Stage, folder: Path, keep_
     (shown,) = (val_set if len(val_set) else train_set).centre_crops(PICTURES, PICTURES)
     validation = val_set.centre_crops(VALIDATION_BATCHES * settings.batch, settings.batch)
     stage.prepare(train_set)
-    if world.main:
-        remove_stale(folder)
     state = resume(folder, config, context, stage, (train_set, val_set))
     if world.main and not keep_config:
         save_config(config, folder / CONFIG)

@@ -11,8 +11,7 @@ from tensorboardX import SummaryWriter, event_file_writer
 from torch import Tensor
 
 from utils import log
-from utils.errors import UserError
-from utils.files import free_space, refusals
+from utils.files import refusals, require_space
 
 EVENTS = "events"  # their folder, in that of a run
 PICTURES = 8  # images in a row
@@ -41,7 +40,7 @@ class Events(SummaryWriter):
 
     def scalars(self, values: dict, step: int) -> None:
         """Write scalars and show them in one line."""
-        self._require_space()
+        self._check_space()
         for name, value in values.items():
             self.add_scalar(name, float(value), step)
         line = "  ".join(f"{name} {float(value):.4g}" for name, value in values.items())
@@ -49,7 +48,7 @@ class Events(SummaryWriter):
 
     def images(self, grids: dict[str, Tensor], step: int) -> None:
         """Write image batches [N, 3, H, W] in [-1, 1], each as a row of images."""
-        self._require_space()
+        self._check_space()
         for name, images in grids.items():
             row = torch.cat(list(images[:PICTURES].float().cpu()), dim=2).clamp(-1, 1)
             self.add_image(name, ((row + 1) / 2).numpy(), step)
@@ -59,7 +58,6 @@ class Events(SummaryWriter):
         with refusals(self.folder):
             super().close()
 
-    def _require_space(self) -> None:
-        free = free_space(self.folder)
-        if self.main and free < SPACE:
-            raise UserError(f"cannot write {self.folder}: {free / 2**20:.0f} MiB free")
+    def _check_space(self) -> None:
+        if self.main:
+            require_space(self.folder, SPACE)

@@ -36,11 +36,10 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                move = self._orthogonal if is_matrix(parameter) else self._adam
-                change = move(parameter, group["betas"])
+                change = self._orthogonal(parameter) if is_matrix(parameter) else self._adam(parameter, group["betas"])
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(change, alpha=group["lr"])
 
-    def _orthogonal(self, parameter: Tensor, betas: tuple[float, float]) -> Tensor:
+    def _orthogonal(self, parameter: Tensor) -> Tensor:
         gradient, momentum = parameter.grad, self._state(parameter, "momentum")
         momentum.mul_(MOMENTUM).add_(gradient)
         direction = orthogonal(gradient.add(momentum, alpha=MOMENTUM).flatten(1))  # Nesterov's

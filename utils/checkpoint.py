@@ -18,7 +18,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.files import atomic_path, refusals, regular_size, remove_stale
+from utils.files import atomic_path, refusals, regular_size
 
 NAME = re.compile(r"step-(\d{8,})\.pt")
 FOLDER = 0x10  # attribute of an entry of a zip archive
@@ -56,9 +56,7 @@ def load_latest(folder: str | Path) -> tuple[dict, Path, list[str]] | None:
     """The newest checkpoint that is whole: (state on the CPU, its path, one line for each newer one that was skipped).
 
     None where the folder holds no checkpoint. Raises UserError where it holds some, but none can be read.
-    Also removes what a killed save left behind.
     """
-    remove_stale(folder)
     skipped = []
     for _, path in _checkpoints(folder):
         try:

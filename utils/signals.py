@@ -44,8 +44,8 @@ class StopSignal:
             self.requested, self.exit_code, self._first = True, 128 + number, time.monotonic()
 
 
-def ignore_signals(worker: int = 0) -> None:
-    """Leave signals to the main process: a `worker_init_fn`, so that loaders outlive the last save."""
+def ignore_signals() -> None:
+    """Leave signals to the main process, so that loaders outlive the last save."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def said():
     """What the command prints on few of each."""
-    few = ["--kills", "2", "--calls", "3", "--signals", "1", "--ranks", "--permissions"]
+    few = ["--kills", "1", "--calls", "2", "--signals", "1", "--ranks", "--permissions"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults", *few], cwd=ROOT, capture_output=True, text=True, timeout=900,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -14,7 +14,6 @@ ADAM = {
     "name": "adam", "lr": 0.1, "betas": [0.5, 0.9], "weight_decay": 0.0,
     "decay_every": 3, "decay_factor": 0.5, "cosine_steps": None,
 }  # fmt: skip
-KINDS = pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
 
 
 def optimizer_of(network, lazy_every=None, **changes):
@@ -60,7 +59,7 @@ def test_nothing_changes_where_a_loss_or_gradient_is_not_finite(module, damage):
     assert same(before, (module.state_dict(), optimizer.state_dict()["state"]))
 
 
-@KINDS
+@pytest.mark.parametrize("name", ["adam", "muon"])
 def test_a_step_goes_along_the_mean_of_the_losses_of_parts(module, name):
     """Each is made after the one before has been used up."""
     other, made = copy.deepcopy(module), []
@@ -108,7 +107,7 @@ def trained(module, steps=1, **changes):
     return optimizer.state_dict()
 
 
-@KINDS
+@pytest.mark.parametrize("name", ["adam", "muon"])
 def test_a_saved_state_goes_on_with_the_settings_of_now(module, name):
     """Also with those of AdamW where it was Adam's."""
     start = error_of(module)

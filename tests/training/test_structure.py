@@ -23,8 +23,8 @@ def batch_of(stage, count=4):
     return {"window": window, "row": torch.linspace(-1, 1, count), "id": torch.arange(count)}
 
 
-def test_drawn_latents_have_the_mean_and_deviation_of_their_style_as_frame(stage):
-    """With heads that give nothing, they are the mean; seeds differ, and repeat."""
+def test_drawn_latents_are_a_function_of_seed_and_style(stage):
+    """Without what its heads give, of the style's means alone."""
     stage = stage()
     _, style, row = stage.encode(batch_of(stage))
     seeds = stage.context.seeds(Stream.LATENTS, 0)

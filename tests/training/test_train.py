@@ -12,7 +12,6 @@ import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event
 
-import training.events
 import training.generator
 import training.inverter
 from models.weights import read_weights
@@ -259,7 +258,7 @@ def test_a_mistake_is_one_line(run, stage_arguments, generator_run, tmp_path, ca
 
 def test_a_full_disk_is_one_line(run, tmp_path, capsys, monkeypatch):
     """Also where only the event files are written to."""
-    monkeypatch.setattr(training.events, "free_space", lambda path: 2**20)
-    assert run(f"train.output={tmp_path}", "train.log_every=1") == 2
+    monkeypatch.setattr("utils.files.free_space", lambda path: 2**20)
+    assert run(f"train.output={tmp_path}", "train.log_every=1") == 1
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert error == [f"error: cannot write {tmp_path / 'events'}: 1 MiB free"]
+    assert error == [f"error: {tmp_path / 'events'}: 16 MiB are needed on the disk, 1 MiB are free"]

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from utils.checkpoint import fingerprint, load_latest, load_pretrained, load_weights, save_checkpoint, save_weights
 from utils.errors import UserError
+from utils.files import remove_stale
 
 
 def state_of(step: int, size: int = 500) -> dict:
@@ -79,6 +80,7 @@ class TestCheckpoints:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             assert len(list(folder.glob(".tmp-*"))) <= 1
+            remove_stale(folder)
             if (found := load_latest(folder)) is not None:
                 step = found[0]["step"]
                 assert found[2] == [] and bool((found[0]["weight"] == step).all())

@@ -216,7 +216,7 @@ def test_wrong_override(override, parts):
         ("- 1\n", "a section with seed, model"),
         ("1: 2\n", "unknown key '1'"),
         ("train: &a {optimizer: *a}\n", "unknown key 'train.optimizer.optimizer'"),
-        ("[" * 5000, "not valid YAML"),
+        ("[" * 1500, "not valid YAML"),
         ("seed: \x07\n", "not valid YAML"),
         ('data.train: "\\ud800"\n', "data.train"),
     ],

@@ -45,7 +45,7 @@ def test_the_second_exits_at_once(monkeypatch):
 def test_a_loader_outlives_all_signals():
     child = os.fork()
     if child == 0:
-        ignore_signals(0)
+        ignore_signals()
         for number in signals.SIGNALS:
             os.kill(os.getpid(), number)
         os._exit(7)
