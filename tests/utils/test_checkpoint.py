@@ -76,7 +76,7 @@ class TestCheckpoints:
                 for new in range(step + 1, 10**6):
                     save_checkpoint(folder, new, {"step": new, "weight": torch.full((20_000,), float(new))}, keep=3)
                     os.pwrite(returned, new.to_bytes(8, "little"), 0)
-            time.sleep(draw.uniform(0.0, 0.03))
+            time.sleep(draw.uniform(0.0, 0.06))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             assert len(list(folder.glob(".tmp-*"))) <= 1
@@ -86,7 +86,7 @@ class TestCheckpoints:
                 assert found[2] == [] and bool((found[0]["weight"] == step).all())
             assert step >= int.from_bytes(os.pread(returned, 8, 0), "little") and not list(folder.glob(".tmp-*"))
         os.close(returned)
-        assert step > 10
+        assert step > 5
 
 
 class TestDamage:
