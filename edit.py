@@ -32,7 +32,7 @@ from itertools import chain
 from pathlib import Path
 
 from editing.film import FILM, WIDEST, Film, strip, unfinished_film
-from editing.sources import Job, file_jobs, generated_jobs
+from editing.sources import Job, jobs_of
 from editing.verbs import VERBS, Edits, Verb, inputs_of
 from images.listing import find_images
 from images.writing import SUFFIXES as PICTURES
@@ -63,10 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if photographs:
         model.require_encoder()
     edits = verb.prepare(model, config)
-    if files:
-        jobs = file_jobs(files, verb.images != 1, model, config.infer, output)
-    else:
-        jobs = generated_jobs(model, verb.images != 1, config.generate)
+    jobs = jobs_of(files, verb.images != 1, model, config, output)
     paths = [path for path, _ in files]
     inputs = [arguments.checkpoint, *inputs_of(verb, config, arguments.config), *paths]
     endings = [*edits, STRIP] if verb.strip else edits

@@ -6,11 +6,10 @@ from editing.fill import fill
 from editing.fuse import fuse
 from editing.inbetween import inbetween
 from editing.interpolate import interpolate
-from editing.mix import mix
 from editing.outpaint import outpaint
 from editing.pan import pan
 from editing.resample import resample
-from editing.restyle import restyle
+from editing.restyle import mix, restyle
 
 __all__ = [
     "Content", "fill", "find_direction", "fuse", "inbetween", "interpolate", "mix", "move", "outpaint", "pan",

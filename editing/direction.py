@@ -21,7 +21,7 @@ from editing.masks import refuse_panorama
 from editing.style_files import load_vector, save_vector
 from inversion.inverter import PatchInverter
 from inversion.latents import FILE, Latents
-from inversion.styles import Style, StyleMap, layer_styles
+from inversion.styles import Style, StyleMap, each_style, layer_styles
 from inversion.synthesis import GeneratedStructure
 from inversion.weight_maps import LabelMap
 from models.layers import ModulatedConv2d
@@ -47,12 +47,14 @@ class Direction:
 
     def moved(self, style: Style | StyleMap, strength: float, trunk: Trunk) -> Style | StyleMap:
         """A measured style, or each of several, so many deviations further on, as far as pictures can show it."""
-        if isinstance(style, StyleMap):
-            return replace(style, styles=[self.moved(each, strength, trunk) for each in style.styles])
-        own = style.global_latent[None]
-        features = to_features(own, trunk.channels) + strength * self.step
-        moved = from_features(features, own, trunk.channels)[0]
-        return replace(style, global_latent=within_gamut(moved, own[0], trunk).float())
+
+        def moved(one: Style) -> Style:
+            own = one.global_latent[None]
+            features = to_features(own, trunk.channels) + strength * self.step
+            found = from_features(features, own, trunk.channels)[0]
+            return replace(one, global_latent=within_gamut(found, own[0], trunk).float())
+
+        return each_style(moved, style)
 
 
 def move(

@@ -37,16 +37,25 @@ class Job:
     open: Callable[[], list[Source]]
 
 
-def file_jobs(
-    files: Sequence[tuple[Path, str]],  # with the names of the results
+def jobs_of(
+    files: Sequence[tuple[Path, str]],  # image and latent files, with the names of their results
     together: bool,  # whether all are edited at once
     model: PatchInverter,
-    options: dict,  # the section `infer`
-    output: Path,
+    config: dict,  # its sections `infer` and, for the generated images without files, `generate`
+    output: Path,  # folder; the photographs' own latents go into its inversions/
 ) -> list[Job]:
-    """Image and latent files; the photographs' own latents go into the output folder's inversions/."""
-    opened = (partial(open_source, model, options, path, name, output) for path, name in files)
-    return _jobs([(*file, each) for file, each in zip(files, opened, strict=True)], together)
+    """What is edited: files, or generated images where there are none."""
+    if files:
+        images = [(*file, partial(open_source, model, config.infer, *file, output)) for file in files]
+    else:
+        named = ((f"seed-{seed}", seed) for seed in seeds_of("generate", config.generate))
+        images = [(name, name, partial(generate, model, config.generate, seed)) for name, seed in named]
+    jobs = []
+    for group in [images] if together else [[image] for image in images]:
+        shown, names, opens = zip(*group, strict=True)
+        name = names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}"
+        jobs.append(Job(name, shown, lambda opens=opens: [each() for each in opens]))
+    return jobs
 
 
 def open_source(model: PatchInverter, options: dict, path: Path, name: str, output: Path) -> Source:
@@ -67,22 +76,7 @@ def open_source(model: PatchInverter, options: dict, path: Path, name: str, outp
     return Source(name, size, invert, image.metadata)
 
 
-def generated_jobs(model: PatchInverter, together: bool, options: dict) -> list[Job]:
-    """The generated images of the section `generate`; `together`: whether all are edited at once."""
-
-    def generate(seed: int) -> Source:
-        latents = model.generate(options.height, options.width, seed, noise=options.noise == "field")
-        return Source(f"seed-{seed}", latents.size, lambda: latents, generated=True)
-
-    names = ((seed, f"seed-{seed}") for seed in seeds_of("generate", options))
-    return _jobs([(name, name, partial(generate, seed)) for seed, name in names], together)
-
-
-def _jobs(images: Sequence[tuple[Path | str, str, Callable[[], Source]]], together: bool) -> list[Job]:
-    """Of images: how errors name them, what their results are called, and what opens them."""
-    jobs = []
-    for group in [images] if together else [[image] for image in images]:
-        shown, names, opens = zip(*group, strict=True)
-        name = names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}"
-        jobs.append(Job(name, shown, lambda opens=opens: [each() for each in opens]))
-    return jobs
+def generate(model: PatchInverter, options: dict, seed: int) -> Source:
+    """The generated image of a seed, by the section `generate`."""
+    latents = model.generate(options.height, options.width, seed, noise=options.noise == "field")
+    return Source(f"seed-{seed}", latents.size, lambda: latents, generated=True)

@@ -21,11 +21,10 @@ from editing.fuse import fuse, positions
 from editing.inbetween import canvas_size, inbetween
 from editing.interpolate import common_size, film, interpolate
 from editing.masks import read_labels, read_mask, soft_mask
-from editing.mix import mix
 from editing.outpaint import outpaint, place
 from editing.pan import frames_of, pan
 from editing.resample import check_inside, resample
-from editing.restyle import last_band, restyle
+from editing.restyle import last_band, mix, restyle
 from editing.sources import Source
 from editing.style_files import find_style, read_style, save_mean_style
 from images.reading import open_photograph

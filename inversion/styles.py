@@ -106,6 +106,11 @@ class StyleMap:
         return self.styles[0] if below is None else StyleMap(self.styles[: below.count], below, self.exact).base
 
 
+def each_style(change: Callable[[Style], Style], style: Style | StyleMap) -> Style | StyleMap:
+    """A style, or each of several, changed by a function."""
+    return replace(style, styles=list(map(change, style.styles))) if isinstance(style, StyleMap) else change(style)
+
+
 def mix_styles(own: Style | StyleMap, other: Style | StyleMap, share: float) -> Style | StyleMap:
     """On the way to another style, at each position: 0 is its own, 1 the other one, and beyond 1 further on.
 
@@ -116,9 +121,9 @@ def mix_styles(own: Style | StyleMap, other: Style | StyleMap, share: float) -> 
     if isinstance(own, StyleMap) and isinstance(other, StyleMap):
         raise ValueError("two maps of styles can only replace each other (strength 0 or 1)")
     if isinstance(own, StyleMap):
-        return replace(own, styles=[mix_styles(style, other, share) for style in own.styles])
+        return each_style(lambda style: mix_styles(style, other, share), own)
     if isinstance(other, StyleMap):
-        return replace(other, styles=[mix_styles(own, style, share) for style in other.styles])
+        return each_style(lambda style: mix_styles(own, style, share), other)
     return replace(own, global_latent=torch.lerp(own.global_latent, other.global_latent, float(share)))
 
 

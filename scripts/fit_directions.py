@@ -21,9 +21,8 @@ import numpy as np
 from editing.boundary import describe, fit_boundary
 from editing.direction import FOLDER, Direction, move
 from images.listing import find_images
-from images.reading import open_image
 from inversion import PatchInverter
-from inversion.inverter import MOST_PIXELS
+from scripts.overview import pixels_of
 from utils.arguments import one_path
 from utils.errors import run_command
 from utils.log import info, progress
@@ -45,10 +44,9 @@ class Criterion:
 
     def of(self, attributes: Mapping[str, np.ndarray], standard: Mapping[str, np.ndarray]) -> np.ndarray:
         """Of photographs [n], with what standardises."""
-        parts = ((standard[name].mean(), standard[name].std(), weight) for name, weight in self.weights.items())
-        values = (attributes[name] for name in self.weights)
         return sum(
-            weight * (value - mean) / spread for value, (mean, spread, weight) in zip(values, parts, strict=True)
+            weight * (attributes[name] - standard[name].mean()) / standard[name].std()
+            for name, weight in self.weights.items()
         )
 
 
@@ -94,8 +92,9 @@ class Photographs:
 
     def ends(self, criterion: Criterion, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the photographs at the lower and at the upper end of the score."""
-        kinds, other, found = np.array([file.parent.name for file in self.files]), self.attributes, ([], [])
-        third = np.digitize(other[criterion.balanced], np.quantile(other[criterion.balanced], THIRDS[1:-1]))
+        kinds, found = np.array([file.parent.name for file in self.files]), ([], [])
+        other = self.attributes[criterion.balanced]
+        third = np.digitize(other, np.quantile(other, THIRDS[1:-1]))
         for kind in sorted(set(kinds) - set(criterion.without)):
             for number in range(3):
                 members = np.flatnonzero((kinds == kind) & (third == number))
@@ -104,12 +103,6 @@ class Photographs:
                 found[0].extend(members[:count])
                 found[1].extend(members[len(members) - count :])
         return np.array(found[0], int), np.array(found[1], int)
-
-
-def pixels_of(file: Path) -> np.ndarray:
-    """uint8 [H, W, 3]."""
-    image = open_image(file, MOST_PIXELS)
-    return image.window(0, 0, image.height, image.width)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,10 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         direction = boundary.direction(train.values, name)
         held_out = val.ends(criterion, criterion.of(val.attributes, train.attributes))
         right = [(boundary.classifier.predict(val.values[n]) == label).mean() for label, n in enumerate(held_out)]
-        accuracy, counts = (
-            float(np.mean(right)),
-            f"{sum(map(len, ends))} photographs, {sum(map(len, held_out))} held out",
-        )
+        counts = f"{sum(map(len, ends))} photographs, {sum(map(len, held_out))} held out"
+        accuracy = float(np.mean(right))
         direction.save(arguments.output / f"{name}.safetensors", model, {"accuracy": f"{accuracy:.3f}"})
         rising = monotony(model, direction, criterion, train.attributes, val.files)
         info(f"{name}: {counts}: {accuracy:.1%} right; along it {rising:.1%} of the steps go up")

@@ -20,20 +20,18 @@ from tests.models.public_infinitygan import public_checkpoint
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = ("bash ", "FROM_SCRATCH", "INVERTER_MINUTES")  # tests/test_scripts.py runs these
+SMALL = ["generate.height=64", "generate.width=96"]  # of generated images
 MORE = {  # by the first words behind python: what makes the command short
     "edit.py outpaint": ["complete.steps=3"],
     "edit.py inbetween": ["complete.steps=3"],
-    "edit.py resample": ["complete.steps=3"],
-    "edit.py interpolate": ["frames=2"],
-    "edit.py pan": ["frames=3"],
-    "-m scripts.fit_directions": ["--help"],
+    "edit.py resample": ["complete.steps=3", *SMALL],
+    "edit.py interpolate": ["frames=2", *SMALL],
+    "edit.py pan": ["frames=3", *SMALL],
+    **dict.fromkeys(("edit.py fuse", "edit.py mix", "edit.py direction", "generate.py"), SMALL),
     "train.py": ["--dry-run"],
     "evaluate.py": ["details=2", "hidden=1", "pictures=1", "generated=4", "generated_size=48", "cycles=2"],
     "-m scripts.import_infinitygan": ["--ts-input-size=8"],
-    "-m benchmarks.inversion": ["--help"],
-    "-m benchmarks.training": ["--help"],
-    "-m benchmarks.filling": ["--help"],
-    "-m benchmarks.ablation": ["--help"],
+    **dict.fromkeys(("-m scripts.fit_directions", "-m benchmarks.inversion", "-m benchmarks.training"), ["--help"]),
 }
 
 
@@ -57,9 +55,8 @@ def sandbox(tmp_path_factory):
     for name in ("configs", "checkpoints"):
         shutil.copytree(ROOT / name, folder / name)
     places = ["photo.jpg", "other.jpg", "left.jpg", "right.jpg", "photos/a.jpg", "photos/photo.png", "net/huge.tif"]
-    places += ["day/1.jpg", "day/2.jpg", "dusk/1.jpg", "dusk/2.jpg"]
+    places += ["mask.png", "day/1.jpg", "day/2.jpg", "dusk/1.jpg", "dusk/2.jpg"]
     places += [f"FOLDER/{number}.jpg" for number in range(6)]
-    places += ["mask.png", *(f"FOLDER/{number}.jpg" for number in range(6))]
     for name in places:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         coarse = random.integers(0, 256, (20, 20, 3), np.uint8)

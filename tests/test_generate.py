@@ -45,12 +45,6 @@ def test_an_image_is_a_function_of_the_seed_and_not_of_the_block(run, monkeypatc
     assert (png(output / "seed-4.png") == pictures[1][1]).all()
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [("tiff", ".tif"), ("jpeg", ".jpg"), ("dzi", ".dzi")])
-def test_pictures_of_each_format(run, kind, suffix):
-    code, err, output = run(*SIZE, f"infer.format={kind}")
-    assert code == 0 and not err and {path.name for path in output.iterdir()} - {"seed-3_files"} == {f"seed-3{suffix}"}
-
-
 @pytest.mark.parametrize("options", [[FLOAT32], ["panorama=true", "width=72", "infer.dtype=bfloat16"]])
 def test_saved_latents_draw_the_same_image(run, command, options):
     code, err, output = run(*SIZE, *options, "save_latents=true")
