@@ -79,15 +79,12 @@ def reached(model, latents, box, structure=True):
 EDITS = {
     "fuse centres": lambda m, a, b: fuse(m, world(m), [m.style(n) for n in (1, 2, 3)], CENTRES, blur=9),
     "fuse mask, fast": lambda m, a, b: fuse(m, world(m), [a.style, m.style(3)], halves((72, 85)), blur=9, exact=False),
-    "fuse photograph": lambda m, a, b: fuse(m, a, [a.style, b.style], blur=20),
-    "outpaint": lambda m, a, b: outpaint(m, b, (None, 110), content=FIT),
     "outpaint fused": lambda m, a, b: outpaint(m, fuse(m, a, [a.style, b.style], blur=9), (90, 130), content=FIT),
     "outpaint panorama": lambda m, a, b: outpaint(m, m.generate(56, 80, panorama=True), content=FIT),
     "inbetween": lambda m, a, b: inbetween(m, a, b, content=FIT),
     "resample photograph": lambda m, a, b: resample(m, a, halves(a.size), content=FIT),
     "resample its noise": lambda m, a, b: resample(m, a, halves(a.size), structure=False),
     "resample generated": lambda m, a, b: resample(m, world(m), halves((72, 85))),
-    "resample generated noise": lambda m, a, b: resample(m, world(m), halves((72, 85)), structure=False),
 }
 
 
@@ -104,14 +101,7 @@ def test_blocks_and_saved_latents_draw_the_same(model, left, right, edit, tmp_pa
     assert (draw(model, Latents.load(tmp_path / "edit.safetensors")) == pixels).all()
 
 
-def test_one_style_is_no_fusion(model, left):
-    for latents in (world(model), left):
-        assert abs(draw(model, fuse(model, latents, [latents.style])) - draw(model, latents)).max() <= TOLERANCE
-
-
 UPRIGHT = [(0.25, 0.5), (0.75, 0.5)]
-
-
 CASES = [(halves((24, 240)), True), (None, False), (UPRIGHT, True)]
 
 
@@ -131,6 +121,8 @@ def test_each_style_has_its_place(model, where, exact):
 
 
 def test_a_photograph_keeps_its_structure_and_its_own_style_its_place(model, left):
+    for latents in (world(model), left):  # one style is no fusion
+        assert abs(draw(model, fuse(model, latents, [latents.style])) - draw(model, latents)).max() <= TOLERANCE
     change = abs(draw(model, fuse(model, left, [left.style, model.style(1)], blur=2)) - draw(model, left))
     kept = marked(left.size, features((0, 0, 64, 40), left.size, CELL).valid_output(model.generator.texture.rule))
     assert kept.sum() > 64 * 10 and change[kept].max() <= TOLERANCE and (change[:, 50:] > 1e-3).mean() > 0.9
@@ -171,10 +163,10 @@ def test_an_outpainted_image_stays(model, left, kind, size, asked, at):
 
 
 # half as much again as 83 + 70 is 229; the right one begins at a multiple of 8
-SIZES = [((None, None), (64, 230)), ((81, 166), (81, 166)), ((None, 166), (64, 166))]
+SIZES = [((None, None), (64, 230)), ((81, 166), (81, 166))]
 
 
-@pytest.mark.parametrize(("size", "canvas"), SIZES, ids=["default size", "given size", "smallest"])
+@pytest.mark.parametrize(("size", "canvas"), SIZES, ids=["default size", "smallest"])
 def test_both_ends_of_a_canvas_stay(model, left, right, size, canvas):
     drawn = [draw(model, inbetween(model, left, right, size, seed, content=FIT)) for seed in (0, 1)]
     for latents, start in ((left, 0), (right, canvas[1] - 70)):
