@@ -38,7 +38,8 @@ from datasets import CropLoader, loader_options
 from datasets.sources import Source, content_digest, describe, open_sources, record_key
 from datasets.splits import split
 from images.reading import ImageError, open_image
-from images.resizing import check_side, encode_png, with_shorter_side
+from images.resizing import check_side, with_shorter_side
+from images.writing import encode_png
 from utils import log
 from utils.arguments import add_paths, one_path, parse_arguments
 from utils.errors import UserError, run_command

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from datasets.sources import Source
 from images.reading import Image, ImageError
@@ -184,22 +184,6 @@ class CropDataset(Dataset):
             "row": torch.tensor(2 * top / room - 1 if room > 0 else 0.0),
             "id": torch.tensor(self.records[position]),
         }
-
-
-class StepSampler(Sampler):
-    """Batches of addresses: for each step t the list of (t, index) that belongs to this process."""
-
-    def __init__(self, first_step: int, steps: int, batch: int, rank: int = 0, world: int = 1):
-        if not 0 <= rank < world:
-            raise ValueError(f"rank {rank} is not one of {world} processes")
-        self.steps = range(first_step, first_step + steps)
-        self.indices = range(rank * batch, (rank + 1) * batch)
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return ([(step, index) for index in self.indices] for step in self.steps)
 
 
 def _draw(random: np.random.Generator, room: int) -> int:

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from datasets.sources import open_source
-from images.resizing import encode_png
+from images.writing import encode_png
 from utils import log
 from utils.errors import UserError, run_command
 from utils.files import atomic_path, refuse_overwriting

@@ -1,4 +1,4 @@
-"""Images of another size, and as PNG files in memory: what training data are prepared from."""
+"""Images of another size."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import numpy as np
 from images.headers import ImageError
 from images.reading import Image
 from utils.errors import UserError
-
-LONGEST_PNG_EDGE = 1_000_000  # pixels that libpng writes and reads
 
 
 def check_side(key: str, side: int, max_pixels: int) -> None:
@@ -35,13 +33,3 @@ def with_shorter_side(image: Image, side: int, max_pixels: int) -> Image:
     method = cv2.INTER_AREA if side < shorter else cv2.INTER_LANCZOS4
     resized = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
     return Image(resized, image.name, notes=image.notes)
-
-
-def encode_png(image: Image) -> bytes:
-    """The image as an 8-bit RGB PNG; ImageError where an edge is longer than PNG readers accept."""
-    if max(image.height, image.width) > LONGEST_PNG_EDGE:
-        raise ImageError(
-            image.name, f"{image.height} x {image.width} as PNG: an edge has at most {LONGEST_PNG_EDGE} pixels"
-        )
-    pixels = image.window(0, 0, image.height, image.width)
-    return cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))[1].tobytes()

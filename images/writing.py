@@ -22,8 +22,7 @@ from torch import Tensor
 from images.colours import from_curve
 from images.mending import PNG_SIGNATURE, png_chunk
 from images.metadata import Metadata, as_bytes
-from images.reading import Image
-from images.resizing import LONGEST_PNG_EDGE
+from images.reading import Image, ImageError
 from images.vips import Stream, load_vips
 from models.geometry import Region
 from utils.errors import UserError
@@ -31,6 +30,7 @@ from utils.files import atomic_path, refusals, replace_folder, scratch_folder
 
 SUFFIXES = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp", "pyramid": ".tif", "dzi": ".dzi"}  # by kind
 TILES = "_files"  # that the folder of tiles of a `dzi` ends with
+LONGEST_PNG_EDGE = 1_000_000  # pixels that libpng writes and reads
 LONGEST_EDGES = {"png": LONGEST_PNG_EDGE, "jpeg": 65_500, "webp": 16_383}  # pixels that their libraries write and read
 LONGEST_EDGE = 10_000_000  # of libvips, for other kinds
 MOST_PNG_PIXELS = 2**28  # beyond, readers that decode an image at once give up
@@ -90,6 +90,15 @@ def write_picture(path: Path, pixels: Any, kind: str, metadata: Metadata | None 
             _save(temporary, pixels, kind, metadata)
             if temporary.suffix == SUFFIXES["tiff"] and metadata.exif:
                 _enter_exif(temporary, metadata.exif)
+
+
+def encode_png(image: Image) -> bytes:
+    """The image as an 8-bit RGB PNG; ImageError where an edge is longer than PNG readers accept."""
+    if max(image.height, image.width) > LONGEST_PNG_EDGE:
+        raise ImageError(
+            image.name, f"{image.height} x {image.width} as PNG: an edge has at most {LONGEST_PNG_EDGE} pixels"
+        )
+    return b"".join(_png(image.window(0, 0, image.height, image.width), PNG_LEVEL, Metadata()))
 
 
 def write_npy(path: Path, pixels: Any) -> None:

@@ -84,21 +84,22 @@ def test_digests_compare_contents_across_sources(make_folder, make_lmdb, encoded
     records = [encoded(number) for number in range(3)]
     folder = open_source(make_folder("photos", {f"{3 - n}.png": data for n, data in enumerate(records)}))
     public = open_source(make_lmdb("public", records))
-    assert folder.digests[::-1] == public.digests
-    assert len(set(public.digests)) == 3
+    assert folder.digests[::-1] == public.digests and len(set(public.digests)) == 3
 
 
 def test_digests_read_both_ends(make_folder):
-    """One that cannot be read has a digest, too."""
+    """One that cannot be read has a digest, too; equal ends are cheap, and so only a reason to look closer."""
     body = bytes(300_000)
     files = {"a.bmp": body + b"a", "b.bmp": body + b"b", "c.bmp": b"c" + body, "d.bmp": body, "e.bmp": body + b"a"}
     folder = make_folder("photos", files)
     (folder / "x.png").symlink_to(folder / "nowhere")
     source = open_source(folder)
-    digests = source.digests
-    assert len(set(digests)) == 5 and digests[0] == digests[4]
+    assert len(set(source.digests)) == 5 and source.digests[0] == source.digests[4]
     with pytest.raises(ImageError, match=r"x\.png"):
         source.read(5)
+    other = open_source(make_folder("valid", {"a.bmp": bytes(150_000) + b"2" + bytes(150_000)[1:] + b"a"}))
+    assert other.digests[0] == source.digests[0]
+    refuse_shared(source, other)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.7, "one byte"])
@@ -278,11 +279,3 @@ def test_shared_images_are_refused(make_folder, make_lmdb, encoded):
         refuse_shared(train, open_source(make_folder("valid", {"x.png": encoded(3)})))
     with pytest.raises(UserError, match="shares images"):
         refuse_shared(open_source(make_lmdb("public", [encoded(9), encoded(4)])), train)
-
-
-def test_equal_margins_are_not_equal_images(make_folder):
-    margin = bytes(70_000)
-    train = open_source(make_folder("train", {"a.bmp": margin + b"1" + margin}))
-    other = open_source(make_folder("valid", {"a.bmp": margin + b"2" + margin}))
-    assert train.digests == other.digests  # which is cheap, and so only a reason to look closer
-    refuse_shared(train, other)

@@ -30,6 +30,11 @@ def exif(orientation):
     return data.tobytes()
 
 
+def chunk(kind, data):
+    """One of a PNG file."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png(values, orientation=1, transparent=None):
     """A PNG of an [H, W, C] array of 8 or 16 bits, made without a library."""
     height, width, channels = values.shape
@@ -38,17 +43,16 @@ def png(values, orientation=1, transparent=None):
     head = struct.pack(">IIBBBBB", width, height, 8 * values.dtype.itemsize, COLOUR_TYPE[channels], 0, 0, 0)
     chunks = [(b"IHDR", head), (b"eXIf", exif(orientation).removeprefix(b"Exif\0\0"))]
     chunks += [(b"tRNS", struct.pack(f">{channels}H", *transparent))] if transparent else []
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in (*chunks, (b"IDAT", zlib.compress(body)), (b"IEND", b""))
-    )
+    chunks += [(b"IDAT", zlib.compress(body)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
 def saved(image, kind, orientation=1, **options):
     """The bytes of a file that Pillow writes."""
     buffer = io.BytesIO()
     image = PIL.Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    image.save(buffer, kind, exif=exif(orientation), **options)
+    options = options if orientation == 1 else options | {"exif": exif(orientation)}
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -62,6 +66,11 @@ def tiff(values, **options):
 def everything(image):
     """All pixels [H, W, 3], float32 in [-1, 1]."""
     return image.window_float(0, 0, image.height, image.width)
+
+
+def pixels(image):
+    """All pixels [H, W, 3] uint8."""
+    return image.window(0, 0, image.height, image.width)
 
 
 @pytest.fixture

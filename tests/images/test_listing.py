@@ -77,23 +77,6 @@ def test_many_kinds_are_still_one_line_and_control_characters_no_trick(tmp_path,
     assert len(out.splitlines()) == 1 and len(out) < 200 and "\x1b" not in out and "others" in out
 
 
-def test_links_to_folders_are_followed_once_each(tmp_path):
-    photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
-    for folder in (photos / "sub", elsewhere / "deep"):
-        folder.mkdir(parents=True)
-    write(photos / "sub", a__png=b"")
-    write(elsewhere, b__png=b"")
-    write(elsewhere / "deep", c__png=b"")
-    for name, target in {"album": elsewhere, "more": elsewhere, "aa": photos / "sub", "cycle": photos}.items():
-        (photos / name).symlink_to(target)
-    (elsewhere / "deep" / "up").symlink_to(elsewhere)
-    (elsewhere / "deep" / "back").symlink_to(photos)
-    (photos / "self").symlink_to("self")
-    (photos / "gone.jpg").symlink_to("nowhere")
-    (photos / "one.jpg").symlink_to(elsewhere / "b.png")
-    assert names(photos) == ["album/b.png", "album/deep/c.png", "gone.jpg", "one.jpg", "sub/a.png"]
-
-
 def test_a_folder_of_nothing_but_links(tmp_path):
     (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
     write(tmp_path / "elsewhere" / "deep", c__png=b"")
@@ -119,14 +102,6 @@ def test_what_is_no_file_is_not_opened(tmp_path, capsys):
         server.bind(str(tmp_path / "s.png"))
         assert names(tmp_path) == []
     assert "2 .png (not a file), 1 without a suffix (not a file)" in capsys.readouterr().out
-
-
-def test_names_that_are_no_text(tmp_path, capsys):
-    for name in (b"caf\xe9.jpg", b"caf\xe9.\xe9", b"\xff"):
-        with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
-            file.write(encoded("PNG") if name == b"\xff" else b"")
-    assert [os.fsencode(name) for name in names(tmp_path)] == [b"caf\xe9.jpg", b"\xff"]
-    assert capsys.readouterr().out == "left out: 1 .\\xe9\n"
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.booleans()), max_size=12))

@@ -18,7 +18,7 @@ from datasets import CropDataset, Window
 from datasets.sources import open_source
 from images.colours import ADOBE_RGB, from_curve
 from images.reading import ImageError, open_image
-from tests.images.conftest import everything, tiff
+from tests.images.conftest import chunk, everything, pixels, saved, tiff
 
 LIMIT = 10**6
 HEIGHT, WIDTH = 90, 120
@@ -37,13 +37,7 @@ def metadata():
 
 
 def stored(kind, image=PICTURE, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def pixels(image):
-    return image.window(0, 0, image.height, image.width)
+    return saved(image, kind, **options)
 
 
 JPEGS = {
@@ -57,17 +51,7 @@ JPEGS = {
 }
 
 
-@pytest.mark.parametrize("kind", JPEGS)
-def test_a_jpeg_without_its_last_two_bytes(kind, by_window):
-    data, whole = JPEGS[kind][:-2], open_image(JPEGS[kind], LIMIT)
-    for each in (data, data + b"\xff", data + bytes(1000)):
-        for image in (open_image(each, LIMIT), by_window(each)):
-            np.testing.assert_array_equal(pixels(image), pixels(whole))
-            assert image.notes == ["its end is missing; the pixels are all there"]
-    assert not whole.notes
-
-
-@given(kind=st.sampled_from(list(JPEGS)), lost=st.integers(3, 60), tail=st.sampled_from([b"", bytes(500)]))
+@given(kind=st.sampled_from(list(JPEGS)), lost=st.integers(2, 60), tail=st.sampled_from([b"", b"\xff", bytes(500)]))
 @settings(max_examples=40)
 def test_a_jpeg_that_lacks_a_corner_or_rows(kind, lost, tail):
     """The pixels are those of the whole one but in a corner, or it is refused; never are rows filled."""
@@ -75,24 +59,21 @@ def test_a_jpeg_that_lacks_a_corner_or_rows(kind, lost, tail):
     try:
         image = open_image(JPEGS[kind][:-lost] + tail, LIMIT)
     except ImageError as error:
-        assert "ends too early" in str(error)
+        assert "ends too early" in str(error) and lost > 2
         return
     other = (pixels(image) != whole).any(axis=2)
     assert image.notes[0].startswith("its end is missing") and not other[: HEIGHT - 17].any()
-    assert not other[:, : WIDTH // 2].any()
+    assert not other[:, : WIDTH // 2].any() and (lost > 2 or not other.any())
 
 
-@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("kind", ["4:2:0", "progressive", "restarts"])
 def test_a_jpeg_without_rows_is_refused(kind, by_window):
+    np.testing.assert_array_equal(pixels(by_window(JPEGS[kind][:-2])), pixels(open_image(JPEGS[kind], LIMIT)))
     data = JPEGS[kind][: int(len(JPEGS[kind]) * 0.8)]
     for each in (data, data + bytes(len(JPEGS[kind]) - len(data))):
         for read in (lambda data: open_image(data, LIMIT), by_window):
             with pytest.raises(ImageError, match=r"image: cannot be read: [^\n]*$"):
                 read(each)
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
 PNG = stored("PNG")
@@ -101,10 +82,8 @@ HEAD, TAIL = PNG[:PIXELS], PNG[PIXELS:]
 TEXT = chunk(b"tEXt", b"Comment\0hello")
 ODD = {
     "compressed text": HEAD + chunk(b"zTXt", b"parameters\0\0" + zlib.compress(bytes(2_000_000))) + TAIL,
-    "international text": HEAD + chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(2_000_000))) + TAIL,
-    "a hundred texts": HEAD + chunk(b"tEXt", b"a\0" + bytes(2**20)) * 100 + TAIL,
+    "twenty megabytes of text": HEAD + chunk(b"tEXt", b"a\0" + bytes(2**20)) * 20 + TAIL,
     "xmp of megabytes": HEAD + chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(2**25))) + TAIL,
-    "text of a wrong checksum": HEAD + TEXT[:-1] + b"?" + TAIL,
     "exif of a wrong checksum": HEAD + chunk(b"eXIf", b"II*\0")[:-1] + b"?" + TAIL,
     "exif that is none": HEAD + chunk(b"eXIf", b"no exif") + TAIL,
     "an exif that points into itself": HEAD + chunk(b"eXIf", b"II*\0\x08\0\0\0\1\0i\x87\4\0\1\0\0\0\x08\0\0\0") + TAIL,
@@ -116,9 +95,10 @@ ODD = {
 
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_chunks_never_cost_the_pixels(kind, by_window):
+    texts = PngImagePlugin.MAX_TEXT_CHUNK
     for image in (open_image(ODD[kind], LIMIT), by_window(ODD[kind])):
         np.testing.assert_array_equal(pixels(image), np.asarray(PICTURE))
-        assert not image.notes
+        assert not image.notes and texts == PngImagePlugin.MAX_TEXT_CHUNK
 
 
 def test_a_png_without_its_end(by_window):
@@ -198,14 +178,6 @@ def test_the_first_of_several_pictures_is_used(kind, by_window):
         assert image.notes == ["the first of its 3 pictures is used"]
 
 
-def test_smaller_copies_are_no_further_pictures():
-    buffer = io.BytesIO()
-    with tifffile.TiffWriter(buffer) as file:
-        for step in (1, 2):
-            file.write(np.asarray(PICTURE)[::step, ::step], tile=(32, 32), photometric="rgb", subfiletype=step - 1)
-    assert not open_image(buffer.getvalue(), LIMIT).notes
-
-
 SMALL_FIRST = {  # of TIFF: how the picture is stored that follows a smaller copy
     "strips": (np.uint8, {}), "tiles": (np.uint8, {"tile": (32, 32)}), "16 bits": (np.uint16, {}),
     "16 bits, tiles": (np.uint16, {"tile": (32, 32)}), "floats": (np.float32, {}), "doubles": (np.float64, {}),
@@ -271,31 +243,21 @@ def test_samples_of_tiff(kind, by_window):
     assert image.by_window == (kind in ("16 bits, planes", "1 bit"))
 
 
-TOLD = {  # of TIFF beside its samples: options, the number of channels
-    "orientation": ({"extratags": [(274, "H", 1, 6, True)]}, 3),
-    "profile": ({"iccprofile": PROFILE}, 3),
-    "alpha": ({"extrasamples": ["unassalpha"]}, 4),
-    "premultiplied": ({"extrasamples": ["assocalpha"]}, 4),
-    "all": ({"extratags": [(274, "H", 1, 8, True)], "iccprofile": PROFILE, "extrasamples": ["unassalpha"]}, 4),
-}
-
-
-@pytest.mark.parametrize("kind", TOLD)
-def test_doubles_mean_what_floats_mean(kind):
-    options, count = TOLD[kind]
-    values = np.dstack([WIDE / 65535, np.linspace(0, 1, 63).reshape(9, 7, 1)])[..., :count]
-    if kind == "premultiplied":
+@pytest.mark.parametrize("alpha", [None, "unassalpha", "assocalpha"])
+def test_doubles_mean_what_floats_mean(alpha):
+    """The orientation, a profile and alpha count."""
+    values = np.dstack([WIDE / 65535, np.linspace(0, 1, 63).reshape(9, 7, 1)])[..., : 4 if alpha else 3]
+    if alpha == "assocalpha":
         values[..., :3] *= values[..., 3:]
-    floats, doubles = (
-        open_image(tiff(values.astype(kind), photometric="rgb", **options), LIMIT) for kind in ("f4", "f8")
-    )
-    assert floats.transparent == doubles.transparent == (count == 4) and not doubles.notes
+    told = {"iccprofile": PROFILE, "extratags": [(274, "H", 1, 6, True)]} | ({"extrasamples": [alpha]} if alpha else {})
+    floats, doubles = (open_image(tiff(values.astype(kind), photometric="rgb", **told), LIMIT) for kind in ("f4", "f8"))
+    assert floats.transparent == doubles.transparent == bool(alpha) and not doubles.notes and doubles.height == 7
     np.testing.assert_allclose(everything(doubles), everything(floats), atol=2e-4)
-    plain = everything(open_image(tiff(np.ascontiguousarray(values[..., :3]), photometric="rgb"), LIMIT))
-    assert everything(doubles).shape != plain.shape or abs(everything(doubles) - plain).max() > 0.01
+    plain = everything(open_image(tiff(np.rot90(values[..., :3], -1), photometric="rgb"), LIMIT))
+    assert abs(everything(doubles) - plain).max() > 0.01
 
 
-@pytest.mark.parametrize("kind", ["u1", "u2", "u4", "f2", "f4", "f8"])
+@pytest.mark.parametrize("kind", ["u1", "u2", "u4", "f4", "f8"])
 def test_grey_that_counts_from_white(kind, by_window):
     light = np.linspace(0, 1, 20).reshape(4, 5)
     values = ((1 - light) * (np.iinfo(kind).max if kind[0] == "u" else 1)).astype(kind)
@@ -327,9 +289,3 @@ def test_training_uses_and_names_what_can_be_decoded(tmp_path, caplog):
         data[step, 0]
     assert data.damaged == 0 and len(caplog.records) == 1
     assert caplog.text.count("1.jpg: its end is missing; the pixels are all there") == 1
-
-
-def test_the_texts_of_pillow_stay_limited():
-    before = PngImagePlugin.MAX_TEXT_CHUNK
-    open_image(ODD["compressed text"], LIMIT)
-    assert before == PngImagePlugin.MAX_TEXT_CHUNK

@@ -13,6 +13,7 @@ from images.colours import ADOBE_RGB, from_curve
 from images.metadata import Metadata, read_metadata
 from images.reading import open_image
 from images.writing import SUFFIXES, Rounded, write_picture
+from tests.images.conftest import saved
 
 LIMIT = 10**6
 DATE, PLACE = "2020:01:02 03:04:05", (48.0, 8.0, 12.5)
@@ -29,9 +30,7 @@ def photograph(kind, orientation=6, icc_profile=None, **options):
     camera[Base.DateTimeOriginal], camera[Base.ExposureTime], camera[Base.MakerNote] = DATE, 0.01, b"note" * 9
     camera[Base.ExifImageWidth], camera[Base.ColorSpace] = 4000, 65535
     place.update({1: "N", 2: PLACE, 3: "E", 4: (11.0, 34.0, 0.0)})
-    buffer = io.BytesIO()
-    PICTURE.save(buffer, kind, exif=exif.tobytes(), icc_profile=icc_profile, dpi=(300, 300), **options)
-    return buffer.getvalue()
+    return saved(PICTURE, kind, exif=exif.tobytes(), icc_profile=icc_profile, dpi=(300, 300), **options)
 
 
 def told(path):
@@ -63,14 +62,14 @@ def test_results_keep_it(source, kind, tmp_path):
     assert (image.height, image.width) == (30, 20) == PIL.Image.open(path).size[::-1]
 
 
-@pytest.mark.parametrize("kind", ["png", "tiff", "jpeg", "webp"])
-def test_text_of_other_languages(kind, tmp_path):
-    exif, owner, path = PIL.Image.Exif(), "© Zoë 日本".encode(), tmp_path / f"a{SUFFIXES[kind]}"
+def test_text_of_other_languages(tmp_path):
+    exif, owner = PIL.Image.Exif(), "© Zoë 日本".encode()
     exif[Base.Copyright] = owner
-    buffer = io.BytesIO()
-    PICTURE.save(buffer, "JPEG", exif=exif.tobytes())
-    write_picture(path, np.asarray(PICTURE), kind, open_image(buffer.getvalue(), LIMIT).metadata)
-    assert told(path)[0][Base.Copyright].encode("latin-1") == owner
+    metadata = open_image(saved(PICTURE, "JPEG", exif=exif.tobytes()), LIMIT).metadata
+    for kind in ("png", "tiff", "jpeg", "webp"):
+        path = tmp_path / f"a{SUFFIXES[kind]}"
+        write_picture(path, np.asarray(PICTURE), kind, metadata)
+        assert told(path)[0][Base.Copyright].encode("latin-1") == owner
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)
@@ -95,15 +94,8 @@ def test_thumbnails_and_the_place_of_other_pictures_are_dropped():
     exif = PIL.Image.Exif()
     exif[Base.Make] = "Maker"
     exif.get_ifd(IFD.IFD1)[0x0201] = 99
-    thumbnail = io.BytesIO()
-    PICTURE.resize((8, 8)).save(thumbnail, "JPEG")
     kept = read_metadata(exif, {}).exif
     assert b"Maker" in kept and len(kept) < 200
-    data = photograph("JPEG")
-    place = data.index(b"\xff\xe1") + 2
-    head = PIL.Image.Exif()
-    head.load(data[place + 2 : place + int.from_bytes(data[place : place + 2])])
-    assert thumbnail.getvalue()[:50] not in open_image(data, LIMIT).metadata.exif
 
 
 def test_the_profile_of_the_input_is_not_kept(tmp_path):
@@ -128,9 +120,7 @@ def test_exif_in_the_text_of_a_png():
     info = PngImagePlugin.PngInfo()
     text = exif.tobytes().hex()
     info.add_text("Raw profile type exif", f"\nexif\n{len(text) // 2:8}\n{text}", zip=True)
-    buffer = io.BytesIO()
-    PICTURE.save(buffer, "PNG", pnginfo=info)
-    image = open_image(buffer.getvalue(), LIMIT)
+    image = open_image(saved(PICTURE, "PNG", pnginfo=info), LIMIT)
     assert (image.height, image.width) == (30, 20) and b"Maker" in image.metadata.exif
 
 

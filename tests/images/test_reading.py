@@ -2,7 +2,6 @@
 
 import io
 from functools import partial
-from random import Random
 
 import numpy as np
 import PIL.Image
@@ -13,8 +12,9 @@ from hypothesis import strategies as st
 from images import headers
 from images.headers import readable, recognise
 from images.reading import Image, ImageError, open_image
-from images.resizing import check_side, encode_png, with_shorter_side
+from images.resizing import check_side, with_shorter_side
 from images.thumbnail import area_matrix, thumbnail
+from images.writing import encode_png
 from tests.images.conftest import ORIENTED, everything, png, saved, tiff
 from utils.errors import UserError
 
@@ -23,9 +23,8 @@ HEIGHT, WIDTH = 7, 5
 RANDOM = np.random.default_rng(0)
 
 
-def random(channels, kind=np.uint8, most=None):
-    most = np.iinfo(kind).max if most is None else most
-    return RANDOM.integers(0, most, (HEIGHT, WIDTH, channels), dtype=kind, endpoint=True)
+def random(channels, kind=np.uint8):
+    return RANDOM.integers(0, np.iinfo(kind).max, (HEIGHT, WIDTH, channels), dtype=kind, endpoint=True)
 
 
 def over_grey(colours, alpha):
@@ -39,27 +38,6 @@ def plain(orientation, channels, kind):
     return png(values, orientation), over_grey(shown, unit[..., -1:]) if channels in (2, 4) else shown
 
 
-def palette(orientation, alphas=()):
-    table, values, alpha = random(3, most=255).reshape(-1, 3), random(1, most=3)[..., 0], np.ones(256)
-    image = PIL.Image.fromarray(values)
-    image.putpalette(table.tobytes())
-    alpha[: len(alphas)] = np.array(alphas) / 255
-    options = {"transparency": bytes(alphas)} if alphas else {}
-    return saved(image, "PNG", orientation, **options), over_grey(table[values] / 255, alpha[values][..., None])
-
-
-def cmyk(orientation, kind):
-    values = random(4)
-    values[:] = values[0, 0]  # one colour survives JPEG
-    light = 1 - values / 255
-    return saved(PIL.Image.fromarray(values, mode="CMYK"), kind, orientation), light[..., :3] * light[..., 3:]
-
-
-def lossless(orientation, kind, **options):
-    values = random(3)
-    return saved(values, kind, orientation, **options), values / 255
-
-
 def jpeg(orientation, **options):
     rows, columns = np.mgrid[0:64, 0:48]
     values = np.stack([rows * 3, columns * 4, rows + columns], axis=2).astype(np.uint8)
@@ -71,23 +49,14 @@ KINDS = {
     f"{kind} {np.dtype(depth)}": (partial(plain, channels=channels, kind=depth), 1.0 if "alpha" in kind else 1e-3)
     for channels, kind in ((1, "grey"), (2, "grey alpha"), (3, "rgb"), (4, "alpha"))
     for depth in (np.uint8, np.uint16)
-} | {
-    "palette": (palette, 1e-3),
-    "palette, alphas": (partial(palette, alphas=[0, 100, 255]), 1.0),
-    "cmyk tiff": (partial(cmyk, kind="TIFF"), 1.0),
-    "cmyk jpeg": (partial(cmyk, kind="JPEG"), 3.0),
-    "webp": (partial(lossless, kind="WEBP", lossless=True), 1e-3),
-    "tiff lzw": (partial(lossless, kind="TIFF", compression="tiff_lzw"), 1e-3),
-    "jpeg": (jpeg, 3.0),
-    "progressive jpeg": (partial(jpeg, progressive=True), 3.0),
-}
+} | {"jpeg": (jpeg, 3.0), "progressive jpeg": (partial(jpeg, progressive=True), 3.0)}
 
 
-@pytest.mark.parametrize(("kind", "orientation"), [*((kind, 6) for kind in KINDS), *(("jpeg", k) for k in ORIENTED)])
-def test_pixels_mean_what_they_say(kind, orientation, by_window):
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_mean_what_they_say(kind, by_window):
     make, tolerance = KINDS[kind]
-    data, stored = make(orientation)
-    expected = ORIENTED[orientation](stored)
+    data, stored = make(6)
+    expected = ORIENTED[6](stored)
     image, windows = open_image(data, LIMIT), by_window(data)
     assert (image.height, image.width) == expected.shape[:2] and windows.by_window
     assert windows.transparent == image.transparent == ("alpha" in kind)
@@ -102,7 +71,7 @@ def test_pixels_mean_what_they_say(kind, orientation, by_window):
 
 @pytest.mark.parametrize(("kind", "channels"), [(np.uint8, 3), (np.uint16, 1), (np.uint16, 3)])
 def test_a_transparent_colour_becomes_grey(kind, channels, by_window):
-    values = random(channels, kind, 200) + 1
+    values = random(channels, kind) // 2 + 1
     values[1, 2] = 0
     data = png(values, transparent=[0] * channels)
     expected = np.repeat(values / np.iinfo(kind).max * 2 - 1, 3 // channels, axis=2)
@@ -186,37 +155,10 @@ def test_the_limit_is_exact_and_pillow_keeps_its_own(monkeypatch):
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 50)
     data = png(np.zeros((10, 10, 3), np.uint8))
     assert open_image(data, 100).height == 10
-    for limit in (99, 50, 49, 1):
+    for limit in (99, 49):
         with pytest.raises(ImageError, match=rf"10 x 10 is more than max_pixels \({limit}\) allows"):
             open_image(data, limit)
         assert PIL.Image.MAX_IMAGE_PIXELS == 50
-
-
-def mutate(data, numbers):
-    place, kind = numbers.randrange(len(data)), numbers.randrange(4)
-    if kind < 2:
-        return data[:place] + kind * (numbers.randbytes(numbers.randrange(1, 40)) + data[place:])
-    data = bytearray(data)
-    for _ in range(numbers.choice((1, 4, 20))):
-        data[numbers.randrange(min(len(data), 64) if kind == 2 else len(data))] = numbers.randrange(256)
-    return bytes(data)
-
-
-@pytest.mark.parametrize("windows", [False, True])
-@pytest.mark.filterwarnings("error")  # nothing may reach the user from below
-def test_mutated_files_give_an_image_or_an_image_error(windows, by_window):
-    numbers, refused, seeds = Random(0), 0, [make(6)[0] for make, _ in KINDS.values()]
-    for number in range(200):
-        data = mutate(seeds[number % len(seeds)], numbers)
-        try:
-            image = by_window(data, LIMIT) if windows else open_image(data, LIMIT)
-            assert image.window(-1, -1, 5, 5).shape == (5, 5, 3)
-            if image.height * image.width < LIMIT:
-                assert np.isfinite(thumbnail(image, 4)).all()
-        except ImageError as error:
-            refused += 1
-            assert "\n" not in str(error)
-    assert 30 < refused < 195
 
 
 @given(size_in=st.integers(1, 300), size_out=st.integers(1, 300))

@@ -44,6 +44,8 @@ KINDS = {
     "differences": (3, RGB | {"compression": "zlib", "predictor": True}),
     "jpeg ycbcr": (3, RGB | {"compression": "jpeg", "subsampling": (2, 2), "rowsperstrip": 16}),
     "jpeg rgb": (3, RGB | {"compression": "jpeg", "compressionargs": {"outcolorspace": "rgb"}}),
+    "webp": (3, RGB | {"compression": "webp", "compressionargs": {"lossless": True}}),
+    "big": (3, RGB | {"bigtiff": True, "compression": None}),
     "palette": (1, {"photometric": "palette", "colormap": RANDOM.integers(0, 65536, (3, 256), dtype=np.uint16)}),
     "cmyk": (4, {"photometric": "separated"}),
 }
@@ -54,30 +56,18 @@ def test_tiff_files_are_those_of_pillow(kind, by_window):
     """Stored in all ways; Pillow's own colours are those of 8 bits."""
     channels, options = KINDS[kind]
     for (stored, where), compression in zip(STORED.items(), ("zlib", "lzw", "packbits"), strict=True):
-        for bits in (np.uint8, np.uint16) if kind in ("white", "rgb", "alpha", "fourth") else (np.uint8,):
+        for bits in (np.uint8, np.uint16) if kind in ("white", "rgb", "big", "alpha", "fourth") else (np.uint8,):
             values, private = picture(channels, bits), [(65000, "H", 1, 7, True)]
             data = tiff(values, extratags=private, **({"compression": compression} | where | options))
             image, whole = by_window(data), open_image(data, 10**6)
             assert image.by_window and image.transparent == whole.transparent == (kind == "alpha"), stored
             np.testing.assert_array_equal(everything(image), everything(whole))
             np.testing.assert_array_equal(thumbnail(image, 16), thumbnail(whole, 16))
-            if bits == np.uint8 and kind != "alpha":
+            if kind in ("rgb", "big", "webp", "differences"):
+                np.testing.assert_array_equal(everything(image), values / np.float32(np.iinfo(bits).max / 2) - 1)
+            elif bits == np.uint8 and kind != "alpha":
                 expected = np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
                 assert abs(expected - whole.window(0, 0, HEIGHT, WIDTH)).max() <= (kind == "cmyk"), stored
-
-
-@pytest.mark.parametrize("compression", [None, "zlib", "lzw", "webp"])
-def test_tiff_files_that_pillow_does_not_read_so(compression, by_window):
-    lossless = {"compressionargs": {"lossless": True}} if compression == "webp" else {}
-    values = picture(kind=np.uint8 if lossless else np.uint16)
-    expected = values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max / 2) - 1
-    for stored, where in STORED.items():
-        options = RGB | where | {"compression": compression, "bigtiff": True} | lossless
-        np.testing.assert_array_equal(everything(by_window(tiff(values, **options))), expected)
-        if not lossless and stored != "tiles":
-            planes = np.ascontiguousarray(values.transpose(2, 0, 1))
-            image = by_window(tiff(planes, **options, planarconfig="separate"))
-            np.testing.assert_array_equal(everything(image), expected)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +109,9 @@ def test_the_first_image_of_a_pyramid_counts(by_window):
         file.write(values, tile=(32, 32), **RGB, subifds=1)
         file.write(values[::2, ::2], tile=(32, 32), **RGB, subfiletype=1)
         file.write(values[:5, :5], **RGB)
-    np.testing.assert_array_equal(by_window(buffer.getvalue(), name="a[page=2].tif").window(0, 0, 101, 83), values)
+    image = by_window(buffer.getvalue(), name="a[page=2].tif")
+    np.testing.assert_array_equal(image.window(0, 0, HEIGHT, WIDTH), values)
+    assert image.notes == ["the first of its 2 pictures is used"]
 
 
 def test_only_large_files_are_read_by_window(tmp_path, monkeypatch):
@@ -170,18 +162,13 @@ DAMAGED = {
     "a tile beyond the end": corrupted(TILED, 324, 10**8, index=5),
     "a missing strip": corrupted(STRIPPED, 279, 0, index=5),
     "tiles that overlap": corrupted(TILED, 324, first_place(TILED) + 1, index=5),
-    "strips that overlap": corrupted(STRIPPED, 273, first_place(STRIPPED), index=5),
     "a strip beyond the end": corrupted(STRIPPED, 273, 10**8, index=5),
     "tiles of an unknown compression": corrupted(TILED, 259, 65535),
     "cut tiles": TILED[:-2000],
-    "cut pixels": PLAIN[:-200],
     "garbage in a strip": STRIPPED[:-500] + b"\xff" * 500,
-    "too tall": corrupted(PLAIN, 257, 200),
     "much too tall": corrupted(PLAIN, 257, 2**31),
     "absurd tiles": corrupted(TILED, 322, 2**32 - 16),
     "no strip": corrupted(STRIPPED, 278, 0),
-    "cut png": saved(picture(), "PNG")[:-30],
-    "cut jpeg": saved(picture(), "JPEG")[:-500],
 }
 
 
