@@ -1,4 +1,4 @@
-"""Speed and memory of inversion, beside the published algorithm and a plain loop over the same blocks.
+"""Speed and memory of inversion, beside the published algorithm.
 
     python -m benchmarks.inversion [--sizes 512 1024 ...] [--checkpoint FILE] [key=value ...]
     python -m benchmarks.inversion --sizes 512      # minutes on two cores
@@ -7,11 +7,10 @@ Without --checkpoint the networks are those of configs/default.yaml, with random
 memory_mib. Each line of the table is a median of --repeats runs after a warm-up.
 
 - method: `published`, see benchmarks.published: windows spread evenly over the image are timed, each once, and their
-  median is multiplied by the number of windows; `loop`, the blocks of this program one after the other, by the forward
-  passes of training, in float32, channels first; `blocks`, this program
+  median is multiplied by the number of windows; `blocks`, this program
 - twice: multiply-adds of convolutions beyond those of the image drawn as a whole
 - MiB: peak memory beyond that held before (the networks, the image); on CUDA, PyTorch's tensors
-All have the same networks, float32 without TF32, and the allocator's settings of this program.
+Both have the same networks, float32 without TF32, and the allocator's settings of this program.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,7 +32,6 @@ from benchmarks.machine import photograph, repeated, seconds
 from benchmarks.published import Canvas, Published
 from evaluation.run import machine
 from images.reading import Image
-from images.writing import to_eight_bit
 from inversion import PatchInverter
 from inversion.cost import decode_cost, encode_cost
 from models import build_encoders, build_generator
@@ -70,14 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     info(HEADING)
     for size in arguments.sizes:
         image = whole.open(photograph(size))
-        needed, slowest = multiply_adds(whole, image), None
-        for method, dtype, block, measured in measure(models, published, image, arguments.repeats):
-            taken, twice = measured.seconds, 100 * (measured.macs / needed - 1)
-            slowest = slowest or taken
-            info(
-                f"{f'{size} x {size}':>13} {method:>9} {dtype:>8} {block:>7} {taken:8.3g} {size**2 / 1e6 / taken:7.3g}"
-                f" {twice:5.1f} % {measured.memory:6.0f} {slowest / taken:13.2f}"
-            )
+        style, needed = whole.style(image).global_latent, multiply_adds(whole, image)
+        slowest = measure_published(published, image, style)
+        print_line(size, "published", "float32", slowest, needed, slowest)
+        for dtype, model in models.items():
+            print_line(size, "blocks", dtype, measure_blocks(model, image, arguments.repeats), needed, slowest)
     info(f"machine: {machine(whole.device)}")
     return 0
 
@@ -88,19 +82,7 @@ class Measurement(NamedTuple):
     seconds: float
     macs: int  # multiply-adds of convolutions
     memory: float  # MiB
-
-
-def measure(
-    models: Mapping[str, PatchInverter], published: Published, image: Image, repeats: int
-) -> Iterator[tuple[str, str, int, Measurement]]:
-    """Method, number format, edge of blocks, and what was measured; the published algorithm comes first."""
-    style = models["float32"].style(image).global_latent
-    yield "published", "float32", published.drawn, measure_published(published, image, style)
-    for method, dtype, action in ("loop", "float32", plain_loop), *(("blocks", name, invert) for name in DTYPES):
-        model = models[dtype]
-        taken, memory = repeated(partial(action, model, image), model.device, repeats)
-        block = next(iter(model.pixel_blocks(Region.at(0, 0, image.height, image.width)))).rows.size
-        yield method, dtype, block, Measurement(median(taken), multiply_adds(model, image), memory)
+    block: int  # edge, pixels
 
 
 def measure_published(published: Published, image: Image, style: Tensor) -> Measurement:
@@ -114,7 +96,23 @@ def measure_published(published: Published, image: Image, style: Tensor) -> Meas
         taken.extend(seconds(partial(canvas.draw, *place), published.device) for place in chosen)
 
     _, memory = repeated(draw, published.device, repeats=0)
-    return Measurement(count * median(taken), count * counter.get_total_flops() // 2, memory)
+    return Measurement(count * median(taken), count * counter.get_total_flops() // 2, memory, published.drawn)
+
+
+def measure_blocks(model: PatchInverter, image: Image, repeats: int) -> Measurement:
+    """This program."""
+    taken, memory = repeated(lambda: model.draw(model.invert(image)), model.device, repeats)
+    block = next(iter(model.pixel_blocks(Region.at(0, 0, image.height, image.width)))).rows.size
+    return Measurement(median(taken), multiply_adds(model, image), memory, block)
+
+
+def print_line(size: int, method: str, dtype: str, found: Measurement, needed: int, slowest: Measurement) -> None:
+    """A line of the table, of an image of size x size that needs so many multiply-adds."""
+    speed, twice = size**2 / 1e6 / found.seconds, 100 * (found.macs / needed - 1)
+    info(
+        f"{f'{size} x {size}':>13} {method:>9} {dtype:>8} {found.block:>7} {found.seconds:8.3g} {speed:7.3g}"
+        f" {twice:5.1f} % {found.memory:6.0f} {slowest.seconds / found.seconds:13.2f}"
+    )
 
 
 @torch.no_grad()
@@ -129,32 +127,6 @@ def random_inverter(path: Path) -> Path:
             values *= COLOURS
     export(path, model, {"generator": generator, "encoder": encoder, "global_encoder": global_encoder}, step=0)
     return path
-
-
-def invert(model: PatchInverter, image: Image) -> np.ndarray:
-    """Invert and draw an image: its pixels [H, W, 3] uint8."""
-    return model.draw(model.invert(image))
-
-
-@torch.inference_mode()
-def plain_loop(model: PatchInverter, image: Image) -> np.ndarray:
-    """The same, block by block in the simplest way."""
-    size, encoder, texture = (image.height, image.width), model.networks.encoder, model.generator.texture
-    cells, canvas = model.cells(size), Region.at(0, 0, *size)
-    w = texture.mapping(model.style(image).global_latent[None].to(model.device))
-    structure = torch.empty(1, *model.structure_shape(size), device=model.device)
-    for block in model.cell_blocks(size):
-        around = block.receptive_field(encoder.rule)
-        pixels = image.window_float(around.rows.first, around.cols.first, *around.shape)
-        x = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous().to(model.device)
-        structure[(..., *block.slices_in(cells))] = encoder(x)
-    result = np.empty((*size, 3), np.uint8)
-    for block in model.pixel_blocks(canvas):
-        around = block.receptive_field(texture.rule)
-        drawn = texture(structure[(..., *around.slices_in(cells))].contiguous(), w, None)
-        drawn = drawn[(0, slice(None), *block.slices_in(around.valid_output(texture.rule)))]
-        result[block.slices_in(canvas)] = to_eight_bit(drawn.permute(1, 2, 0)).cpu().numpy()
-    return result
 
 
 def multiply_adds(model: PatchInverter, image: Image) -> int:

@@ -76,22 +76,18 @@ class Window:
 
 
 @dataclass(frozen=True)
-class TransposedWindow:
+class TransposedWindow(Window):
     """A transposed convolution: the input i adds to the outputs `stride * i + first` to `stride * i + last`."""
 
-    first: int
-    last: int
-    stride: int
-
     def receptive_field(self, output: Interval) -> Interval:
-        return Interval(-((self.last - output.first) // self.stride), (output.last - self.first) // self.stride)
+        return super().affected_output(output)
 
     def valid_output(self, input: Interval) -> Interval:
         before, after = self.stride * (input.first - 1) + self.last, self.stride * (input.last + 1) + self.first
         return Interval(before + 1, after - 1)
 
     def affected_output(self, input: Interval) -> Interval:
-        return Interval(self.stride * input.first + self.first, self.stride * input.last + self.last)
+        return super().receptive_field(input)
 
 
 @dataclass(frozen=True)
