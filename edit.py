@@ -31,7 +31,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from editing.film import FILM, WIDEST, Film, strip, unfinished_film
+from editing.film import FILM, WIDEST, Film, strip
 from editing.sources import Job, jobs_of
 from editing.verbs import VERBS, Edits, Verb, inputs_of
 from images.listing import find_images
@@ -155,7 +155,7 @@ def run(model: PatchInverter, job: Job, edits: Edits, output: Path, config: dict
         name, latents = f"{job.name}-{ending}", edit(*sources)
         if isinstance(latents, Film):
             settings = [config, model.fingerprint, *(file_version(path) for path in job.images)]
-            latents.save(output / f"{name}{FILM}", unfinished_film(output, name, settings))
+            latents.save(output / f"{name}{FILM}", settings)
             continue
         region = options.region
         commands.require_room(output, latents, options, region, stored=region is None)

@@ -46,13 +46,14 @@ class Film:
     fps: int  # frames per second
     frames: Callable[[int], Iterator[np.ndarray]]  # those from a number on, one after the other: uint8 [H, W, 3]
 
-    def save(self, path: Path, unfinished: Path) -> None:
+    def save(self, path: Path, settings: Sequence = ()) -> None:
         """Write an MP4, and beside it a strip of some frames as PNG, each of which appears whole or not at all.
 
-        H.264 in 4:2:0, tagged as sRGB by the matrix of BT.709. An odd last row or column is left out. `unfinished`: the
-        folder of finished segments, of an earlier call for the same frames, too; it is removed at the end.
+        H.264 in 4:2:0, tagged as sRGB by the matrix of BT.709. An odd last row or column is left out. A call that was
+        stopped leaves a hidden folder, from which one of the same `settings`, and so of the same frames, goes on.
         UserError where the encoder is not installed or does not take the size, and where the disk refuses.
         """
+        unfinished = _unfinished(path, settings)
         load_encoder(self.size)
         starts = range(0, self.count, SEGMENT)
         segments = [unfinished / f"{start}{FILM}" for start in starts]
@@ -92,14 +93,12 @@ def strip(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([part for picture in small for part in (white, picture)][1:], axis=1)
 
 
-def unfinished_film(output: Path, name: str, settings: list) -> Path:
-    """The folder in `output` for the segments of a film; those of the same name with other settings, or with links in
-    them, are removed.
-    """
-    texts = name, json.dumps(settings, sort_keys=True, default=str)
+def _unfinished(path: Path, settings: Sequence) -> Path:
+    """The folder of a film's finished segments; those of other settings, or with links in them, are removed."""
+    texts = path.stem, json.dumps(settings, sort_keys=True, default=str)
     keys = [hashlib.sha256(os.fsencode(text)).hexdigest()[:16] for text in texts]
-    folder = output / f".film-{keys[0]}-{keys[1]}"
-    for other in output.glob(f".film-{keys[0]}-*"):
+    folder = path.with_name(f".film-{keys[0]}-{keys[1]}")
+    for other in path.parent.glob(f".film-{keys[0]}-*"):
         if other != folder or not only_files(folder):
             remove_tree(other)
     return folder

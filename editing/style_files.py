@@ -17,22 +17,21 @@ from torch import Tensor
 
 from images.reading import open_photograph
 from inversion.inverter import PatchInverter
-from inversion.latents import SUFFIXES, WRONG, Latents
+from inversion.latents import FILE, SUFFIXES, WRONG, Latents
 from inversion.styles import Style, StyleMap, mean_style
 from utils import log
 from utils.checkpoint import load_weights, save_weights
 from utils.errors import UserError, failures, naming
 
 TENSORS = {"style": "style", "direction": "step"}  # what a file of each kind holds
-SUFFIX = ".safetensors"
 FOLDER = Path("styles")  # where names are looked up
 
 
 def save_style(model: PatchInverter, style: Style, path: str | Path) -> None:
     """Write a style into a file, which appears whole or not at all. UserError for another suffix than .safetensors."""
     path = Path(path)
-    if path.suffix != SUFFIX:
-        raise UserError(f"{path}: styles are saved as {SUFFIX}")
+    if path.suffix != FILE:
+        raise UserError(f"{path}: styles are saved as {FILE}")
     save_vector(model, "style", style.global_latent, path)
 
 
@@ -87,11 +86,11 @@ def save_mean_style(model: PatchInverter, max_pixels: int, sets: Sequence[Sequen
 
 def find_style(item: str) -> Path:
     """The path of a style: as it stands, or that of a name in the folder of styles. UserError lists what is there."""
-    path, named = Path(item), FOLDER / f"{item}{SUFFIX}"
+    path, named = Path(item), FOLDER / f"{item}{FILE}"
     if os.path.lexists(path) or path.suffix or path.parent != Path():
         return path
     if not named.is_file():
-        names = ", ".join(sorted(each.stem for each in FOLDER.glob(f"*{SUFFIX}"))) or "none"
+        names = ", ".join(sorted(each.stem for each in FOLDER.glob(f"*{FILE}"))) or "none"
         raise UserError(f"{item}: neither a file nor a saved style; those in {FOLDER}{os.sep}: {names}")
     return named
 

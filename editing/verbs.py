@@ -52,7 +52,6 @@ class Verb:
     prepare: Callable[[PatchInverter, dict], Edits] | None = None  # (model, config) -> edits
     images: int | None = 1  # that an edit takes; None: all that there are, at once
     strip: bool = False  # whether several results of an image are also shown side by side
-    film: bool = False  # whether its edits give films
     collect: Callable[..., int] | None = None  # in place of edits: see `edit.collect`
 
     @property
@@ -62,8 +61,9 @@ class Verb:
 
     @property
     def chained(self) -> bool:
-        """Whether it may stand in a chain: an edit of one image, which the next one takes."""
-        return self.images == 1 and not self.film and not self.collect and self.prepare is not prepare_chain
+        """Whether it may stand in a chain: an edit of one image into another one, which the next one takes."""
+        edits = self.command.model_fields["infer"].annotation is schema.Edited
+        return edits and self.images == 1 and self.prepare is not prepare_chain
 
 
 def prepare_fuse(model: PatchInverter, config: dict) -> Edits:
@@ -317,9 +317,7 @@ VERBS = {
     "inbetween": Verb("what may lie between two photographs", schema.InbetweenConfig, prepare_inbetween, images=2),
     "fill": Verb("something taken out, and the hole closed from the rest", schema.FillConfig, prepare_fill),
     "resample": Verb("a part of an image made anew", schema.ResampleConfig, prepare_resample),
-    "interpolate": Verb(
-        "a film from each image to the next", schema.InterpolateConfig, prepare_interpolate, None, film=True
-    ),
-    "pan": Verb("a film along an image, or a generated one without end", schema.PanConfig, prepare_pan, film=True),
+    "interpolate": Verb("a film from each image to the next", schema.InterpolateConfig, prepare_interpolate, None),
+    "pan": Verb("a film along an image, or a generated one without end", schema.PanConfig, prepare_pan),
     "chain": Verb("several edits, one after the other", schema.ChainConfig, prepare_chain),
 }

@@ -51,8 +51,8 @@ def error(frame, drawn):
 
 def test_a_film_has_its_frames_at_their_times_in_their_colours_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(film, "SEGMENT", SEGMENT)
-    whole, parts, unfinished = tmp_path / "a:b %d.mp4", tmp_path / "parts.mp4", tmp_path / "unfinished"
-    made_up().save(whole, unfinished)
+    whole, parts = tmp_path / "a:b %d.mp4", tmp_path / "parts.mp4"
+    made_up().save(whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a:b %d.mp4", "a:b %d.png"]
     tags, times, frames = decoded(whole)
     assert tags == ("yuv420p", 1, 13, 1, 1)  # BT.709, sRGB, BT.709, limited (ITU-T H.273)
@@ -68,11 +68,11 @@ def test_a_film_has_its_frames_at_their_times_in_their_colours_and_goes_on_where
             yield frame
 
     with pytest.raises(KeyboardInterrupt):
-        Film((31, 44), COUNT, 24, stopped).save(parts, unfinished)
+        Film((31, 44), COUNT, 24, stopped).save(parts)
     assert not parts.exists() and not parts.with_suffix(".png").exists()
     asked = []
-    made_up(asked=asked).save(parts, unfinished)
-    assert asked == list(range(SEGMENT, COUNT)) and not unfinished.exists()
+    made_up(asked=asked).save(parts)
+    assert asked == list(range(SEGMENT, COUNT)) and not list(tmp_path.glob(".*"))
     assert parts.with_suffix(".png").read_bytes() == whole.with_suffix(".png").read_bytes()
     again = decoded(parts)
     assert again[:2] == (tags, times)
@@ -94,10 +94,10 @@ def test_a_strip_is_bounded_and_shows_small_pictures_as_they_are(height, width, 
 
 def test_what_a_film_cannot_be_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="films of 1 x 44 pixels; allowed: edges of 2 to 16384"):
-        made_up(height=1).save(tmp_path / "a.mp4", tmp_path / "unfinished")
+        made_up(height=1).save(tmp_path / "a.mp4")
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match="need the package av .*: pip install av"):
-        made_up().save(tmp_path / "a.mp4", tmp_path / "unfinished")
+        made_up().save(tmp_path / "a.mp4")
     with pytest.raises(ValueError, match="of one size"):
         strip([np.zeros((2, 3, 3), np.uint8), np.zeros((2, 4, 3), np.uint8)])
     assert not any(tmp_path.iterdir())
