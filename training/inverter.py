@@ -186,19 +186,21 @@ class InverterStage(Stage):
             if self.discriminator:
                 found |= self._judge(found["target"], found["reconstruction"])
             if "global_latent" in found:
-                found |= {"global_prior": prior, "global_latent": self._whole_batch(found["global_latent"], held, part)}
+                whole = self._whole_batch(found["global_latent"], held, part[0])
+                found |= {"global_prior": prior, "global_latent": whole}
             total, terms = chosen(**found)
             yield total, {f"inverter/{name}": each for name, each in terms.items()} | {"inverter/total": total.detach()}
 
-    def _whole_batch(self, own: Tensor, held: list[Tensor], part: Part) -> Tensor:
+    def _whole_batch(self, own: Tensor, held: list[Tensor], part: TrainContext) -> Tensor:
         """The global latents [N, D] of the whole batch, over all parts and processes, of which a part's `own` learn.
 
-        The loss of their distribution is one for all parts: for the mean over parts its gradient counts as often.
+        The loss of their distribution is one for all of them: for the mean over these its gradient counts as often.
         """
-        count, fixed = self.context.accumulate, own.detach()
-        others = [*held] or [fixed]
-        others[part[0].part] = fixed + count * (own - fixed) if count > 1 else own
-        return self.context.world.gather(torch.cat(others))
+        world, fixed, count = part.world, own.detach(), part.accumulate * part.world.size
+        whole = world.gather(torch.cat(held or [fixed]))
+        first = (world.rank * part.accumulate + part.part) * len(own)
+        whole[first : first + len(own)] = fixed + count * (own - fixed)
+        return whole
 
     def reconstruct(self, networks: nn.ModuleDict, batch: dict, noise: NoiseField | None) -> dict[str, Tensor]:
         """Targets and their reconstructions [B, 3, P, P], and the global latents [B, D] where they are encoded."""

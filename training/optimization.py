@@ -64,8 +64,7 @@ class NetworkOptimizer:
         self.optimizer.zero_grad(set_to_none=True)
         found, finite = [], True
         for loss, scalars in losses:
-            with self.world.telling_loss():  # gradients of what was gathered come from all processes
-                loss.backward()
+            loss.backward()
             found.append(scalars)
             finite &= torch.isfinite(loss.detach())
             del loss  # nothing of it lives on while the next one is computed

@@ -77,21 +77,20 @@ class ProcessGroup:
         self.any(False)
 
     def gather(self, values: Tensor) -> Tensor:
-        """The samples [B, ...] of all processes, in order of rank, with gradients to each."""
+        """The samples [B, ...] of all processes, in order of rank, without gradients."""
+        values = values.detach().contiguous()
         if self.size == 1:
             return values
-        from torch.distributed.nn.functional import all_gather
-
-        self.wait()  # so that none is waited for here, where nobody would look
-        with self.telling_loss():
-            return torch.cat(all_gather(values.contiguous()))
+        found = [torch.empty_like(values) for _ in range(self.size)]
+        self._meet(lambda: dist.all_gather(found, values, async_op=True))
+        return torch.cat(found)
 
     def _meet(self, begin: Callable[[], dist.Work]) -> None:
         """Begin something that takes all processes, and return when it is done. Signals are heard while waiting.
 
         LostWorker where a process has gone; one that hangs is killed, or it would outlive the run.
         """
-        with self.telling_loss():
+        with self._telling_loss():
             work, watches = begin(), {rank: Watch(pid, PATIENCE) for rank, pid in self.peers.items()}
             while not work.is_completed():
                 time.sleep(POLL)
@@ -102,7 +101,7 @@ class ProcessGroup:
             work.wait()
 
     @contextmanager
-    def telling_loss(self) -> Iterator[None]:
+    def _telling_loss(self) -> Iterator[None]:
         """Turns the errors that the loss of another process causes into LostWorker, which names it if it was here."""
         try:
             yield

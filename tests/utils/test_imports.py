@@ -21,7 +21,7 @@ UNIX_NAMES = {
 CODE = """
 import importlib, json, os, signal, sys
 import cv2, easydict, filelock, lmdb, PIL.Image, psutil, pydantic, pyvips, safetensors.torch, scipy, skimage, tqdm
-import skimage.metrics, tensorboardX, torch.distributed.nn.functional, zarr
+import skimage.metrics, tensorboardX, torch.distributed, zarr
 ours, unix_only = json.loads(sys.argv[1])
 
 def state():
@@ -64,7 +64,7 @@ def test_importing_everything_changes_nothing():
 COMMANDS = """
 import json, multiprocessing, os, signal, sys
 import cv2, easydict, filelock, lmdb, PIL.Image, psutil, pydantic, pyvips, safetensors.torch, scipy, skimage, tqdm
-import skimage.metrics, tensorboardX, torch.distributed.nn.functional, torch.utils.data, zarr
+import skimage.metrics, tensorboardX, torch.distributed, torch.utils.data, zarr
 modules, names, commands = json.loads(sys.argv[1])
 multiprocessing.set_start_method("spawn")
 sys.modules |= dict.fromkeys(modules)
