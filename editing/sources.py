@@ -9,11 +9,10 @@ from pathlib import Path
 
 from images.metadata import Metadata
 from images.reading import open_photograph
-from inversion import runs
-from inversion.commands import load_latents, seeds_of
+from inversion import jobs
+from inversion.commands import seeds_of
 from inversion.inverter import PatchInverter
 from inversion.latents import SUFFIXES, Latents, latents_suffix
-from utils.distributed import SINGLE
 from utils.files import scratch_folder
 
 
@@ -61,7 +60,7 @@ def jobs_of(
 def open_source(model: PatchInverter, options: dict, path: Path, name: str, output: Path) -> Source:
     """Latents, or a photograph, which is inverted once, when its latents are asked for. UserError if there is none."""
     if path.suffix in SUFFIXES:
-        latents = load_latents(model, path, options)
+        latents = jobs.load_latents(model, path, options)
         return Source(name, latents.size, lambda: latents)
     image = open_photograph(path, options.max_pixels, options.memory_mib)
     size = image.height, image.width
@@ -70,7 +69,7 @@ def open_source(model: PatchInverter, options: dict, path: Path, name: str, outp
     def invert() -> Latents:
         target = output / "inversions" / f"{name}{latents_suffix('auto', model.structure_shape(size))}"
         with scratch_folder(target) as folder:
-            runs.invert(model, runs.Job(path, name, output, folder, SINGLE), image, options).save(target)
+            jobs.invert(model, jobs.Job(path, name, output, folder), image, options).save(target)
         return Latents.load(target)
 
     return Source(name, size, invert, image.metadata)

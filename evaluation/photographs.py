@@ -22,7 +22,7 @@ from evaluation.seams import SMALLEST, seam_score
 from images.reading import Image
 from images.writing import error_times_four
 from inversion import Latents, PatchInverter
-from inversion.runs import noise_of
+from inversion.jobs import noise_of
 from losses.perceptual import LPIPS
 from models.geometry import Region
 from utils.device import peak_memory_mib, release_freed_memory, reset_peak_memory

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from functools import partial
 from itertools import chain, count
 from pathlib import Path
 
-import numpy as np
 import torch
 import zarr
 
@@ -22,10 +20,9 @@ from images.listing import find_images, walk
 from images.metadata import Metadata
 from images.writing import SUFFIXES as PICTURES
 from images.writing import TILES, Rounded, picture_kind, write_picture
+from inversion import jobs
 from inversion.inverter import PatchInverter, region_of
-from inversion.latents import FOLDER, SUFFIXES, ChunkRows, Latents, create_zarr
-from inversion.runs import HELD, noise_of
-from models.geometry import Region
+from inversion.latents import FOLDER, SUFFIXES, Latents
 from models.weights import SHIPPED
 from utils import log
 from utils.arguments import one_path
@@ -62,13 +59,6 @@ def load_model(checkpoint: Path, options: dict, device: torch.device | None = No
     if "channels" in options:
         model.check_options(options.channels, options.refine, options.refine_style)
     return model
-
-
-def load_latents(model: PatchInverter, path: Path, options: dict) -> Latents:
-    """A latent file, drawn with the noise that `infer` options ask for, else with its own. UserError: see `check`."""
-    latents = Latents.load(path)
-    model.check(latents, str(path))
-    return latents if options.noise is None else replace(latents, noise=noise_of(options))
 
 
 def find_files(
@@ -165,9 +155,9 @@ def require_room(output: Path, latents: Latents, options: dict, region: Sequence
     """UserError where the disk has no room for an image that is drawn on it (see `save_picture`), and, where they are
     `stored`, for its latents.
     """
-    height, width = latents.size if region is None else region_of(region, latents.size).shape
-    pixels = height * width * 3 * (1 if options.depth == 8 else 4) if height * width > HELD else 0
-    require_space(output, pixels + stored * 4 * int(np.prod(latents.structure.shape)))
+    pixels = math.prod(latents.size if region is None else region_of(region, latents.size).shape)
+    needed = pixels * 3 * (1 if options.depth == 8 else 4) if pixels > jobs.HELD else 0
+    require_space(output, needed + stored * 4 * math.prod(latents.structure.shape))
 
 
 def save_picture(
@@ -184,21 +174,11 @@ def save_picture(
     It is `scale` times smaller than the image. Large ones are drawn into a scratch folder first. UserError where the
     format does not hold them, or for a scale that `PatchInverter.preview` refuses.
     """
-    size = latents.size if scale == 1 else model.preview_size(latents.size, scale)
-    whole = Region.at(0, 0, *size) if region is None else region_of(region, size)
-    size = whole.shape
-    kind = picture_kind(options.format, size, options.depth)
-    blocks = list(model.pixel_blocks(whole) if scale == 1 else model.preview_blocks(whole, scale))
+    window = jobs.window_of(model, latents, region, scale)
+    kind = picture_kind(options.format, window.shape, options.depth)
     path = path.with_name(f"{path.stem}{PICTURES[kind]}")
     with scratch_folder(path) as folder, refusals(path):
-        shape, dtype = (*size, 3), "uint8" if options.depth == 8 else "float32"
-        if size[0] * size[1] > HELD:
-            out = create_zarr(folder, shape, (*blocks[0].shape, 3), dtype)
-        else:
-            out = np.empty(shape, dtype)
-        todo = log.progress(blocks, path.stem)
-        draw = partial(model.draw, region=region) if scale == 1 else partial(model.preview, scale=scale)
-        draw(latents, out=out, blocks=todo)
-        pixels = out if isinstance(out, np.ndarray) else ChunkRows(out)
+        job = jobs.Job(path, path.stem, path.parent, folder)
+        pixels = jobs.draw(model, job, latents, window, options.depth > 8, job.on_disk(window.shape), scale)
         write_picture(path, Rounded(pixels, options.depth), kind, metadata)
     log.info(f"wrote {path}")

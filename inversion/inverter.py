@@ -30,8 +30,8 @@ from inversion.noise import FieldNoise, NoiseSpec
 from inversion.refinement import Refiner, Step, fit_style, steps_in_memory
 from inversion.styles import ArrayLike, RestyledStructure, Style, StyleMap, Windowed, measure_style, with_channels
 from inversion.synthesis import GeneratedStructure, LocalField, TiledStructure, style_of_seed
-from inversion.tiling import Tiling, blocks
-from models.geometry import Region
+from inversion.tiling import Tiling
+from models.geometry import Region, Rule, blocks
 from models.mixing import mix_texture
 from models.noise import Noise
 from models.structure import StyledStructure
@@ -252,9 +252,6 @@ class PatchInverter:
             raise UserError(f"dtype: {dtype}; pixels are drawn as uint8 or float32")
         window = Region.at(0, 0, *latents.size) if region is None else region_of(region, latents.size)
         out = np.empty((*window.shape, 3), dtype) if out is None else out
-        blocks = self.pixel_blocks(window) if blocks is None else blocks
-        cells, read_ahead = self.cells(latents.size), not isinstance(latents.structure, TiledStructure)
-        structure, noise = self.as_drawn(latents).structure, self._noise(latents.noise)
         texture, style = self.generator.texture, latents.style
         if isinstance(style, StyleMap) and style.measured:
             style = style.base  # of the details that no channel holds: what masks do not reach keeps its bits
@@ -263,10 +260,8 @@ class PatchInverter:
             synthesize = mix_texture(texture, w, style.weights, self.dtype, style.exact)
         else:
             synthesize = texture.bake(w[0], self.dtype)
-        blockwise.draw(
-            _greyed(synthesize, latents), texture.rule,
-            structure, cells, noise, blocks, out, window, self.device, read_ahead
-        )  # fmt: skip
+        blocks = self.pixel_blocks(window) if blocks is None else blocks
+        self._draw(latents, synthesize, texture.rule, out, window, blocks, noise=self._noise(latents.noise))
         return out
 
     @torch.inference_mode()
@@ -286,17 +281,40 @@ class PatchInverter:
         window = Region.at(0, 0, *self.preview_size(latents.size, scale))
         out = np.empty((*window.shape, 3), np.uint8) if out is None else out
         blocks = self.preview_blocks(window, scale) if blocks is None else blocks
-        structure, trunk, pixels = self.as_drawn(latents).structure, self.generator.texture.trunk, self.cell // scale
+        trunk, pixels = self.generator.texture.trunk, self.cell // scale
 
         def synthesize(z_s: Tensor, noise: None, block: Region) -> Tensor:
-            return trunk.shrink(z_s, scale)[..., *_aligned(block, pixels)]
+            inside = (slice(axis.first % pixels, axis.first % pixels + axis.size) for axis in (block.rows, block.cols))
+            return trunk.shrink(z_s, scale)[..., *inside]
+
+        self._draw(latents, synthesize, synthesis(pixels), out, window, blocks, spacing=scale)
+        return out
+
+    def _draw(
+        self,
+        latents: Latents,
+        synthesize: Callable[..., Tensor],
+        rule: Rule,
+        out: blockwise.Writable,
+        window: Region,
+        blocks: Iterable[Region],
+        noise: Noise | None = None,
+        spacing: int = 1,  # pixels of the image between those that are drawn
+    ) -> None:
+        """As `blockwise.draw`; grey images lose their colours as far as they are in their own style.
+
+        They become the mean of the colours, which is never further from a grey photograph than these are.
+        """
+
+        def greyed(z_s: Tensor, noise: Noise | None, block: Region) -> Tensor:
+            image = synthesize(z_s, noise, block)
+            mean, share = image.mean(1, keepdim=True).expand_as(image), own_share(latents, block, spacing)
+            return mean if share is None else torch.lerp(image, mean, share.to(image.device))
 
         blockwise.draw(
-            _greyed(synthesize, latents, scale), synthesis(pixels),
-            structure, self.cells(latents.size), None, blocks, out, window, self.device,
-            not isinstance(latents.structure, TiledStructure),
+            greyed if latents.grey else synthesize, rule, self.as_drawn(latents).structure, self.cells(latents.size),
+            noise, blocks, out, window, self.device, not isinstance(latents.structure, TiledStructure),
         )  # fmt: skip
-        return out
 
     def preview_size(self, size: tuple[int, int], scale: int) -> tuple[int, int]:
         """(height, width) of a preview of an image of (height, width). UserError as `preview`."""
@@ -416,13 +434,6 @@ class PatchInverter:
         inside = Region.at(0, 0, *(-(-length // self.cell) for length in size))
         return measure_style(structure, self.cells(size), inside, self.generator.structure.local_dim)
 
-    def encode_region(self, image: Image, region: Region, todo: Iterable[Region] | None = None) -> np.ndarray:
-        """The structure latents [C, h, w] of a region of cells of an image; `todo`: its blocks, None: by the plan."""
-        out = np.empty((self.generator.structure.local_dim, *region.shape), np.float32)
-        todo = todo or blocks(region, self.tiling.plan((image.height, image.width), image.held).cells)
-        blockwise.encode(self._encoder, image, todo, out, region, self.device)
-        return out
-
     def _noise(self, noise: NoiseSpec | None) -> Noise | None:
         return noise and noise.build(self.generator.texture, self.device)
 
@@ -437,32 +448,17 @@ class EncodedStructure(Windowed):
 
     def make(self, region: Region) -> np.ndarray:
         """The values [C, h, w] of a region of the image."""
-        return self.model.encode_region(self.image, region)
+        size = self.image.height, self.image.width
+        return self._encode(region, blocks(region, self.model.tiling.plan(size, self.image.held).cells))
 
     def read(self, region: Region) -> Tensor:
         """The values [C, h, w] of a region of cells, inside the image or not, in one block."""
-        return torch.from_numpy(self.model.encode_region(self.image, region, [region]))
+        return torch.from_numpy(self._encode(region, [region]))
 
-
-def _greyed(synthesize: Callable[..., Tensor], latents: Latents, spacing: int = 1) -> Callable[..., Tensor]:
-    """What draws grey images without colours, as far as they are in their own style.
-
-    That is the mean of the colours, which is never further from a grey photograph than they are.
-    """
-    if not latents.grey:
-        return synthesize
-
-    def greyed(z_s: Tensor, noise: Noise | None, block: Region) -> Tensor:
-        image = synthesize(z_s, noise, block)
-        mean, share = image.mean(1, keepdim=True).expand_as(image), own_share(latents, block, spacing)
-        return mean if share is None else torch.lerp(image, mean, share.to(image.device))
-
-    return greyed
-
-
-def _aligned(block: Region, pixels: int) -> tuple[slice, slice]:
-    """Where a block lies in what its cells draw, of which each stands for so many pixels."""
-    return tuple(slice(axis.first % pixels, axis.first % pixels + axis.size) for axis in (block.rows, block.cols))
+    def _encode(self, region: Region, todo: Iterable[Region]) -> np.ndarray:
+        out = np.empty((self.shape[0], *region.shape), np.float32)
+        blockwise.encode(self.model._encoder, self.image, todo, out, region, self.model.device)
+        return out
 
 
 def region_of(box: Sequence[int], size: tuple[int, int]) -> Region:

@@ -4,19 +4,24 @@ The structure is an array-like [C, h, w]: `structure[:, top:bottom, left:right]`
 index 0, 0 is the first one that the image's pixels need. A latent file holds the tensors `structure` and `global` ([D],
 or [N, D] where several styles are mixed), and `own` where the structure's style is another one, as safetensors, or
 where they are large as a zarr group of the same arrays; its metadata say what they belong to, and hold the SHA-256 of
-all that is stored (`inversion.seals`), which is checked when it is read.
+each piece of the structure (a strip of rows in a file, a chunk in a folder), and of all else that it says. A window
+checks the pieces that it touches, each once: a part of a huge image stays cheap, and nothing is drawn that was not
+checked. That tells damage, and changes by programs that do not seal what they write; whoever means harm can seal
+anything.
 
 Letters: C channels, D style, N styles, h/w latent cells.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +35,7 @@ from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
 from inversion.noise import NoiseSpec
-from inversion.seals import DIGESTS, PIECE, SEAL, UNKNOWN, Pieces, Window, check_seal, digest, sealed
-from inversion.styles import ArrayLike, Style, StyleMap, layer_styles, mix_styles
+from inversion.styles import ArrayLike, Style, StyleMap, Windowed, layer_styles, mix_styles
 from inversion.weight_maps import LabelMap, WeightMap, encoded_pixels
 from models.geometry import Region
 from utils.errors import UserError
@@ -47,17 +51,17 @@ MOST_LABELS = 2**28  # pixels of all maps of a file
 MOST_STYLE = 2**22  # values of an array of styles
 LARGEST_FILE = 2**30  # bytes of structure that are stored in one file by default
 STRIP = 2**24  # bytes of structure that are copied, and checked, at a time
+CHUNK = 256  # cells along the edge of a chunk, at most
 WRONG = (
     ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError,
     safetensors.SafetensorError, PIL.Image.DecompressionBombError,
 )  # fmt: skip
-
-
+PIECE, DIGESTS, SEAL = "structure_piece", "structure_sha256", "sha256"  # keys of the metadata
 METADATA = ("format", "image_size", "noise", "style", "style_map", "style_modulation", "own_style_map",
             "weights_fingerprint", "grey", PIECE, DIGESTS, SEAL)  # fmt: skip
-
-
+UNKNOWN = "0" * 64  # a digest that is still to come
 CHANGED = "they do not match their SHA-256: damaged, or changed by a program that does not seal them (docs/api.md)"
+Window = tuple[slice, slice, slice]
 
 
 class Unfit(ValueError):
@@ -104,20 +108,12 @@ class Latents:
             raise UserError(f"{path}: not saved: {wrong}")
         for values in self.styles().values():
             _finite(values, path)
-        if path.suffix == FOLDER:
-            shape, digests = self.structure.shape, []
-            with atomic_folder(path) as folder:
-                array = create_zarr(folder / "structure", shape, (shape[0], min(_rows(shape), 256), 256))
-                for top in range(0, shape[1], array.chunks[1]):
-                    strip = slice(None), slice(top, top + array.chunks[1]), slice(None)
-                    array[strip] = values = _finite(self.structure[strip], path)
-                    digests += [digest(values[..., left : left + 256]) for left in range(0, shape[2], 256)]
-                describe_folder(folder, self, digests)
-        elif path.suffix == FILE:
-            with atomic_path(path) as temporary:
-                _write_file(temporary, self, path)
-        else:
+        formats = {FILE: (atomic_path, _write_file), FOLDER: (atomic_folder, _write_folder)}
+        if path.suffix not in formats:
             raise UserError(f"{path}: latents are saved as {FILE} or {FOLDER}")
+        whole, write = formats[path.suffix]
+        with whole(path) as temporary:
+            write(temporary, self, path)
 
     @staticmethod
     def load(path: str | Path) -> Latents:
@@ -126,9 +122,9 @@ class Latents:
         UserError if there are none, or not whole ones.
         """
         path = Path(path)
-        kind = "folder" if path.suffix == FOLDER else "file"
+        kind, read = ("folder", _read_folder) if path.suffix == FOLDER else ("file", _read_file)
         try:
-            return (_open_folder if path.suffix == FOLDER else _open_file)(path)
+            return read(path)
         except FileNotFoundError as error:
             reason = "not a whole latent folder" if path.is_dir() else "no such file or folder"
             raise UserError(f"{path}: {reason}") from error
@@ -203,10 +199,9 @@ def create_zarr(
     )  # fmt: skip
 
 
-def is_ours(array: zarr.Array) -> bool:
+def is_ours(array: zarr.Array, shape: Sequence[int], chunks: Sequence[int], dtype: str = "float32") -> bool:
     """Whether an array is described as `create_zarr` does, and not with codecs that make much of few bytes, say."""
-    like = create_zarr(MemoryStore(), array.shape, array.chunks, str(array.dtype))
-    return array.metadata.to_dict() == like.metadata.to_dict()
+    return array.metadata.to_dict() == create_zarr(MemoryStore(), shape, chunks, dtype).metadata.to_dict()
 
 
 class ChunkRows:
@@ -232,29 +227,46 @@ class ChunkRows:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-@dataclass(frozen=True, eq=False)
-class StoredArray:
-    """A zarr array in a folder, or a tensor of a safetensors file, which is opened for each window, and checked."""
+@dataclass(frozen=True)
+class Pieces:
+    """A structure [C, h, w] and its pieces, which have all channels."""
 
-    path: Path
-    pieces: Pieces
-    digests: Sequence[str]  # of the pieces, row by row
-    dtype: np.dtype = np.dtype("float32")
-    _checked: dict[tuple[int, int], object] = field(default_factory=dict)  # place of a piece: what the file was then
+    shape: tuple[int, int, int]
+    piece: tuple[int, int, int]  # those at the lower and right edges may be smaller
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.pieces.shape
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of pieces."""
+        return tuple(-(-length // part) for length, part in zip(self.shape[1:], self.piece[1:], strict=True))
 
-    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        """As `ArrayLike`. UserError where the file was damaged, changed or taken away."""
-        if isinstance(index, tuple):  # within the bounds, beyond which safetensors refuses slices
-            pairs = zip(index, self.shape, strict=False)
-            index = tuple(slice(*part.indices(size)) if isinstance(part, slice) else part for part, size in pairs)
+    def window(self, place: tuple[int, int]) -> Window:
+        """Where the piece at a place of the grid lies."""
+        axes = zip(place, self.piece[1:], self.shape[1:], strict=True)
+        return slice(None), *(slice(at * part, min((at + 1) * part, length)) for at, part, length in axes)
+
+    def places(self, region: Region | None = None) -> Iterator[tuple[int, int]]:
+        """The places of the grid that touch a region of cells, or all of them, row by row."""
+        if region is None:
+            return product(*map(range, self.grid))
+        axes = zip((region.rows, region.cols), self.piece[1:], strict=True)
+        return product(*(range(axis.first // part, axis.last // part + 1) for axis, part in axes))
+
+
+class StoredArray(Windowed):
+    """A zarr array in a folder, or a tensor of a safetensors file, which is opened for each window, and checked."""
+
+    def __init__(self, path: Path, pieces: Pieces, digests: Sequence[str]) -> None:
+        """`digests`: of the pieces, row by row."""
+        super().__init__(pieces.shape[0], Region.at(0, 0, *pieces.shape[1:]))
+        self.path, self.pieces, self.digests = path, pieces, digests
+        self._checked: dict[tuple[int, int], object] = {}  # place of a piece: what the file was then
+
+    def make(self, region: Region) -> np.ndarray:
+        """The values [C, h, w] of a region. UserError where the file was damaged, changed or taken away."""
         try:
-            for place in self.pieces.touched(index):
+            for place in self.pieces.places(region):
                 self._check(place)
-            return self._read(index)
+            return self._read((slice(None), *region.slices_in(self.cells)))
         except WRONG as error:
             raise UserError(f"{self.path}: damaged ({' '.join(str(error).split())[:200]})") from error
 
@@ -279,6 +291,41 @@ class StoredArray:
             return file.get_slice("structure")[index]
 
 
+def digest(values: np.ndarray) -> str:
+    """SHA-256 of values as float32, in hexadecimal digits."""
+    return hashlib.sha256(np.ascontiguousarray(values, "<f4").data).hexdigest()
+
+
+def sealed(
+    metadata: Mapping[str, str], styles: Mapping[str, np.ndarray], pieces: Pieces, digests: Iterable[str]
+) -> dict[str, str]:
+    """Metadata of a latent file with its digests, and the seal of all that is not structure."""
+    sealed = dict(metadata) | {PIECE: " ".join(map(str, pieces.piece)), DIGESTS: " ".join(digests)}
+    return sealed | {SEAL: _seal(sealed, styles, pieces.shape)}
+
+
+def _seal(metadata: Mapping[str, str], styles: Mapping[str, np.ndarray], shape: Sequence[int]) -> str:
+    tensors = [[name, list(values.shape), digest(values)] for name, values in sorted(styles.items())]
+    text = json.dumps([sorted(metadata.items()), tensors, list(map(int, shape))])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_seal(
+    metadata: Mapping[str, str], styles: Mapping[str, np.ndarray], shape: Sequence[int]
+) -> tuple[Pieces, list[str]]:
+    """The pieces of a structure and their digests, which a file tells. Unfit where they are not sealed."""
+    pieces, digests = Pieces(tuple(shape), tuple(map(int, metadata[PIECE].split()))), metadata[DIGESTS].split()
+    if metadata[SEAL] != _seal({key: text for key, text in metadata.items() if key != SEAL}, styles, shape):
+        wrong = "it does not match its SHA-256"
+    elif len(pieces.piece) != 3 or pieces.piece[0] != shape[0] or min(*pieces.piece, *shape) < 1:
+        wrong = f"pieces of {metadata[PIECE]} of a structure {list(shape)}"
+    elif len(digests) != math.prod(pieces.grid):
+        wrong = f"{len(digests)} digests of {math.prod(pieces.grid)} pieces"
+    else:
+        return pieces, digests
+    raise Unfit(f"{wrong}: damaged, or changed by a program that does not seal it (docs/api.md)")
+
+
 def _parse(path: Path, shape: Sequence[int], styles: dict[str, np.ndarray], metadata: dict[str, str]) -> Latents:
     """Latents of the parts of a file. ValueError, KeyError, TypeError or OSError where they do not fit."""
     if (found := metadata.get("format", FORMAT)) != FORMAT:
@@ -288,10 +335,7 @@ def _parse(path: Path, shape: Sequence[int], styles: dict[str, np.ndarray], meta
         raise Unfit(f"{lacking}; latents are changed with Latents.load and save (docs/api.md)")
     if len(shape) != 3:
         raise Unfit(f"structure has the shape {list(shape)}; allowed: [C, h, w], without a batch axis")
-    try:
-        pieces, digests = check_seal(metadata, styles, shape)
-    except ValueError as error:
-        raise Unfit(f"{error}: damaged, or changed by a program that does not seal it (docs/api.md)") from error
+    pieces, digests = _check_seal(metadata, styles, shape)
     if sum(encoded_pixels(metadata[key]) for key in ("noise", "style_map", "own_style_map")) > MOST_LABELS:
         raise Unfit(f"maps of more than {MOST_LABELS} labels")
     height, width = map(int, metadata["image_size"].split())
@@ -316,7 +360,7 @@ def _parse_style(values: np.ndarray, weights: str, measured: bool, exact: bool) 
     return StyleMap([Style(value, measured) for value in values], weights, exact)
 
 
-def _open_file(path: Path) -> Latents:
+def _read_file(path: Path) -> Latents:
     regular_size(path)
     with open(path, "rb"):  # names what is missing or may not be read, which safetensors does not
         pass
@@ -334,7 +378,7 @@ def _open_file(path: Path) -> Latents:
         return _parse(path, shape, {name: file.get_tensor(name) for name in names[1:]}, file.metadata() or {})
 
 
-def _open_folder(path: Path) -> Latents:
+def _read_folder(path: Path) -> Latents:
     """Nothing is read whose size was not looked at: a few bytes could describe arrays of any size."""
     for part in ("", "structure", *STYLES):
         if os.path.lexists(path / part) and regular_size(path / part / "zarr.json") > LARGEST_JSON:
@@ -343,7 +387,7 @@ def _open_folder(path: Path) -> Latents:
     array, styles = group["structure"], {name: group[name] for name in STYLES if name in group}
     if array.dtype != np.float32:
         raise Unfit(f"'structure' is {array.dtype}; latents are stored as float32 (Latents.save of the API does)")
-    if not all(is_ours(each) for each in (array, *styles.values())):
+    if not all(is_ours(each, each.shape, each.chunks) for each in (array, *styles.values())):
         raise Unfit("arrays that are stored in another way")
     for name, each in styles.items():
         _check_style(name, each.shape)
@@ -376,20 +420,6 @@ def _check_style(name: str, shape: Sequence[int]) -> None:
         raise Unfit(f"{name!r} has the shape {list(shape)}; allowed: at most {MOST_STYLE} values")
 
 
-def describe_folder(folder: Path, latents: Latents, digests: Iterable[str] | None = None) -> None:
-    """Make a folder that has the structure of latents as an array a group. UserError for values that are not finite.
-
-    `digests`: of its chunks, row by row; None: the structure is read for them.
-    """
-    array, styles = zarr.open_array(str(folder / "structure"), mode="r"), latents.styles()
-    pieces = Pieces(array.shape, array.chunks)
-    if digests is None:
-        digests = (digest(_finite(latents.structure[pieces.window(place)], folder)) for place in pieces.places())
-    zarr.create_group(str(folder), attributes=sealed(latents.metadata(), styles, pieces, digests))
-    for name, values in styles.items():
-        create_zarr(folder / name, values.shape, values.shape)[...] = values
-
-
 def _finite(values: np.ndarray, path: Path) -> np.ndarray:
     """Values that will be stored in `path`, float32. UserError where some are not finite."""
     with np.errstate(over="ignore"):
@@ -399,12 +429,33 @@ def _finite(values: np.ndarray, path: Path) -> np.ndarray:
     return values
 
 
+def _copy(latents: Latents, pieces: Pieces, shown: Path, write: Callable[[Window, np.ndarray], None]) -> list[str]:
+    """Write the pieces of a structure; their digests. UserError for values that are not finite; `shown`: the path."""
+    digests = []
+    for window in map(pieces.window, pieces.places()):
+        values = _finite(latents.structure[window], shown)
+        digests.append(digest(values))
+        write(window, values)
+    return digests
+
+
+def _write_folder(folder: Path, latents: Latents, shown: Path) -> None:
+    """The zarr group. `shown`: the path in messages."""
+    shape, styles = latents.structure.shape, latents.styles()
+    array = create_zarr(folder / "structure", shape, (shape[0], min(_rows(shape), CHUNK), CHUNK))
+    pieces = Pieces(array.shape, array.chunks)
+    metadata = sealed(latents.metadata(), styles, pieces, _copy(latents, pieces, shown, array.__setitem__))
+    zarr.create_group(str(folder), attributes=metadata)
+    for name, values in styles.items():
+        create_zarr(folder / name, values.shape, values.shape)[...] = values
+
+
 def _write_file(path: Path, latents: Latents, shown: Path) -> None:
     """The safetensors format (a header and the values), written by strips: its library wants tensors whole.
 
     The header is written first, in its length, and again when the digests are known. `shown`: the path in messages.
     """
-    styles, shape, digests = latents.styles(), tuple(map(int, latents.structure.shape)), []
+    styles, shape = latents.styles(), tuple(map(int, latents.structure.shape))
     pieces = Pieces(shape, (shape[0], min(_rows(shape), shape[1]), shape[2]))
     head = _header(latents.metadata(), styles, pieces, [UNKNOWN] * math.prod(pieces.grid))
     start = len(head) + sum(values.nbytes for values in styles.values())
@@ -415,11 +466,11 @@ def _write_file(path: Path, latents: Latents, shown: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.truncate(size)
-    for strip in map(pieces.window, pieces.places()):
-        values = _finite(latents.structure[strip], shown)
-        digests.append(digest(values))
-        # mapped for each strip, since a lasting map would count as memory
-        np.memmap(path, "<f4", "r+", start, shape)[strip] = values
+
+    def write(window: Window, values: np.ndarray) -> None:  # a map that lasts would count as memory
+        np.memmap(path, "<f4", "r+", start, shape)[window] = values
+
+    digests = _copy(latents, pieces, shown, write)
     with open(path, "r+b") as file:
         file.write(_header(latents.metadata(), styles, pieces, digests))
 

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from inversion.styles import Style, StyleMap, Windowed
-from inversion.tiling import blocks
 from models.generator import Generator
-from models.geometry import Interval, Region
+from models.geometry import Interval, Region, blocks
 from models.mixing import mix_structure
 from models.noise import gaussian_field
 from models.structure import StyledStructure

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from inversion.cost import decode_cost, encode_cost, refine_cost
 from models.encoder import PatchEncoder
-from models.geometry import Region, partition
+from models.geometry import Region
 from models.texture import TextureSynthesizer
 from utils.errors import UserError
 
@@ -101,10 +100,3 @@ def even(length: int, edge: int, cell: int) -> int:
     """The length of blocks, at most `edge` and a multiple of `cell`, that cover `length` as evenly as they can."""
     count = math.ceil(length / edge)
     return min(math.ceil(length / count / cell) * cell, edge)
-
-
-def blocks(region: Region, shape: tuple[int, int]) -> Iterator[Region]:
-    """The blocks of at most (rows, columns) that cover a region, row by row."""
-    for rows in partition(region.rows, shape[0]):
-        for cols in partition(region.cols, shape[1]):
-            yield Region(rows, cols)

@@ -7,7 +7,7 @@ the same. A layer states its `Rule`; a network is a `Chain` of rules; every size
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -221,6 +221,13 @@ class Region:
     def slices_in(self, outer: Region) -> tuple[slice, slice]:
         """Index of this region in the last two dimensions of an array that holds `outer`."""
         return self.rows.slice_in(outer.rows), self.cols.slice_in(outer.cols)
+
+
+def blocks(region: Region, shape: tuple[int, int]) -> Iterator[Region]:
+    """The blocks of at most (rows, columns) that cover a region, row by row."""
+    for rows in partition(region.rows, shape[0]):
+        for cols in partition(region.cols, shape[1]):
+            yield Region(rows, cols)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Runs infer.py in processes that are forked from this one, which has imported all but computed nothing.
 
-    python -m tests.infer_runs kill SEED ARGUMENT ...        # killed at random moments until one run comes to its end
     python -m tests.infer_runs workers COUNT ARGUMENT ...    # as torchrun starts them
     python -m tests.infer_runs lose COUNT ARGUMENT ...       # the last worker is killed when work has begun
     python -m tests.infer_runs choke COUNT ARGUMENT ...      # the last worker may write no file of more than 200 bytes
@@ -10,7 +9,6 @@ Images lie on the disk, in small blocks. Prints a line of JSON: exit codes, the 
 
 import json
 import os
-import random
 import resource
 import signal
 import socket
@@ -22,12 +20,12 @@ from pathlib import Path
 import torch
 
 import infer
-from inversion import refinement, runs
+from inversion import jobs, refinement
 from inversion.tiling import Tiling
 from utils.errors import run_command
 
 SMALL = (  # what is set to what, here and in the tests that compare
-    (runs, "HELD", 100),  # pixels, from which on images are drawn on the disk
+    (jobs, "HELD", 100),  # pixels, from which on images are drawn on the disk
     (refinement, "WINDOW_CELLS", 1),  # the window of the curvature takes less time
     (Tiling, "refined_edge", lambda tiling: 5),  # cells
 )
@@ -72,18 +70,6 @@ def end(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def kill_and_repeat(seed, arguments):
-    """The exit codes of runs, of which all but the last were killed."""
-    moments, codes = random.Random(seed), []
-    while not codes or codes[-1] == -signal.SIGKILL:
-        # a little longer each time, so that there is an end whatever the machine
-        pid, patience = start(arguments), 0.02 + moments.random() * (0.3 + 0.2 * len(codes))
-        time.sleep(patience)
-        os.kill(pid, signal.SIGKILL)  # nothing to one that has ended
-        codes.append(end(pid))
-    return codes
-
-
 def start_workers(count, arguments, largest_file=None):
     """The process ids of runs that know each other; `largest_file`: bytes that the last one may write into one."""
     with socket.socket() as free:
@@ -95,19 +81,16 @@ def start_workers(count, arguments, largest_file=None):
 
 
 def main():
-    """One of the four."""
+    """One of the three."""
     torch.set_num_threads(1)
     torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))  # imports more
     for each in SMALL:
         setattr(*each)
     what, number, *arguments = sys.argv[1:]
-    if what == "kill":
-        print(json.dumps(kill_and_repeat(int(number), arguments)))
-        return
     workers = start_workers(int(number), arguments, 200 if what == "choke" else None)
     if what == "lose":
         output = Path(arguments[arguments.index("--output") + 1])
-        while not list(output.glob(".unfinished/*/latents.zarr/structure/c/0/*/*")):
+        while not list(output.glob(".unfinished/*/latents/c/0/*/*")):
             time.sleep(0.001)
         os.kill(workers[-1], signal.SIGKILL)
     print(json.dumps([end(pid) for pid in workers]))

@@ -20,7 +20,7 @@ import generate
 from editing import film
 from editing.verbs import VERBS
 from images.reading import open_image
-from inversion import Latents, PatchInverter, commands, runs
+from inversion import Latents, PatchInverter, jobs
 from inversion.noise import FieldNoise
 from models.weights import export
 from tests.inversion.conftest import photograph, tiny_inverter, tiny_model
@@ -198,8 +198,7 @@ def test_two_photographs_of_one_name(run, photographs, tmp_path):
 def test_large_images_are_worked_on_on_the_disk(run, monkeypatch):
     """As those in memory, to the last bit; and in other formats."""
     memory, _ = run("outpaint", "infer.block=24", output="memory")
-    for module in (commands, runs):
-        monkeypatch.setattr(module, "HELD", 100)
+    monkeypatch.setattr(jobs, "HELD", 100)
     disk, _ = run("outpaint", "infer.block=24", "format=tiff", output="disk")
     assert (png(memory / "a-seed-0.png") == png(disk / "a-seed-0.tif")).all()
     assert sorted(path.name for path in disk.iterdir()) == ["a-seed-0.tif", "a-seed-1.tif", "inversions", "latents"]

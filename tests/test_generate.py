@@ -8,7 +8,7 @@ import pytest
 
 import generate
 import infer
-from inversion import Latents, PatchInverter, commands
+from inversion import Latents, PatchInverter, jobs
 from inversion.noise import FieldNoise
 from inversion.synthesis import GeneratedStructure, LocalField
 from tests.conftest import lines
@@ -32,7 +32,7 @@ def test_an_image_is_a_function_of_the_seed_and_not_of_the_block(run, monkeypatc
     pictures = []
     for block in ("16", "whole", "24"):
         if block == "24":
-            monkeypatch.setattr(commands, "HELD", 100)  # drawn on the disk
+            monkeypatch.setattr(jobs, "HELD", 100)  # drawn on the disk
         code, err, output = run(*SIZE, "count=2", FLOAT32, f"infer.block={block}", output=block)
         assert code == 0 and not err
         assert {path.name for path in output.iterdir()} == {"seed-3.png", "seed-4.png"}

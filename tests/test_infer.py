@@ -6,14 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
-import pyvips
 import tifffile
 import torch
 from PIL.ExifTags import IFD, Base
@@ -22,10 +19,8 @@ from skimage.metrics import peak_signal_noise_ratio
 
 import infer
 from images import reading
-from images.colours import ADOBE_RGB, from_curve
 from images.reading import open_image
 from inversion import refinement
-from inversion.commands import unique_names
 from inversion.latents import Latents
 from inversion.tiling import Tiling
 from models.weights import export
@@ -78,13 +73,6 @@ def test_a_folder_of_photographs(run, photographs):
     assert mean_psnr(output) == pytest.approx(np.mean([float(row["psnr"]) for row in rows.values()]))
 
 
-def test_names_are_unique_whatever_the_files_are_called():
-    files = [Path("in", name) for name in ("x.jpg", "x.png", "x.jpg.png", "y.png", "z/x.jpg")]
-    names = unique_names(files, Path("in"))
-    assert len(set(names.values())) == len(files)
-    assert names[files[-1]].startswith("z/x")
-
-
 def table(output):
     with open(output / "metrics.csv", newline="", encoding="utf-8") as file:
         return {row["name"]: row for row in csv.DictReader(file)}
@@ -108,30 +96,6 @@ def test_several_inputs(run, photographs, tmp_path, monkeypatch):
     assert not (tmp_path / "none").exists()
 
 
-def test_several_latents(run, photographs):
-    _, _, output = run("--input", photographs)
-    files = [output / "latents" / "a.safetensors", output / "latents" / "more"]
-    code, err, again = run("--latents", *files, output="again")
-    assert code == 0 and not err and set(table(again)) == {"a", "B"}
-
-
-def test_a_folder_from_a_phone(run, photographs, tmp_path):
-    """Whatever holds an image that is read here is done, through links too; one line counts the others."""
-    image = PIL.Image.fromarray(photograph(20, 30))
-    (tmp_path / "album").mkdir()
-    for name, kind in {"x.jfif": "JPEG", "y.avif": "AVIF", "v.jpg_large": "JPEG", "w": "PNG"}.items():
-        image.save(tmp_path / "album" / name, kind)
-    (photographs / "album").symlink_to("../album")
-    (photographs / "album" / "back").symlink_to("..")
-    (photographs / "b.xyz").write_text("no image")
-    (photographs / "c.mov").write_bytes(b"\0\0\0\x14ftypqt  " + bytes(99))
-    os.rename(photographs / "tiny.png", os.fsencode(photographs) + b"/caf\xe9.png")
-    code, err, output = run("--input", photographs)
-    assert code == 0 and not err, err
-    assert set(table(output)) == {"a", "more/B", "caf\\xe9", *(f"album/{name}" for name in "xyvw")}
-    assert set(json.loads((output / "summary.json").read_text())["finished"]) == set(table(output))
-
-
 @pytest.mark.parametrize("place", ["photographs/results", "."])
 def test_results_inside_the_input_folder_or_around_it(run, photographs, place):
     for _ in range(2):  # results are not inverted again
@@ -139,52 +103,49 @@ def test_results_inside_the_input_folder_or_around_it(run, photographs, place):
         assert code == 0 and json.loads((output / "summary.json").read_text())["images"] == 3
 
 
-@pytest.mark.parametrize("region", [(0, 0, 5, 61), (13, 20, 31, 47), (36, 60, 37, 61)])
-@pytest.mark.parametrize("block", ["whole", 8])
-def test_a_region_is_that_of_the_whole(run, photographs, region, block):
-    _, _, whole = run("--input", photographs / "a.png", *EXACT, "infer.noise=field")
-    top, left, bottom, right = region
-    text = f"{top},{left},{bottom},{right}"
-    code, _, output = run("--latents", whole / "latents" / "a.safetensors", f"infer.region={text}",
-                          f"infer.block={block}", *EXACT, output="region")  # fmt: skip
-    assert code == 0
-    drawn = np.load(output / "float" / f"a-{text.replace(',', '-')}.npy")
-    assert drawn.shape == (bottom - top, right - left, 3)
-    assert abs(drawn - np.load(whole / "float" / "a.npy")[top:bottom, left:right]).max() <= 1e-5
-    code, err, _ = run("--latents", whole / "latents", f"region={top},{left},38,{right}", output="region")
-    assert code == 1 and len(lines(err)) == 1 and "a.safetensors is of an image of 37 x 61" in err
+def test_a_region_is_that_of_the_whole(run, photographs):
+    _, _, whole = run("--input", photographs, *EXACT, "infer.noise=field")
+    files = [whole / "latents" / "a.safetensors", whole / "latents" / "more"]
+    for block, region in (("whole", (13, 2, 31, 20)), (8, (36, 19, 37, 20))):
+        top, left, bottom, right = region
+        options = f"infer.region={top},{left},{bottom},{right}", f"infer.block={block}"
+        code, _, output = run("--latents", *files, *options, *EXACT, output="region")
+        assert code == 0 and len(table(output)) == 2 * (1 if block == "whole" else 2)
+        for name in ("a", "B"):
+            drawn = np.load(output / "float" / f"{name}-{'-'.join(map(str, region))}.npy")
+            expected = np.load(whole / "float" / f"{'a' if name == 'a' else 'more/B'}.npy")[top:bottom, left:right]
+            assert drawn.shape == expected.shape and abs(drawn - expected).max() <= 1e-5
+    code, err, _ = run("--latents", whole / "latents", "region=0,0,38,20", output="region")
+    assert code == 1 and len(lines(err)) == 2 and "[0, 0, 38, 20], but the image has 37 x 61" in err
 
 
-@pytest.mark.parametrize("kind", ["png", "tiff", "jpeg", "webp", "pyramid", "dzi"])
-def test_pictures_of_each_format(run, photographs, kind):
-    for comparison in ("true", "false"):  # the second run takes the first one's place
-        options = ["infer.save_float=true", f"infer.comparison={comparison}", f"infer.format={kind}"]
-        code, err, output = run("--input", photographs, *options)
-        assert code == 0, err
-    suffix = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp", "pyramid": ".tif", "dzi": ".dzi"}[kind]
+@pytest.mark.parametrize(("kind", "suffix"), [("jpeg", ".jpg"), ("tiff", ".tif"), ("dzi", ".dzi")])
+def test_pictures_of_each_format(run, photographs, kind, suffix):
+    code, err, output = run("--input", photographs / "a.png", "infer.save_float=true", f"infer.format={kind}")
+    assert code == 0, err
     for folder, width in (("comparison", 3 * 61), ("reconstruction", 61)):
-        assert {path.name for path in (output / folder).iterdir() if path.is_file()} == {f"a{suffix}", f"tiny{suffix}"}
+        assert [path.name for path in (output / folder).iterdir() if path.is_file()] == [f"a{suffix}"]
         if kind == "dzi":
             assert f'Width="{width}"' in (output / folder / "a.dzi").read_text()
             assert (output / folder / "a_files" / "0" / "0_0.jpg").exists()
-        else:
-            picture = pyvips.Image.new_from_file(str(output / folder / f"a{suffix}")).numpy()
-            assert picture.shape == (37, width, 3)
-    expected = np.clip(np.rint((np.load(output / "float" / "a.npy") + 1) * 127.5), 0, 255)
-    assert kind == "dzi" or abs(picture - expected).max() <= (40 if kind == "jpeg" else 0)
+            continue
+        picture = png(output / folder / f"a{suffix}")
+        assert picture.shape == (37, width, 3)
+    if kind != "dzi":
+        expected = np.clip(np.rint((np.load(output / "float" / "a.npy") + 1) * 127.5), 0, 255)
+        assert abs(picture - expected).max() <= (40 if kind == "jpeg" else 0)
 
 
-@pytest.mark.parametrize(("kind", "edge"), [("webp", 16_384), ("jpeg", 65_501)])
-def test_a_picture_that_a_format_does_not_hold(run, photographs, kind, edge):
+def test_a_picture_that_a_format_does_not_hold(run, photographs):
     """Only a comparison that nobody asked for is left out."""
-    PIL.Image.new("RGB", (edge // 2, 1)).save(photographs / "a.png")
-    PIL.Image.new("RGB", (edge, 1)).save(photographs / "tiny.png")
-    code, err, output = run("--input", photographs, f"infer.format={kind}")
-    assert code == 1 and len(lines(err)) == 1 and f"{kind} holds edges of at most {edge - 1} pixels" in lines(err)[0]
+    PIL.Image.new("RGB", (8192, 1)).save(photographs / "a.png")
+    PIL.Image.new("RGB", (16_384, 1)).save(photographs / "tiny.png")
+    code, err, output = run("--input", photographs, "infer.format=webp")
+    assert code == 1 and len(lines(err)) == 1 and "webp holds edges of at most 16383 pixels" in lines(err)[0]
     assert [path.stem for path in (output / "comparison").rglob("*.*")] == ["B"]
     assert sorted(path.stem for path in (output / "reconstruction").rglob("*.*")) == ["B", "a"]
-    code, err, _ = run("--input", photographs / "a.png", f"infer.format={kind}", "infer.comparison=true")
-    assert code == 1 and f"1 x {edge // 2 * 3}" in lines(err)[0]
+    code, err, _ = run("--input", photographs / "a.png", "infer.format=webp", "infer.comparison=true")
+    assert code == 1 and "1 x 24576" in lines(err)[0]
 
 
 def test_an_image_read_by_window_is_as_any_other(run, photographs, monkeypatch):
@@ -215,8 +176,7 @@ def test_latents_in_files_and_folders(run, photographs):
 
 
 def test_saved_latents_keep_their_noise_unless_another_is_asked_for(run, photographs):
-    noise = ["infer.noise=field", "infer.seed=7"]
-    folders = [run("--input", photographs / "a.png", *noise)[2]]
+    folders = [run("--input", photographs / "a.png", "infer.noise=field", "infer.seed=7")[2]]
     for number, options in enumerate([[], ["infer.noise=field", "infer.seed=8"], ["infer.noise=none"]]):
         folders.append(run("--latents", folders[0] / "latents", *options, output=str(number))[2])
     first, same, other, none = (png(folder / "reconstruction/a.png") for folder in folders)
@@ -245,8 +205,7 @@ OVERWRITING = {
 }
 
 
-@pytest.mark.parametrize("case", OVERWRITING)
-def test_no_input_is_written_onto(run, photographs, checkpoint, tmp_path, case):
+def test_no_input_is_written_onto(run, photographs, checkpoint, tmp_path):
     _, _, r = run("--input", photographs / "a.png", "infer.latents=zarr", output="zarr")
     shutil.move(r / "latents" / "a.zarr", tmp_path / "a.zarr")
     _, _, r = run("--input", photographs / "a.png", "infer.save_float=true")
@@ -267,9 +226,10 @@ def test_no_input_is_written_onto(run, photographs, checkpoint, tmp_path, case):
         return {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
 
     before = everything()
-    code, err, _ = run(*(text.format(r=r, tmp=tmp_path, images=photographs) for text in OVERWRITING[case]))
-    assert code == 2 and len(err.splitlines()) == len(lines(err)) == 1 and "would overwrite the input" in err
-    assert everything() == before
+    for case, arguments in OVERWRITING.items():
+        code, err, _ = run(*(text.format(r=r, tmp=tmp_path, images=photographs) for text in arguments))
+        assert code == 2 and len(err.splitlines()) == len(lines(err)) == 1, case
+        assert "would overwrite the input" in err and everything() == before, case
 
 
 @pytest.fixture
@@ -280,17 +240,17 @@ def quick(monkeypatch):
 
 
 def test_refined_results_are_nearer_to_the_photographs(run, quick, photographs):
-    options = {"none": ["refine=0"], "3": ["refine=3"], "12": ["refine=12"], "style": ["refine_style=10"]}
+    options = {"none": ["refine=0"], "6": ["refine=6"], "style": ["refine_style=10"]}
     outputs = {name: run("--input", photographs, *EXACT, *given, output=name)[2] for name, given in options.items()}
     quality = {name: mean_psnr(output) for name, output in outputs.items()}
-    assert quality["12"] > quality["3"] + 0.1 > quality["none"] + 0.2 and quality["style"] > quality["none"]
+    assert min(quality["6"], quality["style"]) > quality["none"]
     assert not torch.equal(*(latents(outputs[name])["a"]["global"] for name in ("none", "style")))
 
 
 @pytest.mark.parametrize("options", [["infer.refine_prior=0.1", "infer.noise=field"], ["infer.refine_style=3"]])
 def test_refined_latents_are_the_same_to_the_last_bit_in_any_blocks(run, quick, photographs, options):
     found, pixels = [], []
-    for block in ("auto", "whole", "13"):
+    for block in ("auto", "13"):
         arguments = ["--input", photographs, *EXACT, "infer.refine=3", f"infer.block={block}", *options]
         code, err, output = run(*arguments, output=block)
         assert code == 0, err
@@ -315,28 +275,6 @@ def test_results_appear_together_or_not_at_all(run, photographs, monkeypatch):
     assert {path.name for path in output.rglob("*") if path.is_file()} == {"metrics.csv", "summary.json"}
 
 
-def test_a_file_in_the_place_of_a_folder(run, photographs, tmp_path):
-    (tmp_path / "output").mkdir()
-    (tmp_path / "output" / "comparison").write_text("in the way")
-    code, err, output = run("--input", photographs / "a.png")
-    assert code == 1 and len(lines(err)) == 1 and not list(output.rglob(".tmp*"))
-
-
-def test_termination_leaves_nothing_half_written(photographs, checkpoint, tmp_path):
-    PIL.Image.fromarray(photograph(1500, 1500)).save(photographs / "large.png")
-    command = [sys.executable, infer.__file__, "--input", photographs / "large.png", "--output", tmp_path / "output"]
-    command += ["--checkpoint", checkpoint, "infer.block=8", "infer.device=cpu"]
-    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
-        while not (tmp_path / "output" / ".unfinished").exists():
-            assert run.poll() is None
-            time.sleep(0.02)
-        time.sleep(1)  # until it works on the image, which takes a minute
-        run.terminate()
-        assert "the same command goes on" in run.communicate(timeout=20)[0]
-    assert run.returncode == 143 and not list((tmp_path / "output").rglob(".tmp*"))
-    assert json.loads((tmp_path / "output" / "summary.json").read_text())["images"] == 0
-
-
 def test_bad_images_are_named_and_the_others_are_done(run, photographs):
     (photographs / "text.png").write_text("this is a text file")
     (photographs / "empty.jpg").write_bytes(b"")
@@ -351,55 +289,53 @@ def test_bad_images_are_named_and_the_others_are_done(run, photographs):
     assert len(list((output / "reconstruction").rglob("*.png"))) == 3
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--input", "{tmp}/nowhere"], "no such file or folder"),
-        (["--input", "{images}", "--output", "{images}/a.png"], "a.png"),
-        (["--input", "{images}", "--output", "{images}"], "is the input folder"),
-        (["--input", "{tmp}/empty"], "no JPEG, PNG"),
-        (["--latents", "{tmp}/empty"], "no .safetensors"),
-        (["--input", "{images}", "infer.block=7"], "a number of pixels from 8 on, one latent cell of this checkpoint"),
-        (["--input", "{images}", "blok=8"], "block"),
-        (["--input", "{images}", "infer.refine=-1"], "infer.refine"),
-        (["--latents", "{images}", "infer.refine=3"], "--latents have none"),
-        (["--input", "{tmp}/none.zarr"], "latents are given as --latents"),
-        (["--latents", "{tmp}/none.zarr"], "no such file or folder"),
-        (["--input", "{images}", "infer.region=0,0,8,8"], "give --latents"),
-        (["--latents", "{images}", "infer.region=0,0,8"], "four whole numbers"),
-        (["--input", "{images}", "model.stages=3"], "model"),
-        (["--input", "{images}", "--config", "{tmp}/typo.yaml"], "typo.yaml"),
-        (["--input", "{images}", "infer.device=cuda:99"], "cuda:99"),
-        (["--input", "{images}", "--checkpoint", "{tmp}/none.safetensors"], "none.safetensors"),
-        (["--input", "{images}", "--checkpoint", "{tmp}/text.safetensors"], "text.safetensors"),
-        (["--input", "{images}", "--checkpoint", "{tmp}/generator.safetensors"], "holds no encoder"),
-    ],
-)
-def test_a_wrong_command_gets_one_line(run, photographs, tmp_path, arguments, said):
+WRONG = [  # arguments, and what is said
+    (["--input", "{tmp}/nowhere"], "no such file or folder"),
+    (["--input", "{images}", "--output", "{images}/a.png"], "a.png"),
+    (["--input", "{images}", "--output", "{images}"], "is the input folder"),
+    (["--input", "{tmp}/empty"], "no JPEG, PNG"),
+    (["--latents", "{tmp}/empty"], "no .safetensors"),
+    (["--input", "{images}", "infer.block=7"], "a number of pixels from 8 on, one latent cell of this checkpoint"),
+    (["--input", "{images}", "blok=8"], "block"),
+    (["--input", "{images}", "infer.refine=-1"], "infer.refine"),
+    (["--latents", "{images}", "infer.refine=3"], "--latents have none"),
+    (["--input", "{tmp}/none.zarr"], "latents are given as --latents"),
+    (["--latents", "{tmp}/none.zarr"], "no such file or folder"),
+    (["--input", "{images}", "infer.region=0,0,8,8"], "give --latents"),
+    (["--latents", "{images}", "infer.region=0,0,8"], "four whole numbers"),
+    (["--input", "{images}", "model.stages=3"], "model"),
+    (["--input", "{images}", "--config", "{tmp}/typo.yaml"], "typo.yaml"),
+    (["--input", "{images}", "infer.device=cuda:99"], "cuda:99"),
+    (["--input", "{images}", "--checkpoint", "{tmp}/none.safetensors"], "none.safetensors"),
+    (["--input", "{images}", "--checkpoint", "{tmp}/text.safetensors"], "text.safetensors"),
+    (["--input", "{images}", "--checkpoint", "{tmp}/generator.safetensors"], "holds no encoder"),
+]
+
+
+def test_a_wrong_command_gets_one_line(run, photographs, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "typo.yaml").write_text("infer:\n  sead: 3\n")
     (tmp_path / "text.safetensors").write_text("no weights")
     inverter = tiny_inverter()
     export(tmp_path / "generator.safetensors", inverter.model, {"generator": inverter.generator}, step=0)
-    code, err, output = run(*(text.format(tmp=tmp_path, images=photographs) for text in arguments))
-    assert code == 2 and len(lines(err)) == 1 and said in lines(err)[0]
-    assert not output.exists()
+    for arguments, said in WRONG:
+        code, err, output = run(*(text.format(tmp=tmp_path, images=photographs) for text in arguments))
+        assert code == 2 and len(lines(err)) == 1 and said in lines(err)[0], arguments
+        assert not output.exists(), arguments
 
 
-def write_photograph(folder, name="a.jpg", image=None, **options):
+def write_photograph(path):
     """A photograph that is turned, taken in a camera at a place, with 300 pixels for an inch."""
     exif = PIL.Image.Exif()
     exif[Base.Make], exif[Base.Orientation] = "Maker", 6
     exif.get_ifd(IFD.GPSInfo)[1] = "N"
-    folder.mkdir(exist_ok=True)
-    image = PIL.Image.fromarray(photograph(40, 70)) if image is None else image
-    image.save(folder / name, exif=exif.tobytes(), dpi=(300, 300), **options)
-    return folder / name
+    PIL.Image.fromarray(photograph(40, 70)).save(path, exif=exif.tobytes(), dpi=(300, 300))
+    return path
 
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_photograph_is_kept_with_what_it_says_of_itself(run, tmp_path, kept):
-    path = write_photograph(tmp_path / "in")
+    path = write_photograph(tmp_path / "a.jpg")
     code, err, output = run("--input", path, f"metadata={kept}".lower())
     assert code == 0, err
     with PIL.Image.open(output / "reconstruction/a.png") as picture:
@@ -409,7 +345,7 @@ def test_a_photograph_is_kept_with_what_it_says_of_itself(run, tmp_path, kept):
         assert exif.get_ifd(IFD.GPSInfo).get(1) == ("N" if kept else None) and ("dpi" in picture.info) == kept
 
 
-@pytest.mark.parametrize("kind", ["png", "tiff", "pyramid"])
+@pytest.mark.parametrize("kind", ["png", "tiff"])
 def test_results_of_16_bits_come_from_floats(run, photographs, kind):
     code, err, output = run("--input", photographs / "a.png", "depth=16", f"format={kind}", *EXACT)
     assert code == 0, err
@@ -423,14 +359,13 @@ def test_results_of_16_bits_come_from_floats(run, photographs, kind):
     assert next((again / "reconstruction").iterdir()).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "webp", "dzi"])
-def test_formats_of_8_bits_refuse_16(run, photographs, kind):
-    code, err, output = run("--input", photographs, "depth=16", f"format={kind}")
+def test_formats_of_8_bits_refuse_16(run, photographs):
+    code, err, output = run("--input", photographs, "depth=16", "format=jpeg")
     assert code == 2 and len(lines(err)) == 1 and not output.exists()
-    assert f"infer.depth: 16, but {kind} holds 8 bits; allowed: infer.format=png|tiff|pyramid|auto" in err
+    assert "infer.depth: 16, but jpeg holds 8 bits; allowed: infer.format=png|tiff|pyramid|auto" in err
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "1"])
+@pytest.mark.parametrize("mode", ["RGB", "1"])
 def test_grey_photographs_come_back_grey(run, tmp_path, mode):
     grey = PIL.Image.fromarray(photograph(40, 70)).convert("1" if mode == "1" else "L").convert(mode)
     path = tmp_path / "a.png"
@@ -445,22 +380,6 @@ def test_grey_photographs_come_back_grey(run, tmp_path, mode):
     assert code == 0, err
     part = png(next((again / "reconstruction").iterdir()))
     np.testing.assert_array_equal(part, result[3:30, 5:20])
-
-
-def test_colours_and_odd_files_are_read_as_they_are_meant(run, tmp_path):
-    """One note for each, on stderr, and results of all."""
-    folder = tmp_path / "in"
-    write_photograph(folder, "wide.jpg", icc_profile=from_curve(*ADOBE_RGB))
-    write_photograph(folder, "broken.jpg", icc_profile=b"no profile")
-    write_photograph(folder, "cut.jpg").write_bytes((folder / "wide.jpg").read_bytes()[:-2])
-    PIL.Image.fromarray(photograph(40, 70)).save(folder / "two.tif", save_all=True, append_images=[
-        PIL.Image.fromarray(photograph(40, 70, seed=1))])  # fmt: skip
-    code, err, output = run("--input", folder)
-    notes = sorted(line.partition("in/")[2] for line in err.splitlines())
-    assert code == 0 and [note.partition(" ")[0] for note in notes] == ["broken.jpg:", "cut.jpg:", "two.tif:"]
-    assert "colour profile" in notes[0] and "its end is missing" in notes[1] and "the first of its 2" in notes[2]
-    inputs = png(output / "comparison/wide.png")[:, :40]
-    np.testing.assert_array_equal(inputs, open_image(folder / "wide.jpg", 10**6).window(0, 0, 70, 40))
 
 
 def test_names_that_are_no_text_in_any_locale(run, photographs, checkpoint, tmp_path):

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from editing import Content, fill, inbetween, outpaint, resample
 from inversion import Latents
-from inversion.tiling import blocks
 from inversion.weight_maps import Boxes, LabelImage
-from models.geometry import Interval, Region
+from models.geometry import Interval, Region, blocks
 from tests.inversion.conftest import photograph, tiny_model, trunk_inverter
 from utils.errors import UserError
 

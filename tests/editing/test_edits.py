@@ -12,9 +12,8 @@ from editing import Content, fuse, inbetween, outpaint, resample
 from editing.completion import FitOptions
 from inversion import Latents
 from inversion.noise import FieldNoise
-from inversion.tiling import blocks
 from inversion.weight_maps import Boxes, LabelImage
-from models.geometry import Chain, Interval, Region
+from models.geometry import Chain, Interval, Region, blocks
 from tests.inversion.conftest import photograph
 from utils.errors import UserError
 

@@ -23,7 +23,7 @@ import torch
 import edit
 import infer
 import train
-from inversion import refinement, runs
+from inversion import jobs, refinement
 from inversion.tiling import Tiling
 from tests.conftest import write_inverter
 from tests.inversion.conftest import photograph, tiny_inverter
@@ -105,7 +105,7 @@ def prepare() -> None:
     cv2.setNumThreads(0)
     torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))  # imports more
     for owner, name, value in (
-        (runs, "HELD", 100), (refinement, "WINDOW_CELLS", 1), (Tiling, "refined_edge", lambda tiling: 5),
+        (jobs, "HELD", 100), (refinement, "WINDOW_CELLS", 1), (Tiling, "refined_edge", lambda tiling: 5),
     ):  # fmt: skip
         setattr(owner, name, value)
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -30,7 +30,7 @@ import PIL.Image
 
 import infer
 from images import reading
-from inversion import runs
+from inversion import jobs
 from tests.conftest import write_inverter
 from tests.faults.forks import MODULES, fork, import_as, log, prepare
 from tests.fuzz import mutations
@@ -231,7 +231,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for files of cases that are not well")
     options = parser.parse_args()
     prepare()
-    runs.HELD = 2**22  # small images in memory, as elsewhere
+    jobs.HELD = 2**22  # small images in memory, as elsewhere
     with tempfile.TemporaryDirectory() as folder:
         fuzzer, begun, done = Fuzzer(Path(folder), options.seed, options.keep), time.monotonic(), Counter()
         total = sum(SHARES[kind] for kind in options.kinds)

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 
 from inversion import PatchInverter, Style, StyleMap
 from inversion.noise import FieldNoise, MixedNoise
-from inversion.tiling import blocks
 from inversion.weight_maps import Boxes, Centres, HorizontalBlend, LabelImage, LabelMap
-from models.geometry import Region
+from models.geometry import Region, blocks
 from tests.inversion.conftest import photograph, tiny_model
 from utils.errors import UserError
 
 TOLERANCE = 1e-5
-edges = st.integers(1, 700) | st.integers(1, 40)
+edges = st.integers(1, 400) | st.integers(1, 40)
 noises = st.none() | st.integers(-(2**40), 2**40).map(FieldNoise)
 
 
@@ -53,9 +52,8 @@ def check_draw(model, latents, data, fewest):
     assert abs(draw(model, latents, window, edge // 2 + 1) - whole[window.slices_in(image)]).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("stages", [3, 4, 5])
-@pytest.mark.parametrize("convolution", ["shifted", "valid"])
-@settings(max_examples=10)
+@pytest.mark.parametrize(("stages", "convolution"), [(3, "valid"), (4, "shifted"), (5, "shifted")])
+@settings(max_examples=8)
 @given(data=st.data())
 def test_blocks_equal_the_whole(inverters, stages, convolution, data):
     """Latents and pixels."""
@@ -70,13 +68,12 @@ def test_blocks_equal_the_whole(inverters, stages, convolution, data):
     check_draw(model, replace(whole, noise=data.draw(noises, "noise")), data, fewest)
 
 
-@pytest.mark.parametrize("stages", [3, 4, 5])
-@pytest.mark.parametrize("convolution", ["zero_pad", "rolled"])
+@pytest.mark.parametrize(("stages", "convolution"), [(3, "zero_pad"), (4, "rolled")])
 @settings(max_examples=4)
 @given(data=st.data())
 def test_padded_convolutions_show_seams(inverters, stages, convolution, data):
     """The same comparison fails for the kinds that pad their blocks, wherever there is more than one block."""
-    height, width = data.draw(st.integers(100, 400), "height"), data.draw(st.integers(100, 400), "width")
+    height, width = data.draw(st.integers(100, 250), "height"), data.draw(st.integers(100, 250), "width")
     edge = data.draw(st.integers(2**stages, 90), "edge")
     model, pixels = tiny_model(inverters(stages, convolution)), photograph(height, width)
     whole, parts = (encode(model, pixels, cells) for cells in (1000, edge // 2**stages))
@@ -84,7 +81,7 @@ def test_padded_convolutions_show_seams(inverters, stages, convolution, data):
     assert abs(model.draw(parts, dtype=np.float32) - model.draw(whole, dtype=np.float32)).max() > 1e-3
 
 
-@pytest.mark.parametrize("block", [8, 29, 64, "whole", "auto"])
+@pytest.mark.parametrize("block", [8, 29, "auto"])
 def test_the_blocks_of_an_option_equal_the_whole(inverters, block):
     whole, model = tiny_model(inverters(), "whole"), tiny_model(inverters(), block)
     pixels = photograph(131, 75)
@@ -118,8 +115,7 @@ def normal(count):
     return [Style(z_g) for z_g in torch.randn(count, 6, generator=torch.Generator().manual_seed(0))]
 
 
-@pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize("stages", [3, 4, 5])
+@pytest.mark.parametrize(("stages", "exact"), [(3, False), (4, True)])
 @settings(max_examples=10)
 @given(data=st.data())
 def test_blocks_of_several_styles_equal_the_whole(inverters, stages, exact, data):

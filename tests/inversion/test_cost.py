@@ -8,16 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from inversion.cost import Cost, area, decode_cost, encode_cost, refine_cost
+from inversion.cost import area, decode_cost, encode_cost, refine_cost
 from models.geometry import Region
 from models.noise import NoiseField
 from models.texture import TextureSynthesizer
-from tests.models.small import blocks, patch_encoder, texture_synthesizer
+from tests.models.small import patch_encoder, texture_synthesizer
 
 places = st.builds(Region.at, st.integers(-40, 40), st.integers(-40, 40), st.integers(1, 90), st.integers(1, 90))
 
 
-@pytest.mark.parametrize("stages", [3, 4, 5])
+@pytest.mark.parametrize("stages", [3, 5])
+@settings(max_examples=10)
 @given(pixels=places)
 def test_multiply_adds_of_drawing_are_those_of_pytorch(stages, pixels):
     texture = texture_synthesizer(stages)
@@ -30,7 +31,7 @@ def test_multiply_adds_of_drawing_are_those_of_pytorch(stages, pixels):
     assert decode_cost(texture, pixels, torch.float32).macs * 2 == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("stages", [3, 4, 5])
+@pytest.mark.parametrize("stages", [3, 5])
 @settings(max_examples=10)
 @given(pixels=places)
 def test_multiply_adds_of_refining_are_those_of_pytorch(stages, pixels):
@@ -43,8 +44,7 @@ def test_multiply_adds_of_refining_are_those_of_pytorch(stages, pixels):
     assert refine_cost(texture, pixels, torch.float32).macs * 2 == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("widths", [[6, 4, 4, 3], [64, 32, 16, 8], [256, 256, 64]])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("widths", "dtype"), [([6, 4, 4, 3], torch.float32), ([64, 32, 16], torch.bfloat16)])
 @settings(max_examples=5)
 @given(pixels=places)
 def test_refining_keeps_no_more_than_is_said(widths, dtype, pixels):
@@ -69,6 +69,7 @@ def test_refining_keeps_no_more_than_is_said(widths, dtype, pixels):
 
 
 @pytest.mark.parametrize("convolution", ["shifted", "valid"])
+@settings(max_examples=15)
 @given(cells=st.builds(Region.at, st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 12), st.integers(1, 12)))
 def test_multiply_adds_of_encoding_are_those_of_pytorch(convolution, cells):
     encoder = patch_encoder(convolution)
@@ -77,21 +78,3 @@ def test_multiply_adds_of_encoding_are_those_of_pytorch(convolution, cells):
         z_s = encoder(image)
     assert z_s.shape[-2:] == cells.shape
     assert encode_cost(encoder, cells, torch.float32).macs * 2 == counter.get_total_flops()
-
-
-@given(pixels=places, edge=st.integers(8, 60))
-def test_blocks_cost_no_less_than_the_whole_and_each_less_memory(pixels, edge):
-    texture = texture_synthesizer(3)
-    whole = decode_cost(texture, pixels, torch.float32)
-    parts = Cost.of(decode_cost(texture, block, torch.float32) for block in blocks(pixels, edge, edge))
-    assert parts.macs >= whole.macs and parts.bytes <= whole.bytes
-
-
-def test_half_the_bytes_of_a_value_are_half_the_memory_of_features():
-    texture, pixels = texture_synthesizer(3), Region.at(0, 0, 64, 64)
-    one, half = (decode_cost(texture, pixels, dtype) for dtype in (torch.float32, torch.bfloat16))
-    assert one.macs == half.macs and half.bytes < one.bytes < 2 * half.bytes
-
-
-def test_positions_of_a_region():
-    assert area(Region.at(-3, 5, 7, 9)) == 63

@@ -1,12 +1,10 @@
 """Latent files: what is saved is what is loaded, by window, and what is damaged is one line."""
 
-import base64
 import json
 import os
 import re
 import resource
 import shutil
-import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -19,10 +17,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from inversion import Latents, Style, StyleMap, latents
-from inversion.latents import ChunkRows, create_zarr, latents_suffix
+from inversion.latents import DIGESTS, PIECE, SEAL, ChunkRows, Pieces, create_zarr, digest, latents_suffix, sealed
 from inversion.noise import FieldNoise, MixedNoise, ShiftedNoise
-from inversion.seals import DIGESTS, PIECE, SEAL, Pieces, digest, sealed
-from inversion.styles import mix_styles
 from inversion.weight_maps import Boxes, Centres, HorizontalBlend, LabelImage, LabelMap, ShiftedMap
 from utils.errors import UserError
 
@@ -66,16 +62,16 @@ def same(model, one, other):
 
 
 @suffixes
-@pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("style", STYLES)
-def test_a_round_trip(model, tmp_path, suffix, noise, style):
-    saved, path = replace(plain(model), noise=NOISES[noise], style=STYLES[style]), tmp_path / "folder" / f"a{suffix}"
-    saved.save(path)
-    loaded = Latents.load(str(path))
-    assert loaded.size == SIZE and loaded.structure.dtype == np.float32
-    assert (loaded.structure[:, 3:9999, 2:9999] == saved.structure[:, 3:, 2:]).all()
-    assert (loaded.structure[:, :, :] == saved.structure).all() and same(model, loaded, saved)
-    assert [file.name for file in path.parent.iterdir()] == [path.name]  # nothing temporary
+def test_a_round_trip(model, tmp_path, suffix):
+    """Of every style and every noise."""
+    for noise, style in zip(NOISES, [*STYLES, *STYLES], strict=False):
+        saved, path = replace(plain(model), noise=NOISES[noise], style=STYLES[style]), tmp_path / style / f"a{suffix}"
+        saved.save(path)
+        loaded = Latents.load(str(path))
+        assert loaded.size == SIZE and loaded.structure.dtype == np.float32
+        assert (loaded.structure[:, 3:9999, 2:9999] == saved.structure[:, 3:, 2:]).all()
+        assert (loaded.structure[:, :, :] == saved.structure).all() and same(model, loaded, saved)
+        assert [file.name for file in path.parent.iterdir()] == [path.name]  # nothing temporary
 
 
 @suffixes
@@ -92,7 +88,7 @@ def test_grey_latents_are_drawn_without_colours(model, tmp_path, suffix):
 
 
 @suffixes
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_any_window(tmp_path_factory, suffix, data):
     """Of any shape, written by strips of any number of rows."""
@@ -119,21 +115,6 @@ def test_generated_latents_and_those_of_a_file_are_saved_as_any(model, tmp_path,
     assert same(model, Latents.load(path), replace(world, noise=None))
 
 
-@suffixes
-def test_other_programs_read_it(model, tmp_path, suffix):
-    saved, path = plain(model), tmp_path / f"a{suffix}"
-    saved.save(path)
-    if suffix == ".zarr":
-        group = zarr.open_group(path, mode="r")
-        tensors, metadata = {name: group[name][:] for name in ("structure", "global")}, dict(group.attrs)
-    else:
-        tensors = load_file(path)
-        with safe_open(path, "np") as file:
-            metadata = file.metadata()
-    assert (tensors["structure"] == saved.structure).all() and metadata["image_size"] == "60 100"
-    assert tensors["global"].tolist() == saved.style.global_latent.tolist()
-
-
 def test_what_cannot_be_saved_is_one_line(model, tmp_path):
     (tmp_path / "file").write_text("a file")
     for path in ("a.png", "file/a.zarr", "file/a.safetensors"):
@@ -148,30 +129,15 @@ def test_large_latents_are_folders():
     assert [latents_suffix(kind, large) for kind in ("safetensors", "zarr")] == [".safetensors", ".zarr"]
 
 
-@settings(max_examples=20)
-@given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 50))
-def test_rows_of_chunks_give_what_the_array_holds(tmp_path_factory, height, chunk, strip):
+@pytest.mark.parametrize(("height", "chunk", "strip"), [(40, 7, 3), (13, 4, 50), (9, 1, 2)])
+def test_rows_of_chunks_give_what_the_array_holds(tmp_path, height, chunk, strip):
     values = np.random.default_rng(0).integers(0, 256, (height, 6, 3), np.uint8)
-    array = create_zarr(tmp_path_factory.mktemp("rows") / "a", values.shape, (chunk, 4, 3), "uint8")
+    array = create_zarr(tmp_path / "a", values.shape, (chunk, 4, 3), "uint8")
     array[:] = values
     rows = ChunkRows(array)
     for top in [*range(0, height, strip), 0]:
         part = slice(top, min(top + strip, height)), slice(2, None)
         assert (rows[part] == values[part]).all() and (rows[part[0]] == values[part[0]]).all()
-
-
-def test_styles_are_mixed_at_each_position():
-    one, other, third = (Style(torch.tensor([value])) for value in (0.0, 2.0, 6.0))
-    both = StyleMap([one, other], HorizontalBlend(0, 9))
-    for first, second in ((one, other), (both, third), (third, both), (both, both)):
-        assert mix_styles(first, second, 0) is first and mix_styles(first, second, 1) is second
-    assert mix_styles(one, other, 0.5).global_latent == 1 and mix_styles(one, other, 1.5).global_latent == 3
-    assert mix_styles(both, third, 0.5).global_latent.tolist() == [[3], [4]]
-    assert mix_styles(third, both, 0.5).global_latent.tolist() == [[3], [4]]
-    with pytest.raises(ValueError, match="two maps"):
-        mix_styles(both, both, 0.5)
-    with pytest.raises(ValueError, match="3 styles, and weights of 2"):
-        StyleMap([one, other, third], HorizontalBlend(0, 9))
 
 
 # What is damaged is one line
@@ -194,10 +160,6 @@ def draws(model, path):
     return True
 
 
-def header_of(content):
-    return 8 + int.from_bytes(content[:8], "little")
-
-
 @pytest.fixture(scope="module")
 def copy(model, tmp_path_factory):
     """A new copy of latents with a map of styles and mixed noise, as a file or a folder."""
@@ -212,29 +174,17 @@ def copy(model, tmp_path_factory):
     return make
 
 
-@settings(max_examples=40)
-@given(share=st.floats(0, 1, exclude_max=True), header=st.booleans())
-def test_a_file_that_ends_early_or_goes_on(copy, share, header):
+@settings(max_examples=15)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_file_that_ends_early_or_goes_on(copy, share):
     path = copy(".safetensors")
     content = path.read_bytes()
-    path.write_bytes(content[: int(share * (header_of(content) if header else len(content)))])
-    refused(path)
-    path.write_bytes(content + content[: 1 + int(99 * share)])
-    refused(path)
+    for other in (content[: int(share * len(content))], content[: int(share * 3000)], content + bytes(99)):
+        path.write_bytes(other)
+        refused(path)
 
 
-@settings(max_examples=150)
-@given(share=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
-def test_any_byte_of_a_header_may_be_another(model, copy, share, byte):
-    path = copy(".safetensors")
-    content = bytearray(path.read_bytes())
-    content[int(share * header_of(content))] = byte
-    path.write_bytes(content)
-    if draws(model, path):  # spaces and the like
-        assert same(model, Latents.load(path), Latents.load(copy(".safetensors")))
-
-
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_file_of_a_folder_may_be_damaged(model, copy, data):
     path = copy(".zarr")
@@ -269,30 +219,6 @@ def changed(copy):
     return make
 
 
-VALUE = re.compile(r'[-\d.]+|"[^"]*"|\[[^][]*\]|true|false|null')
-OTHERS = st.integers(-3, 3) | st.sampled_from(
-    [None, True, 2**70, -(2**70), 1e400, -1e400, 0.5, "", "x", "3", [], {}, [1, 2], {"kind": "field", "seed": 1}]
-)  # fmt: skip
-
-
-@settings(max_examples=200)
-@given(data=st.data())
-def test_any_value_of_the_metadata_may_be_another(model, changed, data):
-    key = data.draw(st.sampled_from(["noise", "style_map"]), "key")
-    found = data.draw(st.sampled_from(list(VALUE.finditer(METADATA[key]))), "place")
-    other = json.dumps(data.draw(OTHERS, "value"))
-    draws(model, changed(**{key: METADATA[key][: found.start()] + other + METADATA[key][found.end() :]}))
-
-
-def test_labels_of_too_many_pixels(changed):
-    weights = json.loads(METADATA["style_map"])
-    image = bytearray(base64.b64decode(weights["labels"]["values"]))
-    image[16:24] = (2**15).to_bytes(4, "big") * 2
-    image[29:33] = zlib.crc32(image[12:29]).to_bytes(4, "big")
-    weights["labels"]["values"] = base64.b64encode(image).decode()
-    refused(changed(style_map=json.dumps(weights)))
-
-
 def test_many_maps_of_many_labels(changed, monkeypatch):
     """Each of which is allowed, and takes a few bytes."""
     monkeypatch.setattr(latents, "MOST_LABELS", 45)
@@ -306,37 +232,14 @@ def test_many_maps_of_many_labels(changed, monkeypatch):
     refused(path)
 
 
-@pytest.mark.parametrize(
-    "metadata",
-    [{"format": "patch-inverter-latents-9"}, {"image_size": "60"}, {"image_size": "60 101.5"}, {"image_size": "0 9"},
-     {"noise": "["}, {"style_map": "null"}, {"style_map": "[" * 10**5}],
-)  # fmt: skip
-def test_metadata_of_other_programs(copy, changed, metadata):
-    refused(changed(**metadata))
-    path = copy(".zarr")
-    zarr.open_group(path, mode="r+").attrs.update(metadata)
-    refused(path)
+def seal(arrays, metadata, **others):
+    return arrays, resealed(arrays, metadata | others)
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "dtype"),
-    [("structure", (5, 9, 9), "float16"), ("structure", (5, 9), "float32"), ("structure", (5, 0, 9), "float32"),
-     ("global", (2, 6), "float64"), ("global", (6,), "float32"), ("global", (3, 6), "float32")],
-)  # fmt: skip
-def test_tensors_of_other_shapes_and_types(changed, name, shape, dtype):
-    refused(changed({name: np.zeros(shape, dtype)}))
-
-
-def seal(arrays, metadata):
-    return arrays, resealed(arrays, metadata)
-
-
-def reseal(arrays, metadata, more):
-    """With so many digests more than pieces."""
-    arrays, metadata = seal(arrays, metadata)
-    pieces = Pieces(arrays["structure"].shape, arrays["structure"].shape)
+def few_digests(arrays, metadata):
+    structure = Pieces(arrays["structure"].shape, (len(arrays["structure"]), 1, 1))
     plain = {key: text for key, text in metadata.items() if key not in (PIECE, DIGESTS, SEAL)}
-    return arrays, sealed(plain, {"global": arrays["global"]}, pieces, metadata[DIGESTS].split() * (1 + more))
+    return sealed(plain, {"global": arrays["global"]}, structure, metadata[DIGESTS].split())
 
 
 WRONG_FILES = {  # what others make of a latent file, and what is said of it
@@ -349,7 +252,15 @@ WRONG_FILES = {  # what others make of a latent file, and what is said of it
     "less metadata": (lambda arrays, meta: (arrays, {"noise": "null"}), "its metadata lack format, image_size"),
     "older": (lambda arrays, meta: (arrays, {"format": "patch-inverter-latents-3", "noise": ""}), "invert the"),
     "changed": (lambda arrays, meta: (arrays, meta | {"grey": "True"}), "it does not match its SHA-256"),
-    "fewer digests": (lambda arrays, meta: reseal(arrays, meta, 2), "digests of "),
+    "flat": (lambda arrays, meta: seal(arrays | {"structure": arrays["structure"][0]}, meta), "allowed: [C, h, w]"),
+    "empty": (lambda arrays, meta: seal(arrays | {"structure": np.zeros((5, 0, 9), "f4")}, meta), ""),
+    "too many styles": (lambda arrays, meta: seal(arrays | {"global": np.zeros((3, 6), "f4")}, meta), ""),
+    "fewer digests": (lambda arrays, meta: (arrays, few_digests(arrays, meta)), "digests of "),
+    "newer": (lambda arrays, meta: seal(arrays, meta, format="patch-inverter-latents-9"), "its format is"),
+    "size": (lambda arrays, meta: seal(arrays, meta, image_size="60 101.5"), ""),
+    "no size": (lambda arrays, meta: seal(arrays, meta, image_size="0 9"), ""),
+    "noise": (lambda arrays, meta: seal(arrays, meta, noise="["), ""),
+    "deep map": (lambda arrays, meta: seal(arrays, meta, style_map="[" * 10**5), ""),
     "renamed": (lambda arrays, meta: ({"z": arrays["structure"]}, meta), "it has no tensor 'structure'"),
     "no style": (lambda arrays, meta: ({"structure": arrays["structure"]}, meta), "it has no tensor 'global'"),
 }
@@ -360,9 +271,15 @@ def test_what_does_not_fit_is_named(copy, wrong):
     path, (make, said) = copy(".safetensors"), WRONG_FILES[wrong]
     with safe_open(path, "np") as file:
         arrays, metadata = make(load_file(path), file.metadata())
-    save_file(arrays, path, metadata)
+    save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, path, metadata)
     with pytest.raises(UserError, match=f"^{re.escape(str(path))}: not a whole latent file .*{re.escape(said)}"):
         Latents.load(path)
+
+
+def test_a_folder_of_other_metadata(copy):
+    path = copy(".zarr")
+    zarr.open_group(path, mode="r+").attrs.update({"style_map": "null"})
+    refused(path)
 
 
 @suffixes
@@ -378,7 +295,7 @@ def test_what_could_not_be_drawn_is_not_saved(model, tmp_path, suffix, wrong):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
 def test_tensors_of_any_floating_point_type(model, tmp_path, kind):
     """They are drawn and saved as arrays are, and so are styles."""
     values = torch.from_numpy(plain(model).structure).to(kind).requires_grad_()
@@ -404,29 +321,21 @@ def test_what_is_no_latent_file(tmp_path, suffix):
     refused(tmp_path / "b.safetensors")
 
 
-@suffixes
-def test_what_is_damaged_later_is_one_line(model, copy, suffix):
-    path = copy(suffix)
-    loaded = Latents.load(path)
-    shutil.rmtree(path / "structure") if suffix == ".zarr" else path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: damaged [^\n]*$"):
-        model.draw(loaded)
-
-
 # What was changed is told, and nothing is drawn that was not checked
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_no_bit_of_a_file_changes_the_picture(model, copy, data):
+    """Neither in the header, of which spaces may be others, nor behind it."""
     path = copy(".safetensors")
-    whole, content = model.draw(Latents.load(path)), bytearray(path.read_bytes())
-    content[data.draw(st.integers(0, len(content) - 1), "place")] ^= 1 << data.draw(st.integers(0, 7), "bit")
+    content = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    place = data.draw(st.integers(0, header - 1) | st.integers(0, len(content) - 1), "place")
+    content[place] ^= 1 << data.draw(st.integers(0, 7), "bit")
     path.write_bytes(content)
-    try:
-        assert (model.draw(Latents.load(path)) == whole).all()
-    except UserError as error:
-        assert str(path) in str(error) and "\n" not in str(error)
+    if draws(model, path):
+        assert same(model, Latents.load(path), Latents.load(copy(".safetensors")))
 
 
 @pytest.fixture
@@ -509,7 +418,6 @@ FORGED = {  # what a few bytes of a folder claim
     "style": ("global", lambda text: text.update(shape=[10**8])),
     "style in chunks": ("global", lambda text: text["chunk_grid"]["configuration"].update(chunk_shape=[1, 1])),
     "a codec": ("structure", lambda text: text["codecs"].append({"name": "gzip", "configuration": {"level": 1}})),
-    "a float": ("structure", lambda text: text["shape"].__setitem__(1, 9.5)),
     "text": ("structure", lambda text: text.update(shape="9 9 9")),
     "deep": ("", None),
     "long": ("structure", None),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inversion.latents import NOISE
@@ -34,7 +34,7 @@ def test_a_field_is_that_of_its_seed(values):
     assert NOISE.validate_json("null") is None and mix_noise([None, None], HorizontalBlend(0, 1)) is None
 
 
-@pytest.mark.parametrize("stages", [3, 4])
+@pytest.mark.parametrize("stages", [4])
 def test_the_noise_of_a_panorama_repeats_after_its_width(inverters, stages):
     """Each layer's after its own number of features, and not before."""
     noise = FieldNoise(7, period=48).build(inverters(stages).generator.texture, CPU)
@@ -44,13 +44,14 @@ def test_the_noise_of_a_panorama_repeats_after_its_width(inverters, stages):
         assert torch.equal(noise(layer, -3, 0, 4, 2 * width), torch.cat([once, once], dim=-1))
 
 
-@pytest.mark.parametrize("layer", range(6))
+@pytest.mark.parametrize("layer", [0, 3, 5])
 def test_shifted_noise_goes_with_its_image(values, layer):
     spacing = (4, 4, 2, 2, 1, 1)[layer]
     here = values(ShiftedNoise(FieldNoise(7), 16, 8), (layer, 16 // spacing, 8 // spacing, 9, 7))
     assert torch.equal(here, values(FieldNoise(7), (layer, 0, 0, 9, 7)))
 
 
+@settings(max_examples=15)
 @given(st.floats(0, 1))
 def test_noise_on_the_way_keeps_its_variance(values, share):
     a, b = FieldNoise(7), ShiftedNoise(FieldNoise(8), 8, 8)
@@ -71,6 +72,7 @@ def test_kinds_by_boxes_and_noise_within_noise(values):
     assert (drawn[28:, 10:] == 0).all() and (drawn[5:8, 10:] == 0).all()
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 5), st.integers(0, 60), st.integers(1, 50), st.integers(-40, 40), st.integers(1, 30))
 def test_mixed_noise_is_weighted_by_the_position_of_features(values, layer, first, gap, left, width):
     """Where a kind has all the weight, it is that kind to the last bit."""

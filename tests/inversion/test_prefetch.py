@@ -10,38 +10,25 @@ from inversion.blockwise import prefetch, store
 
 
 def test_items_come_in_order_from_another_thread_that_runs_ahead_by_a_bounded_number():
-    made = []
+    made, before = [], threading.active_count()
 
     def items():
         for k in range(20):
             made.append(k)
             yield k, threading.get_ident()
+        raise KeyError("twenty")
 
-    for expected, (k, thread) in enumerate(prefetch(items(), depth=3)):
+    reader = prefetch(items(), depth=3)
+    for expected in range(20):
         time.sleep(0.002)
-        assert k == expected and thread != threading.get_ident()
-        assert len(made) <= k + 1 + 3
-    assert len(made) == 20
-    assert list(prefetch([])) == []
-
-
-def test_an_error_comes_out_in_its_place():
-    def items():
-        yield 1
-        raise KeyError("two")
-
-    reader = prefetch(items())
-    assert next(reader) == 1
-    with pytest.raises(KeyError, match="two"):
+        k, thread = next(reader)
+        assert k == expected and thread != threading.get_ident() and len(made) <= k + 1 + 3
+    with pytest.raises(KeyError, match="twenty"):  # an error comes out in its place
         next(reader)
-
-
-def test_a_reader_that_is_left_early_ends():
-    before = threading.active_count()
-    iterator = prefetch(iter(range(1000)))
-    assert next(iterator) == 0
-    iterator.close()
-    assert threading.active_count() == before
+    left = prefetch(iter(range(1000)))
+    assert next(left) == 0
+    left.close()  # a reader that is left early ends
+    assert threading.active_count() == before and list(prefetch([])) == []
 
 
 class Out:
@@ -57,32 +44,21 @@ class Out:
         self.done.append(index)
 
 
-def test_work_behind_is_done_in_order_and_by_the_end():
-    out = Out()
-
-    def results():
-        for k in range(20):
-            assert len(out.done) >= k - 3
-            yield k, torch.zeros(1)
-
-    store(results(), out, lambda block: block)
-    assert out.done == list(range(20))
+def numbers(count, out, error=None):
+    for k in range(count):
+        assert len(out.done) >= k - 3
+        yield k, torch.zeros(1)
+    if error:
+        raise error
 
 
-@pytest.mark.parametrize("full", [0, 19])
-def test_an_error_behind_comes_out(full):
-    with pytest.raises(OSError, match="full"):
-        store(((k, torch.zeros(1)) for k in range(20)), Out(full), lambda block: block)
-
-
-def test_an_error_of_the_caller_is_the_one_that_counts():
-    """What was computed before it is written."""
-    out = Out(full=2)
-
-    def results():
-        yield from ((k, torch.zeros(1)) for k in range(2))
-        raise ValueError("mine")
-
-    with pytest.raises(ValueError, match="mine"):
-        store(results(), out, lambda block: block)
-    assert out.done == [0, 1]
+@pytest.mark.parametrize(("full", "error"), [(100, None), (0, OSError), (19, OSError), (20, ValueError)])
+def test_work_behind_is_done_in_order_and_its_errors_come_out(full, error):
+    out = Out(full)
+    if error is None:
+        store(numbers(20, out), out, lambda block: block)
+        assert out.done == list(range(20))
+    else:
+        with pytest.raises(error):
+            store(numbers(20, out, ValueError() if error is ValueError else None), out, lambda block: block)
+        assert out.done == list(range(full))  # what was computed before is written

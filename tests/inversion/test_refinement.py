@@ -9,11 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from images.reading import Image
-from inversion import Style, refinement
-from inversion.refinement import MOMENTUM, Prior, Refiner, curvature_window, fit_style, largest_eigenvalue
-from inversion.synthesis import GeneratedStructure, LocalField
-from inversion.tiling import blocks
-from models.geometry import Interval, Region
+from inversion import refinement
+from inversion.refinement import MOMENTUM, Refiner, fit_style, largest_eigenvalue
+from models.geometry import Interval, Region, blocks
 from models.noise import NoiseField
 from tests.inversion.conftest import CPU, photograph, tiny_model
 
@@ -107,7 +105,7 @@ def draw_interval(data, axis):
     return Interval(first, data.draw(st.integers(first, axis.last)))
 
 
-@pytest.mark.parametrize("stages", [3, 4])
+@pytest.mark.parametrize("stages", [3])
 @settings(max_examples=8)
 @given(data=st.data())
 def test_the_gradient_of_any_block_is_that_through_the_whole_image(inverters, stages, data):
@@ -119,17 +117,6 @@ def test_the_gradient_of_any_block_is_that_through_the_whole_image(inverters, st
     block = Region(*(draw_interval(data, axis) for axis in (case.cells.rows, case.cells.cols)))
     found, _ = case.gradient(block)
     assert (found - expected[:, *block.slices_in(case.cells)]).abs().max() <= RELATIVE * expected.abs().max()
-
-
-def test_gradients_and_errors_in_single_precision(inverters):
-    case = Case(inverters(), picture(61, 83), random_latents(1), seed=4)
-    expected, residual = case.whole_gradient(), case.drawn(case.z_s) - target(case.image)
-    for block in blocks(case.cells, (3, 5)):
-        found, error = case.gradient(block)
-        assert (found - expected[:, *block.slices_in(case.cells)]).abs().max() <= RELATIVE * expected.abs().max()
-        touched = block.affected_output(case.texture.rule).common(case.pixels)
-        squares = residual[:, *touched.slices_in(case.pixels)].square()
-        assert error == pytest.approx(float(squares.sum()), rel=1e-4)
 
 
 def test_a_step_is_nesterovs_with_the_prior(inverters):
@@ -144,11 +131,13 @@ def test_a_step_is_nesterovs_with_the_prior(inverters):
     assert torch.equal(case.step(z_s, None), case.step(z_s, torch.zeros_like(z_s)))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 90), (70, 2), (50, 70)])
-@pytest.mark.parametrize(("dtype", "seed"), [(torch.float32, None), (torch.bfloat16, 3)])
+@pytest.mark.parametrize(
+    ("size", "dtype", "seed"),
+    [((1, 1), torch.float32, None), ((1, 90), torch.bfloat16, 3), ((50, 70), torch.float32, 3)],
+)
 def test_steps_lower_the_error_of_any_size(inverters, size, dtype, seed):
     case = Case(inverters(), picture(*size), seed=seed, dtype=dtype, measured={"WINDOW_CELLS": 1})
-    errors = [case.error(case.steps(count)) for count in (0, 1, 4, 20)]
+    errors = [case.error(case.steps(count)) for count in (0, 1, 4, 12)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.95 * errors[0]
 
@@ -156,24 +145,13 @@ def test_steps_lower_the_error_of_any_size(inverters, size, dtype, seed):
 def test_a_strong_prior_draws_latents_to_the_generators(inverters):
     cases = [Case(inverters(), picture(24, 30), prior=prior, measured={"WINDOW_CELLS": 1}) for prior in (0.0, 1e4)]
     prior, start = cases[1].refiner.prior, cases[1].z_s
-    free, drawn = (case.steps(20) for case in cases)
+    free, drawn = (case.steps(12) for case in cases)
 
     def distance(z_s):
         return float(((z_s - prior.mean).square() / prior.variance).mean())
 
     assert distance(drawn) < 0.1 * min(distance(start), distance(free))
     assert cases[0].error(free) < cases[0].error(drawn)
-
-
-def test_the_prior_is_of_generated_structure(inverters):
-    generator = inverters().generator
-    prior = Prior.of(generator, STYLE, 2.0)
-    cells = Region.at(0, 0, 32, 32)
-    other = GeneratedStructure(generator, Style(STYLE), LocalField(5, 77, CPU), cells).read(cells)
-    normalised = (other - prior.mean) / prior.variance.sqrt()
-    assert normalised.mean((1, 2)).abs().max() < 0.3
-    assert torch.allclose(normalised.std((1, 2)), torch.ones(5), atol=0.3)
-    assert torch.allclose(prior.gradient(other), 2 * normalised / prior.variance.sqrt(), rtol=1e-4)
 
 
 def dead(network):
@@ -194,42 +172,7 @@ def test_networks_that_give_the_same_whatever_they_read_are_left_alone(inverters
     assert math.isfinite(free.refiner.rate) and torch.equal(free.steps(2), free.z_s)
 
 
-def touching_only(pixels, cells, rule):
-    """The cells that touch none but these pixels."""
-    axes = []
-    for axis, outer in ((cells.rows, pixels.rows), (cells.cols, pixels.cols)):
-        touched = {cell: rule.affected_output(Interval(cell, cell)) for cell in range(axis.first, axis.last + 1)}
-        found = [cell for cell, part in touched.items() if outer.first <= part.first and part.last <= outer.last]
-        axes.append(Interval(found[0], found[-1]))
-    return Region(*axes)
-
-
-def test_the_preconditioner_is_the_inverse_of_the_mean_curvature(inverters):
-    texture, values, prior = inverters().generator.texture, normal(5, 1, 1, seed=5), 0.1
-    case = Case(inverters(), picture(40, 40), lambda cells: values.expand(5, *cells.shape).contiguous(), prior=prior,
-                measured={"SAMPLES": 150, "WINDOW_CELLS": 1, "DAMPING": 0.0})  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(refinement, "WINDOW_CELLS", 1)
-        cells, pixels = curvature_window(texture, torch.float32)
-    z_s = values.expand(5, *cells.shape).contiguous()  # the same in all cells, as in any window
-    inner = touching_only(pixels, cells, texture.rule)
-    curvature, count = torch.zeros(5, 5), 0
-    for cell in blocks(inner, (1, 1)):
-        columns = []
-        for channel in range(5):
-            change = torch.zeros_like(z_s)
-            change[channel, *cell.slices_in(cells)] = 1
-            draw = torch.func.jvp(lambda z: case.refiner.draw(z[None], None, pixels), (z_s,), (change,))
-            columns.append(draw[1].flatten())
-        curvature, count = curvature + torch.stack(columns) @ torch.stack(columns).T, count + 1
-    expected = curvature / count + torch.diag(prior / case.refiner.prior.variance.flatten())
-    found = torch.linalg.inv(case.refiner.preconditioner)
-    assert torch.linalg.norm(found - expected) < 0.2 * torch.linalg.norm(expected)
-    assert torch.allclose(found, found.T, rtol=1e-3, atol=1e-4 * float(found.abs().max()))
-    assert torch.linalg.eigvalsh(case.refiner.preconditioner).min() > 0
-
-
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10**6))
 def test_the_largest_eigenvalue_of_a_large_matrix_is_nearly_found_and_from_below(seed):
     root = normal(60, 60, seed=seed)

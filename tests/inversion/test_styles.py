@@ -6,19 +6,17 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import generate
 import infer
 from editing.fuse import fuse
-from editing.outpaint import outpaint
-from editing.resample import resample
 from inversion import Latents, PatchInverter
-from inversion.styles import StyleMap, measure_style
+from inversion.styles import Style, StyleMap, measure_style, mix_styles
 from inversion.weight_maps import Boxes, HorizontalBlend, LabelMap
 from models.geometry import Region
-from tests.inversion.conftest import CPU, photograph, tiny_model, trunk_inverter
+from tests.inversion.conftest import CPU, photograph
 from utils.errors import UserError, run_command
 
 SIZE = 75, 90
@@ -40,7 +38,7 @@ def inner(model, latents):
     return latents.structure[:, *cells.slices_in(model.cells(latents.size))]
 
 
-@pytest.mark.parametrize("block", [16, 40])
+@pytest.mark.parametrize("block", [24])
 def test_blocks_equal_the_whole(trunk_model, image, latents, block):
     model = PatchInverter(trunk_model.networks, CPU, torch.float32, block)
     own = model.encode(image)
@@ -86,13 +84,10 @@ def test_the_style_is_the_same_whatever_the_blocks_and_where_it_is_measured(trun
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".zarr"])
 def test_files_keep_structure_and_both_styles(trunk_model, latents, tmp_path, suffix):
-    other, size = trunk_model.style(5), latents.size
+    other = trunk_model.style(5)
     edits = {
-        "plain": latents,
-        "styled": latents.with_style(other, 0.7),
-        "fused": fuse(trunk_model, latents, [latents.style, other], blur=20),
-        "noise": trunk_model.generate(*size, seed=2).with_style(other),
-    }
+        "styled": latents.with_style(other, 0.7), "fused": fuse(trunk_model, latents, [latents.style, other], blur=20)
+    }  # fmt: skip
     for name, each in edits.items():
         path = tmp_path / f"{name}{suffix}"
         each.save(path)
@@ -119,14 +114,18 @@ def test_styles_that_vary_over_space(trunk_model, latents):
     assert np.abs(trunk_model.draw(back).astype(int) - trunk_model.draw(latents)).max() <= 1
 
 
-def test_edits_go_on_from_restyled_latents(trunk_model, latents):
-    styled = latents.with_style(trunk_model.style(2))
-    canvas = outpaint(trunk_model, styled, (123, 138), (24, 24), seed=1)
-    drawn = trunk_model.draw(canvas)[24:99, 24:114]
-    assert np.abs(drawn[24:-24, 24:-24].astype(int) - trunk_model.draw(styled)[24:-24, 24:-24]).max() <= 1
-    part = resample(trunk_model, styled, Boxes([(16, 16, 48, 48)]), seed=3)
-    changed = trunk_model.draw(part) != trunk_model.draw(styled)
-    assert changed[20:40, 20:40].any() and not changed[:, 80:].any()
+def test_styles_are_mixed_at_each_position():
+    one, other, third = (Style(torch.tensor([value])) for value in (0.0, 2.0, 6.0))
+    both = StyleMap([one, other], HorizontalBlend(0, 9))
+    for first, second in ((one, other), (both, third), (third, both), (both, both)):
+        assert mix_styles(first, second, 0) is first and mix_styles(first, second, 1) is second
+    assert mix_styles(one, other, 1.5).global_latent == 3
+    assert mix_styles(both, third, 0.5).global_latent.tolist() == [[3], [4]]
+    assert mix_styles(third, both, 0.5).global_latent.tolist() == [[3], [4]]
+    with pytest.raises(ValueError, match="two maps"):
+        mix_styles(both, both, 0.5)
+    with pytest.raises(ValueError, match="3 styles, and weights of 2"):
+        StyleMap([one, other, third], HorizontalBlend(0, 9))
 
 
 def test_cut_latents(trunk_model, image, latents, tmp_path):
@@ -139,8 +138,6 @@ def test_cut_latents(trunk_model, image, latents, tmp_path):
     assert (drawn == trunk_model.draw(cut)).all()
     styled = trunk_model.draw(cut.with_style(trunk_model.style(1)))
     assert (styled != drawn).any()
-    canvas = trunk_model.draw(outpaint(trunk_model, cut, (123, 138), (24, 24)))
-    assert np.abs(canvas[48:75, 48:90].astype(int) - drawn[24:51, 24:66]).max() <= 1
     with pytest.raises(UserError, match="infer.refine: takes the model's channels, and not 4"):
         trunk_model.invert(image, channels=4, refine=2)
 
@@ -157,17 +154,15 @@ def test_more_channels_than_the_model_has(trunk_model, image, latents, tmp_path)
     styled = each.with_style(trunk_model.style(2))
     styled.save(tmp_path / "all.safetensors")
     assert (trunk_model.draw(Latents.load(tmp_path / "all.safetensors")) == trunk_model.draw(styled)).all()
-    canvas = trunk_model.draw(outpaint(trunk_model, each, (123, 138), (24, 24)))
-    assert np.abs(canvas[48:75, 48:90].astype(int) - trunk_model.draw(latents)[24:51, 24:66]).max() <= 1
 
 
-@pytest.mark.parametrize("channels", [2, 193])
-def test_channels_that_are_not_there(trunk_model, image, channels):
-    with pytest.raises(UserError, match=f"infer.channels: {channels}; allowed: 3 to 192 of this checkpoint, or null"):
-        trunk_model.encode(image, channels=channels)
+def test_channels_that_are_not_there(trunk_model, model, image):
+    for each, channels, allowed in ((trunk_model, 2, "3 to 192"), (trunk_model, 193, "3 to 192"), (model, 4, "5 to 5")):
+        with pytest.raises(UserError, match=f"infer.channels: {channels}; allowed: {allowed} of this checkpoint"):
+            each.encode(image, channels=channels)
 
 
-@pytest.mark.parametrize("option", ["channels=2", "channels=200", "channels=16 refine=2", "refine_style=1"])
+@pytest.mark.parametrize("option", ["channels=2", "channels=16 refine=2", "refine_style=1"])
 def test_commands_refuse_what_the_checkpoint_cannot_do(option, tmp_path, capsys):
     """Before they begin: nothing is written."""
     PIL.Image.fromarray(photograph(20, 20)).save(tmp_path / "a.png")
@@ -177,16 +172,11 @@ def test_commands_refuse_what_the_checkpoint_cannot_do(option, tmp_path, capsys)
     assert len(error.splitlines()) == 1 and error.startswith("error: infer.") and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("scale", ["1/3", "3", "0", "a", "[2]", "1/1e999", "1/16"])
+@pytest.mark.parametrize("scale", ["1/3", "0", "a", "1/1e999", "1/16"])
 def test_scales_that_no_command_takes(scale, tmp_path, capsys):
     assert run_command(generate.main, ["--output", str(tmp_path / "out"), f"scale={scale}"]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and "allowed: 1, 1/2, 1/4" in error and not (tmp_path / "out").exists()
-
-
-def test_channels_without_a_trunk(model, image):
-    with pytest.raises(UserError, match="infer.channels: 4; allowed: 5 to 5 of this checkpoint"):
-        model.encode(image, channels=4)
 
 
 def test_what_does_not_fit(trunk_model, model, image, latents):
@@ -205,29 +195,6 @@ def test_images_of_one_cell(trunk_model, latents):
     assert torch.isfinite(tiny.style.global_latent).all()
     for each in (tiny.with_style(latents.style), latents.with_style(tiny.style)):
         assert np.isfinite(trunk_model.draw(each, dtype=np.float32)).all()
-
-
-def test_seeds_have_styles(trunk_model):
-    styles = [trunk_model.style(seed) for seed in (0, 0, 1)]
-    assert torch.equal(styles[0].global_latent, styles[1].global_latent)
-    assert not torch.equal(styles[0].global_latent, styles[2].global_latent)
-    assert trunk_model.generate(8, 8, seed=1).style.measured
-
-
-def test_inverting_again_changes_nothing_more(trunk_model, image):
-    """But for what is clipped and rounded to 8 bits."""
-    first = trunk_model.draw(trunk_model.invert(image))
-    result = first
-    for _ in range(4):
-        result = trunk_model.draw(trunk_model.invert(result))
-    assert np.abs(result.astype(int) - first)[16:-16, 16:-16].mean() < 1.0
-
-
-def test_an_encoder_may_have_scales_beside_the_trunk(image):
-    model = tiny_model(trunk_inverter([4, 4, 5]))
-    blocks = tiny_model(trunk_inverter([4, 4, 5]), block=24)
-    whole = model.encode(image)
-    assert np.abs(whole.structure - blocks.encode(image).structure).max() < 1e-5
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
@@ -253,13 +220,10 @@ def _halves(region):
     return [Region.at(0, 0, rows.size, left), Region.at(0, left, rows.size, right)]
 
 
-@pytest.mark.parametrize("scale", [3, 16])
-def test_scales_that_there_are_not(trunk_model, latents, scale):
-    with pytest.raises(UserError, match=f"scale: 1/{scale}; allowed: 1, 1/2, 1/4 ... 1/8"):
-        trunk_model.preview(latents, scale)
-
-
-def test_a_preview_without_a_trunk(model):
+def test_scales_that_there_are_not(trunk_model, latents, model):
+    for scale in (3, 16):
+        with pytest.raises(UserError, match=f"scale: 1/{scale}; allowed: 1, 1/2, 1/4 ... 1/8"):
+            trunk_model.preview(latents, scale)
     with pytest.raises(UserError, match="scale: previews need a checkpoint with a trunk"):
         model.preview(model.generate(20, 20), 2)
 
@@ -281,6 +245,7 @@ def beyond(model, mask):
     return untouched
 
 
+@settings(max_examples=15)
 @given(masks(), masks(), st.sampled_from([-1.0, 0.4, 1.0, 2.5]), st.booleans())
 def test_what_masks_do_not_reach_keeps_its_bits(trunk_model, latents, first, second, strength, grey):
     latents = replace(latents, grey=grey)

@@ -27,7 +27,7 @@ def mean_over_a_square(canvas, blur, row, col):
     return counts / counts.sum()
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.tuples(sizes, sizes), st.integers(0, 9))
 def test_weights_are_means_of_labels(size, blur):
     """Also where the square is larger than the canvas."""
@@ -38,6 +38,7 @@ def test_weights_are_means_of_labels(size, blur):
     assert blur or set(weights.unique().tolist()) <= {0, 1}
 
 
+@settings(max_examples=40)
 @given(st.tuples(sizes, sizes), st.integers(0, 15), st.integers(1, 9), starts, starts, sizes, sizes)
 def test_any_window_samples_the_weights_of_pixels(canvas, blur, spacing, top, left, height, width):
     """To the last bit, at any spacing; beyond the canvas are the weights of its nearest pixel."""
@@ -56,6 +57,7 @@ def test_any_window_samples_the_weights_of_pixels(canvas, blur, spacing, top, le
 positions = st.integers(-400, 400).map(lambda quarters: quarters / 4)
 
 
+@settings(max_examples=25)
 @given(st.lists(st.tuples(positions, positions), min_size=1, max_size=5), starts, starts)
 def test_the_nearest_centre_in_whole_pixels(centres, top, left):
     """Offsets lose what is beyond the point; the first of equally near centres is taken."""
@@ -81,6 +83,7 @@ def test_boxes_end_before_their_last_row_and_column_and_the_first_one_counts():
     assert whole(Boxes([(1, 2, 3, 5), (2, 4, 4, 6)]), 5, 7).tolist() == expected
 
 
+@settings(max_examples=25)
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9))
 def test_an_image_of_another_size_is_stretched(rows, cols, down, right):
     """A whole number of times larger, each pixel becomes a rectangle; drawn smaller again, it is as before."""
@@ -89,12 +92,6 @@ def test_an_image_of_another_size_is_stretched(rows, cols, down, right):
     large = values.repeat(down, 0).repeat(right, 1)
     assert (whole(LabelImage(values, (height, width)), height, width) == large).all()
     assert (whole(LabelImage(large, (rows, cols)), rows, cols) == values).all()
-
-
-def test_stretching_by_a_fraction():
-    found = whole(LabelImage(np.array([[0, 1, 0], [1, 0, 1]], bool), (5, 4)), 5, 4)
-    # the centres lie at columns 0.375, 1.125, 1.875, 2.625 of the image, and at its rows 0.2, 0.6, 1.0, 1.4, 1.8
-    assert found.tolist() == [[0, 1, 1, 0]] * 2 + [[1, 0, 0, 1]] * 3
 
 
 def test_cells_are_asked_by_their_centres():
@@ -107,6 +104,7 @@ def test_cells_are_asked_by_their_centres():
 # Blends
 
 
+@settings(max_examples=40)
 @given(st.integers(-100, 100), st.integers(1, 80), st.integers(1, 16), st.integers(-40, 40), st.integers(1, 40))
 def test_a_blend_is_a_smooth_step(first, size, spacing, left, width):
     weights = HorizontalBlend(first, first + size)(Region.at(-2, left, 3, width), spacing)
