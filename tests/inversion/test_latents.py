@@ -429,7 +429,7 @@ FORGED = {  # what a few bytes of a folder claim
 def test_a_folder_of_a_few_bytes_takes_no_memory(copy, monkeypatch, forged):
     path, (name, change) = copy(".zarr"), FORGED[forged]
     file = path / name / "zarr.json"
-    monkeypatch.setattr(latents, "LARGEST", 10**6)
+    monkeypatch.setattr(latents, "LARGEST_JSON", 10**6)
     if change:
         text = json.loads(file.read_text())
         change(text)
