@@ -28,8 +28,9 @@ from editing.restyle import last_band, mix, restyle
 from editing.sources import Source
 from editing.style_files import find_style, read_style, save_mean_style
 from images.reading import open_photograph
-from inversion.commands import load_latents, seeds_of
+from inversion.commands import seeds_of
 from inversion.inverter import PatchInverter
+from inversion.jobs import load_latents
 from inversion.latents import SUFFIXES, Latents
 from inversion.styles import Style, StyleMap, mean_style
 from inversion.weight_maps import Boxes, LabelImage
