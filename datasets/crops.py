@@ -97,26 +97,21 @@ class CropDataset(Dataset):
 
     def centre_crops(self, count: int, batch: int) -> list[dict[str, Tensor]]:
         """Centre crops of `count` images (all, if there are fewer), evenly spread over the records, in batches."""
-        count = min(count, len(self))
-        opened = (self._open_near(index * len(self) // count) for index in range(count))
         items = [
             self._item(position, image, (image.height - self.window.patch) // 2, (image.width - self.window.patch) // 2)
-            for position, image in opened
+            for position, image in self._spread(count)
         ]
-        return [default_collate(items[first : first + batch]) for first in range(0, count, batch)]
+        return [default_collate(items[first : first + batch]) for first in range(0, len(items), batch)]
 
     def middles(self, count: int, edge: int) -> Iterator[Tensor]:
         """`count` images (all, if there are fewer), evenly spread over the records: [3, H, W] in [-1, 1].
 
         Of larger ones `edge` x `edge` pixels in the middle.
         """
-        count = min(count, len(self))
-        for index in range(count):
-            _, image = self._open_near(index * len(self) // count)
+        for _, image in self._spread(count):
             height, width = min(image.height, edge), min(image.width, edge)
-            yield _tensor(
-                image.window_float((image.height - height) // 2, (image.width - width) // 2, height, width), False
-            )
+            top, left = (image.height - height) // 2, (image.width - width) // 2
+            yield _tensor(image.window_float(top, left, height, width), False)
 
     def being_read(self) -> list[str]:
         """Names of the images that some worker is reading, or was reading when it died."""
@@ -136,6 +131,11 @@ class CropDataset(Dataset):
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = epoch, self._random(ORDER, 0, epoch).permutation(len(self))
         return self._epoch[1]
+
+    def _spread(self, count: int) -> Iterator[tuple[int, Image]]:
+        """`count` sound records (all, if there are fewer), evenly spread, and their images."""
+        count = min(count, len(self))
+        return (self._open_near(index * len(self) // count) for index in range(count))
 
     def _open_near(self, start: int) -> tuple[int, Image]:
         """The first sound record from position `start` on, and its image."""

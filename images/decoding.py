@@ -71,13 +71,13 @@ def _tiff_samples(encoded: Encoded) -> np.ndarray | None:
             if not encoded.known_to_pillow or encoded.deep or page.compression in FAX:
                 raise
             return None
-        turned = samples.dtype.kind != "f"  # libvips has made 0 black
     else:
         segments.check_inside(encoded.file.seek(0, io.SEEK_END))
-        samples, turned = _by_tifffile(encoded), False
+        samples = _by_tifffile(encoded)
         if samples is None:
             return None
-    if page.photometric == WHITE_IS_ZERO and not turned:
+    # Of whole numbers libvips has made 0 black.
+    if page.photometric == WHITE_IS_ZERO and not (vips_reads(page) and samples.dtype.kind == "u"):
         most = 1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max
         samples[..., 0] = most - samples[..., 0]
     return _as_whole_numbers(samples, encoded.notes)

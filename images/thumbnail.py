@@ -6,7 +6,7 @@ import numpy as np
 
 from images.reading import Image
 
-CHUNK = 512, 2048  # rows and columns that a thumbnail reads at once
+CHUNK = 256, 2048  # rows and columns that a thumbnail reads at once
 SUMS = 2**22  # of each colour that it keeps, 12 bytes each
 
 
@@ -15,29 +15,27 @@ def area_matrix(size_in: int, size_out: int) -> np.ndarray:
     return _shares(size_in, size_out, np.arange(size_out)[:, None], np.arange(size_in)[None])
 
 
-def thumbnail(image: Image, size: int, strip: int = 256) -> np.ndarray:
-    """The whole image as [size, size, 3] float32 in [-1, 1], resampled by area from `strip` rows at a time.
+def thumbnail(image: Image, size: int) -> np.ndarray:
+    """The whole image as [size, size, 3] float32 in [-1, 1], resampled by area.
 
     Memory does not grow with the image. Its rows are read from above, once for each group of SUMS / size columns.
     """
     result = np.zeros((size, size, 3), np.float32)  # columns first
     group = max(CHUNK[1], SUMS // size)
     for left in range(0, image.width, group):
-        rows = _shrunk_columns(image, size, strip, left, min(group, image.width - left))
+        rows = _shrunk_columns(image, size, left, min(group, image.width - left))
         _add_shares(result, rows.swapaxes(0, 1), image.width, left)
     return np.ascontiguousarray(result.swapaxes(0, 1))
 
 
-def _shrunk_columns(image: Image, size: int, strip: int, left: int, width: int) -> np.ndarray:
+def _shrunk_columns(image: Image, size: int, left: int, width: int) -> np.ndarray:
     """`width` columns of an image from `left` on, resampled to [size, width, 3]."""
     total = np.zeros((size, width, 3), np.float32)
-    height = strip * max(1, CHUNK[0] // strip)
-    for top in range(0, image.height, height):
+    for top in range(0, image.height, CHUNK[0]):
         for start in range(0, width, CHUNK[1]):
             part = total[:, start : start + CHUNK[1]]
-            rows = image.window_float(top, left + start, min(height, image.height - top), part.shape[1])
-            for first in range(0, len(rows), strip):
-                _add_shares(part, rows[first : first + strip], image.height, top + first)
+            rows = image.window_float(top, left + start, min(CHUNK[0], image.height - top), part.shape[1])
+            _add_shares(part, rows, image.height, top)
     return total
 
 

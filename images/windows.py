@@ -107,7 +107,8 @@ def _of_colours(image: Any, encoded: Encoded) -> Any:
         raise ValueError(f"its samples are of type {image.format}, which cannot be colours")
     if image.bands < 3 <= encoded.count:  # a palette of grey
         image = image[0].bandjoin([image[0], *(image[band] for band in range(image.bands))])
-    return image[: min(image.bands, encoded.count + encoded.alpha)]
+    wanted = encoded.count + encoded.alpha
+    return image[:wanted] if image.bands > wanted else image
 
 
 class Stored:

@@ -171,12 +171,12 @@ def test_area_weights(size_in, size_out):
     np.testing.assert_allclose(weights.sum(axis=0), size_out / size_in, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("shape", "strip"), [((150, 150), 50), ((37, 200), 1), ((1, 1), 256), ((513, 129), 256)])
-def test_thumbnail_is_the_area_average(shape, strip):
+@pytest.mark.parametrize("shape", [(37, 200), (1, 1), (513, 129), (20, 2100)])
+def test_thumbnail_is_the_area_average(shape):
     values = RANDOM.integers(0, 256, (*shape, 3), dtype=np.uint8)
     vertical, horizontal = (area_matrix(length, 64).astype(np.float64) for length in shape)
     expected = np.einsum("ih,hwc,jw->ijc", vertical, values / 127.5 - 1, horizontal, optimize=True)
-    np.testing.assert_allclose(thumbnail(Image(values), 64, strip), expected, atol=1e-6)
+    np.testing.assert_allclose(thumbnail(Image(values), 64), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("shape", "expected"), [((40, 100), (20, 50)), ((30, 10), (60, 20)), ((20, 33), (20, 33))])
