@@ -32,7 +32,7 @@ from images.headers import (
     pillow,
     readable,
     recognise,
-)  # fmt: skip
+)
 from images.mending import is_filled
 from images.metadata import Metadata
 from images.windows import NotByWindow, open_windows
@@ -157,7 +157,8 @@ def open_image(
         return Image(_check_array(source, name), name)
     with pillow(), errors_named(name):
         if isinstance(source, PIL.Image.Image):
-            return _whole(Encoded("", None, source), name)
+            encoded = Encoded("", None, source)
+            return _image(decode(encoded), encoded, name)
         _check_file(source, name)
         kind = recognise(source)
         if not readable(kind):
@@ -176,7 +177,7 @@ def open_image(
                     reason = f", and it cannot be read by window: {error}"
             if height * width > max_pixels:
                 raise ImageError(name, f"{width} x {height} is more than max_pixels ({max_pixels}) allows{reason}")
-            return _whole(encoded, name)
+            return _image(decode(encoded), encoded, name)
 
 
 def open_photograph(path: Path, max_pixels: int, memory_mib: int | None = None) -> Image:
@@ -188,12 +189,8 @@ def open_photograph(path: Path, max_pixels: int, memory_mib: int | None = None) 
     return image
 
 
-def _whole(encoded: Encoded, name: str) -> Image:
-    """An image, decoded."""
-    return _image(decode(encoded), encoded, name)
-
-
 def _image(pixels: Any, encoded: Encoded, name: str, **options: Any) -> Image:
+    """An image whose pixels were decoded, or are read by window."""
     orientation, metadata = encoded.orientation, encoded.metadata
     return Image(pixels, name, orientation, encoded.alpha, notes=encoded.notes, metadata=metadata, **options)
 
