@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from inversion.inverter import PatchInverter
 from inversion.latents import Latents
 from inversion.styles import ArrayLike, RestyledStructure, Style, StyleMap, Windowed
 from inversion.synthesis import GeneratedStructure
-from inversion.weight_maps import LabelImage
+from inversion.weight_maps import Boxes, LabelImage, Labels
 from models.geometry import Region
 from utils.errors import UserError
 
@@ -60,23 +61,29 @@ class Content:
         size: tuple[int, int],  # height, width of the canvas, pixels
         style: Style | StyleMap,
         seed: int,
+        hidden: Labels | None = None,  # above 0: pixels of the images to be made anew; None: those beside them
     ) -> ArrayLike:
         """The structure of the canvas. UserError if nothing is left to copy, or the fit diverges."""
         if not self.copies(model, [placement.latents for placement in placements]):
             return complete(model, known, size, style, seed, self.fit, self.progress)
+        trunk = deepcopy(model.generator.texture.trunk).float().cpu()
+
+        def sheet(latents: Latents, *place: Labels | tuple[int, int] | None) -> Sheet:
+            return Sheet(trunk, latents.structure, model.cells(latents.size), latents.size, *place)
+
         sheets = []
         for placement in placements:
-            latents, at = placement.latents, (placement.top // model.cell, placement.left // model.cell)
-            masks = [] if known.mask is None else [known.mask]
-            if self.avoid is not None:
-                masks.append(seen_cells(model, LabelImage(self.avoid, latents.size), latents.size))
-            sheets.append(Sheet.of(model, latents, masks, at))
+            avoid = None if self.avoid is None else LabelImage(self.avoid, placement.latents.size)
+            sheets.append(sheet(placement.latents, hidden, avoid, (placement.top, placement.left)))
         for latents in self.sources:
             model.check(latents)
             latents = latents.with_style(style) if isinstance(style, Style) else latents
-            sheets.append(Sheet.of(model, model.as_drawn(latents)))
-        costs, trunk = AROUND if known.mask is None else INSIDE, model.generator.texture.trunk
-        collage = Collage(known, model.cells(size), sheets, trunk, costs, seed)
+            sheets.append(sheet(model.as_drawn(latents)))
+        costs = AROUND if hidden is None else INSIDE
+        if hidden is None:  # cells that see a pixel beside the photographs
+            boxes = Boxes([placement.box for placement in placements])
+            known = replace(known, mask=seen_cells(model, lambda rows, cols: boxes(rows, cols) == 0, size))
+        collage = Collage(known, model.cells(size), size, sheets, costs, seed)
         styles = [each.style for each in (*(placement.latents for placement in placements), *self.sources)]
         if isinstance(style, Style) or any(isinstance(each, StyleMap) for each in styles):
             return collage

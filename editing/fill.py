@@ -38,7 +38,7 @@ def fill(
     if not any(each.any() for each in taken):
         raise UserError("fill: the mask takes nothing out; allowed: masks with a white pixel in its size")
     known = KnownLatents(model.generator.structure.local_dim, [(latents.structure, cells, cells)], mask)
-    made = content.make(model, [Placement(latents, 0, 0)], known, latents.size, latents.style, seed)
+    made = content.make(model, [Placement(latents, 0, 0)], known, latents.size, latents.style, seed, where)
     if not content.adds_noise(model, [latents]):
         return replace(latents, structure=made)
     noise = mix_noise([latents.noise, FieldNoise(seed)], LabelMap(where, 2, latents.size))

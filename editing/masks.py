@@ -77,9 +77,11 @@ def seen_cells(model: PatchInverter, labels: Labels, size: tuple[int, int]) -> C
         return [reflect(np.arange(field.first, field.last + 1), edge) for field in fields]
 
     def mask(region: Region) -> np.ndarray:
-        cols = np.arange(size[1])
+        across = seen(region.cols, size[1])
+        first = min(each.min() for each in across)
+        cols = np.arange(first, max(each.max() for each in across) + 1)
         rows = np.stack([(labels(each, cols) > 0).any(0) for each in seen(region.rows, size[0])])
-        return np.stack([rows[:, each].any(1) for each in seen(region.cols, size[1])], 1)
+        return np.stack([rows[:, each - first].any(1) for each in across], 1)
 
     return mask
 

@@ -16,7 +16,7 @@ Letters: H/W cells of the canvas, h/w of the sources, F features.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -24,14 +24,15 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from scipy.sparse.linalg import cg
 
-NODES = 2500  # open cells of the coarsest canvas
-RADII = 1, 3  # of the patches that are compared, in cells
+NODES = 1000  # open cells of the coarsest canvas
+RADII = 1, 3, 5  # of the patches that are compared, in cells
 CHUNK = 4096  # sources that are compared at a time
-MATCHED = 100  # patches at the border of what is open, whose nearest sources are offsets to try
+MATCHED = 70  # patches at the border of what is open, whose nearest sources are offsets to try
 NEAREST = 3  # of them for each patch
-RANDOM = 150  # offsets at random
+RANDOM = 100  # offsets at random
+SWEEPS = 2  # of all offsets
 SMALL = 12  # cells of a piece, below which only its seams move
-WINDOW = 4000  # cells around a piece, up to which its offset is tried anew
+WINDOW = 5000  # cells around a piece, up to which its offset is tried anew
 TILE = 48  # cells along the edge of what is cut at a time in larger ones
 MARGIN = 4  # cells around a piece that may join it
 STEPS = (0, 0), (0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)
@@ -40,8 +41,7 @@ EMPTY = 1e3  # cost of a cell without a source
 UNSEEN = 12.0  # cost of a seam where neither label has something at the other side
 BORDER = 2.0  # weight of seams to what is known, which are straight and long
 MOST = 12.0  # of the squared distance at a cell
-HELD = 1e-2  # weight of no change of tones, beside a gradient's 1
-LARGEST = 1.0  # step of a tone that is evened out
+LARGEST = 0.5  # step of a tone that is evened out
 UNITS = 100  # of a cost of 1, for cuts in integers
 
 Offset = tuple[int, int]
@@ -57,9 +57,13 @@ class Costs:
     unusual: float  # of a source that occurs once
     used: float  # of a source for each other cell that takes it
 
+    def halved(self) -> Costs:
+        """At twice the resolution, where there are four times as many cells, but seams are twice as long."""
+        return Costs(*(getattr(self, each.name) / 2 for each in fields(self)))
+
 
 AROUND = Costs(rows=400, near=3, unusual=12, used=3)  # for the surroundings of a photograph: no landmark again
-INSIDE = Costs(rows=100, near=0.3, unusual=2, used=0.5)  # for holes, where what is beside them goes on
+INSIDE = Costs(rows=8, near=0, unusual=0, used=0.2)  # for holes, where what is beside them goes on
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ def compose(canvas: Canvas, sources: Sources, costs: Costs, seed: int) -> Pieces
     pieces.settle(np.random.default_rng(seed))
     pieces.refine()
     for level in reversed(levels):
-        pieces = Pieces(*level, costs, pieces.place)
+        pieces = Pieces(*level, costs.halved(), pieces.place)
+        costs = pieces.costs
         pieces.refine()
     return pieces
 
@@ -124,21 +129,23 @@ class Pieces:
         self.grid = np.mgrid[:height, :width]
         self.place = np.full((2, height, width), -1)
         # what a cell's label has at the cell itself, and beside it
+        self.price = np.full((height, width), np.float32(EMPTY))  # of a cell's place
         self.own = np.where(canvas.known[..., None], canvas.values, np.float32(0))
         self.beside = np.zeros((len(SIDES), *self.own.shape), np.float32)
         self.seen = np.zeros((len(SIDES), height, width), bool)
         if coarse is not None:
             fine = coarse.repeat(2, 1).repeat(2, 2)[:, :height, :width]
-            self._set(*np.nonzero(canvas.open & (fine[0] >= 0)), 2 * fine + self.grid % 2)
+            rows, cols = np.nonzero(canvas.open & (fine[0] >= 0))
+            self._set(rows, cols, (2 * fine + self.grid % 2)[:, rows, cols])
         self._cover()
         self.uses: np.ndarray | None = None  # how many cells take each source, mirrored or not
 
     def settle(self, random: np.random.Generator) -> None:
         """Choose from offsets that continue what is known, and random ones."""
-        self.place[:] = -1
+        self.place[:], self.price[:] = -1, EMPTY
         self.uses = np.zeros(self.sources.original.max() + 1, np.float32)
         offsets = self._proposals(random)
-        for offset in offsets:
+        for offset in SWEEPS * offsets:
             self.expand(offset)
         for offset, _, _ in list(self._pieces()):
             self.expand(offset)
@@ -172,8 +179,8 @@ class Pieces:
         free = self.canvas.open[box] & usable & (now != place).any(0)
         if not free.any():
             return 0
-        cells, old = self.grid[:, *box], np.maximum(now, 0)
-        cost = self.unary(cells, place) - np.where(empty, EMPTY, self.unary(cells, old))
+        old = np.maximum(now, 0)
+        cost = self.unary(self.grid[:, *box], place) - self.price[box]
         if self.uses is not None:
             held = (now == place).all(0)
             cost += self.costs.used * (self._used(place) - held - np.where(empty, 0, self._used(old) - 1))
@@ -195,21 +202,19 @@ class Pieces:
         if self.uses is not None:
             self._count(now[:, taken & ~empty], -1)
             self._count(place[:, taken], 1)
-        full = np.full_like(self.place, -1)
-        full[:, *box] = place
-        self._set(rows + box[0].start, cols + box[1].start, full)
+        self._set(rows + box[0].start, cols + box[1].start, place[:, taken])
         return len(rows)
 
-    def tones(self, channels: int) -> np.ndarray:
+    def tones(self, channels: int, held: float) -> np.ndarray:
         """What to add to the first channels so that no step is left at seams: [channels, H, W], 0 at known cells.
 
         Least squares of the steps between neighbours, which shall be those that both labels have on average (Perez et
-        al., "Poisson image editing", SIGGRAPH 2003), and weakly of the tones themselves.
+        al., "Poisson image editing", SIGGRAPH 2003), and of the tones themselves, with the weight `held`.
         """
         open_ = self.canvas.open
         number, count = np.full(open_.shape, -1), int(open_.sum())
         number[open_] = np.arange(count)
-        diagonal, wanted, pairs = np.full(count, HELD), np.zeros((count, channels)), []
+        diagonal, wanted, pairs = np.full(count, held), np.zeros((count, channels)), []
         for side in (0, 2):
             p, q, step, there = self._steps(side, channels)
             for one, other, sign in ((number[p], number[q], -1), (number[q], number[p], 1)):
@@ -243,9 +248,11 @@ class Pieces:
         """The costs of places [2, ...] of the sources for cells [2, ...] of the canvas."""
         cells, place = tuple(cells), tuple(place)
         gap = np.abs(self.canvas.rows[cells] - self.sources.rows[place]) - self.canvas.slack[cells]
-        away = np.hypot(*(self.sources.at[axis][place] - cells[axis] for axis in (0, 1))) / self.sources.reach
-        near, unusual = np.maximum(1 - away, 0), self.sources.unusual[place]
-        return self.costs.rows * np.maximum(gap, 0) ** 2 + self.costs.near * near + self.costs.unusual * unusual
+        cost = self.costs.rows * np.maximum(gap, 0) ** 2
+        if self.costs.near:
+            away = np.hypot(*(self.sources.at[axis][place] - cells[axis] for axis in (0, 1))) / self.sources.reach
+            cost += self.costs.near * np.maximum(1 - away, 0)
+        return cost + self.costs.unusual * self.sources.unusual[place] if self.costs.unusual else cost
 
     def _seam(
         self, box: Box, side: int, new: np.ndarray, usable: np.ndarray, absent: np.ndarray
@@ -266,11 +273,12 @@ class Pieces:
         return p, q, [np.where(each, cost * weight, 0) for each, cost in zip(there, (stay, left, other), strict=True)]
 
     def _set(self, rows: np.ndarray, cols: np.ndarray, place: np.ndarray) -> None:
-        """Give cells the places of an array [2, H, W], as far as these are usable."""
-        (height, width), (y, x) = self.sources.usable.shape, place[:, rows, cols]
+        """Give cells the places [2, n], as far as these are usable."""
+        (height, width), (y, x) = self.sources.usable.shape, place
         good = self.sources.usable[y, x]
         rows, cols, y, x = rows[good], cols[good], y[good], x[good]
         self.place[:, rows, cols] = y, x
+        self.price[rows, cols] = self.unary((rows, cols), (y, x))
         self.own[rows, cols] = self.sources.values[y, x]
         for k, (down, right) in enumerate(SIDES):
             v, u = y + down, x + right
@@ -281,12 +289,10 @@ class Pieces:
 
     def _cover(self) -> None:
         """Give open cells that have no source the cheapest one."""
-        where = np.nonzero(self.sources.usable)
-        full = self.place.copy()
-        for cell in zip(*np.nonzero(self.canvas.open & (self.place[0] < 0)), strict=True):
-            best = self.unary(np.array(cell)[:, None], np.array(where)).argmin()
-            full[:, *cell] = where[0][best], where[1][best]
-        self._set(*np.nonzero(self.canvas.open & (self.place[0] < 0)), full)
+        where = np.array(np.nonzero(self.sources.usable))
+        cells = np.array(np.nonzero(self.canvas.open & (self.place[0] < 0)))
+        best = [self.unary(cell[:, None], where).argmin() for cell in cells.T]
+        self._set(*cells, where[:, best])
 
     def _reached(self, offset: Offset, box: Box | None) -> Box | None:
         """The part of a box (None: the canvas) that sources at an offset can fill."""
@@ -358,7 +364,7 @@ class Pieces:
             costs[:, part] = (weight @ squares.T - 2 * wanted @ patches.T) / weight.sum(1, keepdims=True)
         for cell, cost in zip(cells.T, costs, strict=True):
             cost = cost + self.unary(cell[:, None], centres)
-            yield cell, centres[:, np.argsort(cost, kind="stable")[:NEAREST]]
+            yield cell, centres[:, np.argpartition(cost, min(NEAREST, len(cost) - 1))[:NEAREST]]
 
 
 def unusual(values: np.ndarray, usable: np.ndarray, most: int) -> np.ndarray:
@@ -416,7 +422,8 @@ def _cost(first: np.ndarray, sees: np.ndarray, second: np.ndarray, seen: np.ndar
 
 
 def _apart(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return np.minimum(np.square(first - second).sum(-1), MOST)
+    difference = first - second
+    return np.minimum(np.einsum("...f,...f->...", difference, difference), MOST)
 
 
 def _pooled(values: np.ndarray) -> np.ndarray:

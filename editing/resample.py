@@ -54,7 +54,7 @@ def resample(
         return replace(latents, structure=latents.structure.with_local(local))
     placement = Placement(latents, 0, 0)
     known = KnownLatents(model.generator.structure.local_dim, [(latents.structure, cells, cells)], mask)
-    made = content.make(model, [placement], known, latents.size, latents.style, seed)
+    made = content.make(model, [placement], known, latents.size, latents.style, seed, where)
     return replace(latents, structure=made, noise=mixed)
 
 
