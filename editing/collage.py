@@ -31,7 +31,10 @@ from utils.errors import UserError
 NOTHING = "nothing is left to copy from; allowed: photographs and masks that leave some pixels"
 NODES = 2**19  # of a canvas and its sheets, mirrored too, above which they become coarser
 PATCHES = 150, 2500  # at most, by which something is told to be unusual, as a whole and in detail
+WHOLE = 2**22  # pixels of a sheet up to which its picture is kept
 STRIP = 128  # rows of pixels that are described at a time
+BESIDE = 3  # pixels beside hidden ones that are made anew, too
+SQUARE = np.ones((2 * BESIDE + 1, 2 * BESIDE + 1), np.uint8)
 RADIUS = 4  # pixels around a pixel, whose slopes are its texture
 # features: three colours, slopes of the first one downwards and to the right, the strength of both around
 SLOPES = slice(3, 5)
@@ -58,6 +61,17 @@ class Sheet:
 
     def picture(self, region: Region) -> np.ndarray:
         """Colours [3, h, w], by axes of the trunk, of a region of its pixels."""
+        if self._whole is not None:
+            return self._whole[:, *region.slices_in(Region.at(0, 0, *self.size))]
+        return self._drawn(region)
+
+    @cached_property
+    def _whole(self) -> np.ndarray | None:
+        """All of a small one, which is copied from again and again."""
+        height, width = self.size
+        return self._drawn(Region.at(0, 0, height, width)) if height * width <= WHOLE else None
+
+    def _drawn(self, region: Region) -> np.ndarray:
         m = self.trunk.cell
         cells = Region(*(Interval(axis.first // m, axis.last // m + 1) for axis in (region.rows, region.cols)))
         structure = self.structure[(slice(self.trunk.channels), *cells.slices_in(self.cells))]
@@ -66,12 +80,21 @@ class Sheet:
         return torch.tensordot(self.trunk.axes, drawn[:, *inner], 1).numpy()
 
     def known(self, region: Region) -> np.ndarray:
-        """Bool [h, w]: the pixels of a region that stay."""
-        return _unlabelled(self.hidden, region)
+        """Bool [h, w]: the pixels of a region that stay. Those close to hidden ones have something of them."""
+        inner = slice(BESIDE, -BESIDE)
+        return cv2.erode(self._unlabelled(self.hidden, region.grown(BESIDE)), SQUARE)[inner, inner] > 0
 
     def usable(self, region: Region) -> np.ndarray:
         """Bool [h, w]: the pixels of a region that may be copied."""
-        return self.known(region) & _unlabelled(self.avoid, region)
+        return self.known(region) & (self._unlabelled(self.avoid, region) > 0)
+
+    def _unlabelled(self, labels: Labels | None, region: Region) -> np.ndarray:
+        """1 for the pixels of a region whose label is 0, uint8 [h, w]; beyond the rim as at it."""
+        if labels is None:
+            return np.ones(region.shape, np.uint8)
+        axes = zip((region.rows, region.cols), self.size, strict=True)
+        positions = (np.arange(axis.first, axis.last + 1).clip(0, edge - 1) for axis, edge in axes)
+        return (labels(*positions) == 0).astype(np.uint8)
 
     def strips(self) -> list[Region]:
         """Its rows, a few at a time."""
@@ -191,15 +214,18 @@ class Collage(TiledStructure):
         """
         place, tones = self._montage
         nodes, inner = self._nodes(rows, cols)
-        at, own = place[:, *np.ix_(*nodes)], tones[:, *np.ix_(*nodes)]
+        own = [np.arange(axis[0], axis[-1] + 1) for axis in nodes]
+        of = np.ix_(*(axis - axis[0] for axis in nodes))
         away = [(each + 0.5) / self.factor - 0.5 for each in inner]
-        result = np.zeros_like(own)
+        result = np.zeros((COLOURS, len(rows), len(cols)), np.float32)
         for step in np.ndindex(3, 3):
             shares = [np.maximum(1 - np.abs(each - (k - 1)), 0) for each, k in zip(away, step, strict=True)]
-            axes = zip(nodes, step, place.shape[1:], strict=True)
-            beside = np.ix_(*(np.clip(node + k - 1, 0, edge - 1) for node, k, edge in axes))
-            same = (place[:, *beside] - at == np.array(step)[:, None, None] - 1).all(0)
-            result += np.outer(*shares).astype(np.float32) * np.where(same, tones[:, *beside], own)
+            if min(share.max() for share in shares) > 0:
+                axes = zip(own, step, place.shape[1:], strict=True)
+                beside = np.ix_(*(np.clip(node + k - 1, 0, edge - 1) for node, k, edge in axes))
+                goes_on = place[:, *beside] - place[:, *np.ix_(*own)] == np.array(step)[:, None, None] - 1
+                tone = np.where(goes_on.all(0), tones[:, *beside], tones[:, *np.ix_(*own)])
+                result += np.outer(*shares).astype(np.float32) * tone[:, *of]
         return result
 
     @cached_property
@@ -289,10 +315,3 @@ def _means(values: np.ndarray, factor: int) -> np.ndarray:
     height, width = (edge // factor for edge in values.shape[:2])
     cut = values[: height * factor, : width * factor]
     return cut.reshape(height, factor, width, factor, *values.shape[2:]).mean((1, 3), dtype=np.float32)
-
-
-def _unlabelled(labels: Labels | None, region: Region) -> np.ndarray:
-    """Bool [h, w]: the pixels of a region whose label is 0."""
-    if labels is None:
-        return np.ones(region.shape, bool)
-    return labels(*(np.arange(axis.first, axis.last + 1) for axis in (region.rows, region.cols))) == 0

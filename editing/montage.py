@@ -16,7 +16,7 @@ Letters: H/W cells of the canvas, h/w of the sources, F features.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -24,19 +24,18 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from scipy.sparse.linalg import cg
 
-NODES = 1000  # open cells of the coarsest canvas
 RADII = 1, 3, 5  # of the patches that are compared, in cells
 CHUNK = 4096  # sources that are compared at a time
 MATCHED = 70  # patches at the border of what is open, whose nearest sources are offsets to try
 NEAREST = 3  # of them for each patch
 RANDOM = 100  # offsets at random
 SWEEPS = 2  # of all offsets
-SMALL = 12  # cells of a piece, below which only its seams move
+SMALL = 48  # cells of a piece, below which only its seams move
 WINDOW = 5000  # cells around a piece, up to which its offset is tried anew
 TILE = 48  # cells along the edge of what is cut at a time in larger ones
 MARGIN = 4  # cells around a piece that may join it
-STEPS = (0, 0), (0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)
 SIDES = (0, 1), (0, -1), (1, 0), (-1, 0)
+STEPS = (0, 0), *SIDES
 EMPTY = 1e3  # cost of a cell without a source
 UNSEEN = 12.0  # cost of a seam where neither label has something at the other side
 BORDER = 2.0  # weight of seams to what is known, which are straight and long
@@ -57,13 +56,16 @@ class Costs:
     unusual: float  # of a source that occurs once
     used: float  # of a source for each other cell that takes it
 
+    nodes: int  # open cells of the coarsest canvas, at most
+
     def halved(self) -> Costs:
         """At twice the resolution, where there are four times as many cells, but seams are twice as long."""
-        return Costs(*(getattr(self, each.name) / 2 for each in fields(self)))
+        return Costs(self.rows / 2, self.near / 2, self.unusual / 2, self.used / 2, self.nodes)
 
 
-AROUND = Costs(rows=400, near=3, unusual=12, used=3)  # for the surroundings of a photograph: no landmark again
-INSIDE = Costs(rows=8, near=0, unusual=0, used=0.2)  # for holes, where what is beside them goes on
+# for the surroundings of a photograph, without its landmarks again; for holes, where what is beside them goes on
+AROUND = Costs(rows=400, near=3, unusual=12, used=3, nodes=2500)
+INSIDE = Costs(rows=8, near=0, unusual=0, used=0.2, nodes=1000)
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Sources:
 def compose(canvas: Canvas, sources: Sources, costs: Costs, seed: int) -> Pieces:
     """The canvas, filled."""
     levels = [(canvas, sources)]
-    while levels[-1][0].open.sum() > NODES:
+    while levels[-1][0].open.sum() > costs.nodes:
         half = tuple(each.halved() for each in levels[-1])
         if not half[1].usable.any():
             break
@@ -393,9 +395,25 @@ def unusual(values: np.ndarray, usable: np.ndarray, most: int) -> np.ndarray:
 
 def _cut(cost: np.ndarray, first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Bool [n]: which to take, at the least sum of costs, and of weights where `second` is taken and `first` not."""
+    taken, left = np.zeros(len(cost), bool), np.ones(len(cost), bool)
+    while True:  # what costs more than it can spare is not taken, and then its neighbours cost more
+        saved = np.bincount(first, weight, len(cost))
+        dear = left & (cost >= saved)
+        if not dear.any():
+            break
+        left &= ~dear
+        cost = cost + np.bincount(second, weight * dear[first], len(cost))
+        kept = left[first] & left[second]
+        first, second, weight = first[kept], second[kept], weight[kept]
+    if left.any():
+        number = left.cumsum() - 1
+        taken[left] = _flow(cost[left], number[first], number[second], weight)
+    return taken
+
+
+def _flow(cost: np.ndarray, first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """As `_cut`, of all, by the largest flow."""
     count = len(cost)
-    if (cost >= 0).all():
-        return np.zeros(count, bool)
     nodes, whole, between = np.arange(count), np.rint(cost * UNITS), np.rint(weight * UNITS)
     ends = np.full(count, count), np.full(count, count + 1)  # source and sink
     # each edge beside its reverse, which lets the flow have the same places

@@ -1,6 +1,5 @@
 """New content from photographs themselves: blocks, what stays to the last bit, what is copied, what is wrong."""
 
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -25,8 +24,8 @@ def draw(latents, **options):
 
 
 EDITS = {
-    "outpaint": lambda: outpaint(MODEL, LEFT, (120, 170)),
-    "outpaint, another photograph": lambda: outpaint(MODEL, LEFT, (None, 130), content=Content(sources=[RIGHT])),
+    "outpaint": lambda: outpaint(MODEL, LEFT, (91, 110)),
+    "outpaint, another photograph": lambda: outpaint(MODEL, LEFT, (72, 110), content=Content(sources=[RIGHT])),
     "inbetween": lambda: inbetween(MODEL, LEFT, RIGHT),
     "resample": lambda: resample(MODEL, LEFT, Boxes([BOX])),
     "fill": lambda: fill(MODEL, LEFT, Boxes([BOX])),
@@ -72,24 +71,33 @@ def test_beyond_the_reach_of_what_is_taken_out_nothing_changes(place, seed):
     assert not change[~reached(box, LEFT.size)].any() and change[top : box[2], left : box[3]].any()
 
 
-def test_nothing_stays_of_what_is_taken_out():
-    """The result does not depend on it, but for the photograph's style."""
-    pixels = photograph(72, 90)
-    pixels[BOX[0] : BOX[2], BOX[1] : BOX[3]] = 255 - pixels[BOX[0] : BOX[2], BOX[1] : BOX[3]]
-    other = replace(MODEL.invert(pixels), style=LEFT.style)
-    assert (draw(fill(MODEL, other, Boxes([BOX]))) == draw(fill(MODEL, LEFT, Boxes([BOX])))).all()
+def copied(made):
+    """Rows and columns of all copied pixels of the photograph LEFT, mirrored or not."""
+    made.structure[:, :1, :1]
+    place, width = made.structure._montage[0], LEFT.size[1]
+    rows, cols = place[:, place[0] >= 0]
+    return rows, np.where(cols >= width, 2 * width - 1 - cols, cols)
+
+
+def test_what_is_taken_out_is_not_copied():
+    rows, cols = copied(fill(MODEL, LEFT, Boxes([BOX])))
+    assert len(rows) >= 16**2
+    assert not ((rows >= BOX[0]) & (rows < BOX[2]) & (cols >= BOX[1]) & (cols < BOX[3])).any()
 
 
 def test_what_shall_not_be_copied_is_not():
     avoid = np.zeros((72, 90), bool)
     avoid[:, :45] = True
-    made = outpaint(MODEL, LEFT, (None, 180), content=Content(avoid=avoid))
-    made.structure[:, :1, :1]
-    place, _ = made.structure._montage
-    columns = place[1][place[1] >= 0]
-    width = made.structure.width
-    own = np.where(columns >= width, LEFT.structure.shape[2] - 1 - (columns - width), columns) - 3
-    assert len(own) and (own * MODEL.cell - MODEL.cell >= 45 - 1).all()
+    _, cols = copied(outpaint(MODEL, LEFT, (None, 120), content=Content(avoid=avoid)))
+    assert len(cols) and (cols >= 45).all()
+
+
+def test_large_canvases_are_put_together_from_larger_nodes(monkeypatch):
+    monkeypatch.setattr("editing.collage.NODES", 3000)
+    monkeypatch.setattr("editing.collage.WHOLE", 0)
+    whole, parts = (outpaint(MODEL, LEFT, (101, 130)) for _ in range(2))
+    assert whole.structure.factor == 4
+    assert (draw(whole) == draw(parts, blocks=blocks(Region.at(0, 0, 101, 130), (48, 48)))).all()
 
 
 def test_seeds_give_variants_and_images_with_noise_are_generated_on():
