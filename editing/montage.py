@@ -30,7 +30,7 @@ MATCHED = 70  # patches at the border of what is open, whose nearest sources are
 NEAREST = 3  # of them for each patch
 RANDOM = 100  # offsets at random
 SWEEPS = 2  # of all offsets
-SMALL = 48  # cells of a piece, below which only its seams move
+SMALL = 150  # cells of a piece, below which only its seams move
 WINDOW = 5000  # cells around a piece, up to which its offset is tried anew
 TILE = 48  # cells along the edge of what is cut at a time in larger ones
 MARGIN = 4  # cells around a piece that may join it
@@ -179,6 +179,10 @@ class Pieces:
         new, usable = self.sources.values[*place], self.sources.usable[*place]
         now, empty = self.place[:, *box], self.place[0][box] < 0
         free = self.canvas.open[box] & usable & (now != place).any(0)
+        for axis, (part, edge) in enumerate(zip(box, self.canvas.open.shape, strict=True)):  # seams beyond are not seen
+            rows = np.moveaxis(free, axis, 0)
+            rows[:1] &= part.start == 0
+            rows[-1:] &= part.stop == edge
         if not free.any():
             return 0
         old = np.maximum(now, 0)
@@ -325,7 +329,8 @@ class Pieces:
         """The tiles of a box in which a label ends."""
         for top in range(box[0].start, box[0].stop, TILE):
             for left in range(box[1].start, box[1].stop, TILE):
-                tile = slice(top, min(top + TILE, box[0].stop)), slice(left, min(left + TILE, box[1].stop))
+                corner = zip((top, left), self.canvas.open.shape, strict=True)
+                tile = tuple(slice(max(0, start - 1), min(start + TILE + 1, edge)) for start, edge in corner)
                 same = (self.place[:, *tile] - self.grid[:, *tile] == np.array(offset)[:, None, None]).all(0)
                 if same.any() and not same[self.canvas.open[tile]].all():
                     yield tile
