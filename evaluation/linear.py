@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from evaluation.fidelity import as_tensor
 from images.reading import ImageError, open_image
 from images.writing import to_eight_bit
 from inversion import PatchInverter
@@ -17,31 +18,25 @@ from models.trunk import COLOURS, Trunk
 FITTED, EDGE = 200, 512  # photographs that it is fitted to, and pixels along an edge of these at most
 
 
-class Linear:
-    """Called with an image, uint8 [H, W, 3], and K, gives the same by the first K coefficients of each cell."""
-
-    def __init__(self, trunk: Trunk) -> None:
-        self.trunk = trunk
-
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray, channels: int) -> np.ndarray:
-        m, (height, width) = self.trunk.cell, image.shape[:2]
-        pads = [(m, m + -length % m) for length in (height, width)]  # whole cells, and one around them
-        mode = "reflect" if min(height, width) > 2 * m else "edge"
-        pixels = np.pad(image, (*pads, (0, 0)), mode).astype(np.float32) / 127.5 - 1
-        z = self.trunk.analyse(torch.from_numpy(pixels).permute(2, 0, 1)[None], min(channels, self.trunk.every))
-        drawn = self.trunk.synthesise(z)[0, :, :height, :width]
-        return to_eight_bit(drawn.permute(1, 2, 0)).numpy()
+@torch.inference_mode()
+def redraw(trunk: Trunk, image: np.ndarray, channels: int) -> np.ndarray:
+    """An image, uint8 [H, W, 3], by the first K (`channels`) coefficients of each cell."""
+    m, (height, width) = trunk.cell, image.shape[:2]
+    pads = [(m, m + -length % m) for length in (height, width)]  # whole cells, and one around them
+    mode = "reflect" if min(height, width) > 2 * m else "edge"
+    pixels = as_tensor(np.pad(image, (*pads, (0, 0)), mode)[None], torch.device("cpu"))
+    drawn = trunk.synthesise(trunk.analyse(pixels, min(channels, trunk.every)))[0, :, :height, :width]
+    return to_eight_bit(drawn.permute(1, 2, 0)).numpy()
 
 
-def linear_transform(model: PatchInverter, files: Iterable[Path], infer: dict) -> Linear | None:
+def linear_transform(model: PatchInverter, files: Iterable[Path], infer: dict) -> Trunk | None:
     """The trunk of a model, which was fitted to its training images; without one, it is fitted to the photographs.
 
     None where no photograph has 2 x 2 cells.
     """
     trunk, images = model.generator.texture.trunk, []
     if trunk is not None:
-        return Linear(copy.deepcopy(trunk).cpu())
+        return copy.deepcopy(trunk).cpu()
     trunk = Trunk(COLOURS, model.cell)
     for path in list(files)[:FITTED]:
         try:
@@ -53,4 +48,4 @@ def linear_transform(model: PatchInverter, files: Iterable[Path], infer: dict) -
         trunk.fit(torch.from_numpy(each).permute(2, 0, 1) for each in images)
     except ValueError:
         return None
-    return Linear(trunk)
+    return trunk

@@ -15,7 +15,7 @@ from evaluation.discriminator_score import DiscriminatorScore
 from evaluation.fidelity import perceived, pixelwise
 from evaluation.inception import Inception
 from evaluation.latents import relative_error, window
-from evaluation.linear import Linear
+from evaluation.linear import redraw
 from evaluation.optimization import optimize
 from evaluation.report import Pictures, number_text, webp
 from evaluation.seams import SMALLEST, seam_score
@@ -25,6 +25,7 @@ from inversion import Latents, PatchInverter
 from inversion.jobs import noise_of
 from losses.perceptual import LPIPS
 from models.geometry import Region
+from models.trunk import Trunk
 from utils.device import peak_memory_mib, release_freed_memory, reset_peak_memory
 
 REFINEMENTS = (0, 3, 10, 30, 100)  # steps
@@ -72,7 +73,7 @@ class Inversion:
 
 
 def measure_inversion(
-    evaluated: EvaluatedModel, image: Image, linear: Linear | None
+    evaluated: EvaluatedModel, image: Image, linear: Trunk | None
 ) -> tuple[Inversion, dict[str, float | None]]:
     """An inversion, its fidelity beside a linear transform's, and the seconds and the memory that it took.
 
@@ -86,8 +87,9 @@ def measure_inversion(
     inversion = Inversion(image, latents, model.draw(latents))
     taken = {"seconds": time.perf_counter() - start, "peak_memory_mib": peak_memory_mib(device) - held}
     pair = inversion.photograph, inversion.result
-    taken["values_per_pixel"] = latents.structure.shape[0] / model.cell**2
-    taken["psnr_linear"] = linear and pixelwise(pair[0], linear(pair[0], latents.structure.shape[0]))["psnr"]
+    channels = latents.structure.shape[0]
+    taken["values_per_pixel"] = channels / model.cell**2
+    taken["psnr_linear"] = linear and pixelwise(pair[0], redraw(linear, pair[0], channels))["psnr"]
     return inversion, pixelwise(*pair) | perceived(*pair, evaluated.lpips, device) | taken
 
 

@@ -41,12 +41,10 @@ def mix_texture(
     exact: bool = True,
 ) -> StyledTexture:
     """The texture synthesizer with a style that varies over space."""
-    # a 1x1 convolution without demodulation is exact either way
-    mixed = [
-        [MixedConv2d(layer.conv, own, dtype, exact and layer is not stage.to_rgb)
-         for layer, own in zip((stage.up, stage.conv, stage.to_rgb), styles, strict=True)]
-        for stage, *styles in texture.styles(w)
-    ]  # fmt: skip
+    mixed, ways = [], (exact, exact, False)  # a 1x1 convolution without demodulation is exact either way
+    for stage, *styles in texture.styles(w):
+        parts = zip((stage.up, stage.conv, stage.to_rgb), styles, ways, strict=True)
+        mixed.append([MixedConv2d(part.conv, own, dtype, way) for part, own, way in parts])
 
     def stages(regions: Sequence[StageRegions], device: torch.device) -> list[StyledStage]:
         spacing, cells, styled = 2 ** len(regions), regions[0].input_region, []  # pixels between features

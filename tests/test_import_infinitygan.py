@@ -1,7 +1,6 @@
 """Importing public InfinityGAN weights: what is written serves the other commands, a mistake is one line."""
 
 import os
-from math import nan
 
 import pytest
 import torch
@@ -60,8 +59,7 @@ def test_settings_that_no_tensor_tells(run, tmp_path):
         "layers": 2, "radius": 1, "widths": [], "dilations": [],
         "vertical_slope": 1.0, "horizontal_period": 24, "row_starts": 5,
     }  # fmt: skip
-    for options in (["--hori-occupy-ratio=nan"], ["--vert-cut-pt=1e9"], ["--vert-sample-size=0"]):
-        run(*options, code=2, words="; allowed: ")
+    run("--hori-occupy-ratio=nan", code=2, words="; allowed: ")
 
 
 def test_without_training_weights(run, tmp_path, missing="d"):
@@ -74,12 +72,10 @@ def test_without_training_weights(run, tmp_path, missing="d"):
 
 WRONG = {
     "missing": (STRUCTURE + "activate.bias", lambda x: None, "activate.bias is missing"),
-    "rank": (STRUCTURE + "conv.weight", lambda x: x[0], "has too few axes"),
     "shape": (TEXTURE + "convs.1.conv.modulation.weight", lambda x: x[:, :3], "has (6, 3), not (6, 5)"),
     "infinite": (TEXTURE + "mapping.1.bias", lambda x: x.double() * 1e300, "not finite"),
     "sparse": (TEXTURE + "mapping.1.weight", lambda x: x.to_sparse(), "not a plain tensor"),
     "unfolds": (TEXTURE + "mapping.1.bias", lambda x: torch.ones(1).expand(2**40), "not a plain tensor"),
-    "nested": ("module", lambda x: {"a": {}}, "'module' is not a plain tensor"),
     "kernel": (TEXTURE + "to_rgbs.1.upsample.kernel", lambda x: x * 1.1, "is another blur"),
 }
 
@@ -101,12 +97,10 @@ class Command:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"g_ema": None}, "not an InfinityGAN checkpoint"),
         ({"g_ema": [1]}, "g_ema: a list, not a dict of tensors"),
         ({"g": public_discriminator()}, "a.pth.tar: g: "),
         ({"note": Command()}, "refused"),
         ({"iter": -1}, "iter: allowed: a number from 0 on"),
-        ({"mean_path_lengths": nan}, "mean_path_lengths: allowed"),
         ({"output": "out"}, "must be a file with the suffix .safetensors"),
         ({"output": "a.pth.tar/b.safetensors"}, "would overwrite the input"),
     ],

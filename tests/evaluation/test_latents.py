@@ -64,8 +64,7 @@ def test_windows_of_latents(model):
     top, left = -model.cells(latents.size).rows.first, -model.cells(latents.size).cols.first
     whole = latents.structure[:, :, :]
     assert np.array_equal(window(model, latents), whole[:, top : top + 6, left : left + 4])
-    stored = replace(latents, structure=whole)
-    part = window(model, stored, Region.at(1, -1, 2, 3))
+    part = window(model, replace(latents, structure=whole), Region.at(1, -1, 2, 3))
     assert np.array_equal(part, whole[:, top + 1 : top + 3, left - 1 : left + 2])
 
 
