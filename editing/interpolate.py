@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import Literal
 
@@ -54,7 +54,7 @@ def interpolate(model: PatchInverter, images: Sequence[Latents], what: What = "b
     images = [middle(model, model.as_drawn(image), size) for image in images]
     generated = all(isinstance(image.structure, GeneratedStructure) for image in images)
     pairs = list(zip(images, [*images[1:], images[0]], strict=True))
-    moments_of = cache(lambda n: moments(model, *pairs[n]))
+    arcs_of = cache(lambda n: arcs(model, *pairs[n]))
     first, grey = images[0], all(image.grey for image in images)
 
     def between(position: float) -> Latents:
@@ -68,7 +68,7 @@ def interpolate(model: PatchInverter, images: Sequence[Latents], what: What = "b
             if generated:  # in the style itself
                 structure, own = between_draws(model, *pairs[n], share, style), style
             else:
-                structure = between_structures(*pairs[n], moments_of(n), share)
+                structure = between_structures(*pairs[n], *arcs_of(n)(share))
             latents = replace(pairs[n][0], structure=structure, style=own, noise=noise)
         return replace(latents if latents.style is style else in_style(latents, style), grey=grey)
 
@@ -127,9 +127,10 @@ def between_draws(
     return TiledStructure(compute, fields[0].channels, cells)
 
 
-def between_structures(first: Latents, second: Latents, moments: Moments, share: float) -> Windowed:
-    """What lies between two structures, each channel along its arc."""
-    near, far, added = moments.weights(share)
+def between_structures(
+    first: Latents, second: Latents, near: np.ndarray, far: np.ndarray, added: np.ndarray
+) -> Windowed:
+    """The sum of two structures, by weights of their channels as `arcs` gives them."""
     cells = Region.at(0, 0, *first.structure.shape[1:])
 
     def make(region: Region) -> np.ndarray:
@@ -139,29 +140,12 @@ def between_structures(first: Latents, second: Latents, moments: Moments, share:
     return Windowed(first.structure.shape[0], cells, make)
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Means, deviations and correlation of the channels of two structures: arrays [C]."""
+def arcs(model: PatchInverter, first: Latents, second: Latents) -> Callable[[float], tuple[np.ndarray, ...]]:
+    """The way of each channel from an image to another one of its size, by moments of the cells centred on pixels.
 
-    means: tuple[np.ndarray, np.ndarray]
-    deviations: tuple[np.ndarray, np.ndarray]
-    correlation: np.ndarray
-
-    def weights(self, share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What both structures are multiplied by, and what is added: float32 [C, 1, 1] each."""
-        angle = np.arccos(np.clip(self.correlation, OPPOSITE, 1))
-        near, far = (
-            np.where(angle > FLOOR, np.sin(part * angle) / np.maximum(np.sin(angle), FLOOR), part)
-            for part in (1 - share, share)
-        )
-        mean, deviation = ((1 - share) * a + share * b for a, b in (self.means, self.deviations))
-        near, far = (deviation * part / own for part, own in zip((near, far), self.deviations, strict=True))
-        added = mean - near * self.means[0] - far * self.means[1]
-        return tuple(values[:, None, None].astype(np.float32) for values in (near, far, added))
-
-
-def moments(model: PatchInverter, first: Latents, second: Latents) -> Moments:
-    """Of two images of one size, over the cells that are centred on pixels; added up by strips, in float64."""
+    A function from a share of the way to what both structures are multiplied by, and what is added: float32 [C, 1, 1]
+    each. The moments are added up by strips, in float64.
+    """
     inside = Region.at(0, 0, *(-(-length // model.cell) for length in first.size))
     rows, cols = inside.slices_in(model.cells(first.size))
     total, square = np.zeros((2, first.structure.shape[0])), np.zeros((3, first.structure.shape[0]))
@@ -173,4 +157,15 @@ def moments(model: PatchInverter, first: Latents, second: Latents) -> Moments:
     count = inside.rows.size * inside.cols.size
     means, square = total / count, square / count
     deviations = np.sqrt(np.maximum(square[:2] - means**2, FLOOR**2))
-    return Moments(tuple(means), tuple(deviations), (square[2] - means.prod(0)) / deviations.prod(0))
+    correlation = (square[2] - means.prod(0)) / deviations.prod(0)
+    angle = np.arccos(np.clip(correlation, OPPOSITE, 1))
+
+    def weights(share: float) -> tuple[np.ndarray, ...]:
+        parts = np.array([[1 - share], [share]])  # of both
+        mean, deviation = (parts * means).sum(0), (parts * deviations).sum(0)
+        arc = np.where(angle > FLOOR, np.sin(parts * angle) / np.maximum(np.sin(angle), FLOOR), parts)
+        near, far = arc * deviation / deviations
+        added = mean - near * means[0] - far * means[1]
+        return tuple(values[:, None, None].astype(np.float32) for values in (near, far, added))
+
+    return weights

@@ -95,7 +95,7 @@ def test_results_and_their_names(run, checkpoint, trunk_checkpoint, verb):
     """A picture of each edit, latents that draw it again, the photographs' own, which give the same again; a region has
     the pixels of the whole, and no latents. In a model with a trunk what is new comes from the photographs.
     """
-    given, noise = (trunk_checkpoint, None) if verb in ("style", "chain", "fill") else (checkpoint, FieldNoise(3))
+    given, noise = (trunk_checkpoint, None) if verb in ("style", "fill") else (checkpoint, FieldNoise(3))
     options = ["infer.noise=field", "infer.seed=3"] if noise else []
     single, _ = run(verb, *options, output="single", given=given)
     stems = ["a", "b"][: VERBS[verb].images]
