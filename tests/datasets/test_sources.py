@@ -131,15 +131,6 @@ def test_corruption_is_noticed(our_lmdb, tmp_path):
     assert noticed > 80
 
 
-def test_lmdb_of_something_else(make_lmdb, tmp_path):
-    (tmp_path / "noise").mkdir()
-    (tmp_path / "noise" / "data.mdb").write_bytes(bytes(100_000))
-    with pytest.raises(UserError, match="noise"):
-        open_source(tmp_path / "noise")
-    with pytest.raises(UserError, match="empty"):
-        open_source(make_lmdb("empty", []))
-
-
 LSUN = [hashlib.sha1(bytes([number])).hexdigest().encode() for number in range(5)]
 BASICSR = [b"0001_s%03d" % number for number in range(5)]
 
@@ -154,10 +145,14 @@ def test_lmdbs_of_others_hold_an_image_under_each_key(make_lmdb, encoded, keys, 
 
 
 @pytest.mark.parametrize("records", [{b"a": b"not a picture"}, {b"__keys__": b"\x80\x04]", b"0": bytes(2000)}])
-def test_lmdbs_of_no_images_are_named_with_what_to_do(make_lmdb, records):
-    with pytest.raises(UserError, match=r"other: .*no images.*into a folder or a zip file$") as error:
+def test_lmdbs_of_no_images_are_named_with_what_to_do(make_lmdb, records, tmp_path):
+    with pytest.raises(UserError, match=r"other: [^\n]*no images[^\n]*into a folder or a zip file$"):
         open_source(make_lmdb("other", records))
-    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="empty"):
+        open_source(make_lmdb("empty", []))
+    (tmp_path / "other" / "data.mdb").write_bytes(bytes(100_000))
+    with pytest.raises(UserError, match="other: not a readable image LMDB"):
+        open_source(tmp_path / "other")
 
 
 @pytest.fixture
@@ -174,32 +169,24 @@ def make_zip(tmp_path):
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_zip_is_read_as_a_folder_is(make_zip, make_folder, encoded, compression):
-    """As StyleGAN's tools and others write it; also after a fork, by both processes at once."""
-    images = {f"00000/img{number:08d}.png": encoded(number) for number in range(6)}
-    others = {"dataset.json": b"{}", "__MACOSX/._a.png": b"x", ".hidden.png": b"x", "00000/": b"", "a.txt": b"x"}
+def test_a_zip_is_read_as_a_folder_is(make_zip, make_folder, encoded, compression, capsys):
+    """As StyleGAN's tools and others write it, by content; also after a fork, by both processes at once."""
+    files = ("00000/img00000000.png", "00000/img00000001.png", "b.jpg_large", "c")
+    images = {name: encoded(number) for number, name in enumerate(files)}
+    others = {"dataset.json": b"{}", "__MACOSX/._a.png": b"x", ".hidden.png": b"x", "00000/": b"", "d.pdf": b"%PDF"}
     source = open_source(make_zip("images.zip", images | others, compression=compression))
+    assert capsys.readouterr().out == "left out: 1 .json, 1 .pdf\n"
     folder = open_source(make_folder("photos", images))
     assert [source.label(index) for index in range(len(source))] == sorted(images)
     assert source.digests == folder.digests and source.name(1).endswith("images.zip:00000/img00000001.png")
     child = os.fork()
-    for index in [*range(6)] * 20:
+    for index in [*range(4)] * 20:
         if source.read(index) != folder.read(index):
             os._exit(1)
     if child == 0:
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert pickle.loads(pickle.dumps(source)).open(3, LIMIT).width == 24
-
-
-def test_what_a_file_of_a_zip_holds_decides(make_zip, encoded, capsys):
-    """As in a folder: neither is a document an image because Pillow writes such, nor does a suffix make one."""
-    picture = encoded(0)
-    files = {"a.png": picture, "b.jpg_large": picture, "c": picture, "d.pdf": b"%PDF", "e.mpg": b"x", "f.ico": b"x"}
-    source = open_source(make_zip("images.zip", files | {"g.HEIC": b"\0\0\0\x18ftypheic" + bytes(99)}))
-    assert [source.label(index) for index in range(len(source))] == ["a.png", "b.jpg_large", "c"]
-    left_out = capsys.readouterr().out
-    assert left_out.startswith("left out: ") and all(f"1 {each}" in left_out for each in (".pdf", ".mpg", ".ico"))
 
 
 def test_zips_that_are_of_no_use_are_one_line(make_zip, encoded, tmp_path):
