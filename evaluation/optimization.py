@@ -22,8 +22,8 @@ from evaluation.fidelity import as_tensor, pixelwise
 from images.writing import to_eight_bit
 from inversion import PatchInverter
 from inversion.synthesis import LocalField, style_of_seed
-from models.geometry import Region
-from models.noise import NoiseField
+from models.geometry import Region, regions_from
+from models.noise import NoiseField, noise_in
 
 LR_STRUCTURE = 0.01  # of local and global latents
 LR_TEXTURE = 0.1  # of styles and noise
@@ -72,24 +72,20 @@ class Search:
         """`image`: uint8 [H, W, 3]; `steps`: that are to come."""
         self.model, self.perceptual, device = model, perceptual, model.device
         self.generator = model.generator.requires_grad_(False)
-        self.target, structure = as_tensor(image[None], device), self.generator.structure
-        self.cells = model.cells(image.shape[:2])
-        around = self.cells.receptive_field(structure.rule)
+        structure, texture = self.generator.structure, self.generator.texture
+        self.target, self.cells = as_tensor(image[None], device), model.cells(image.shape[:2])
+        around, field = self.cells.receptive_field(structure.rule), NoiseField(seed, device)
         self.coordinates = structure.grid.of_canvas(around, around, device)
         self.local = LocalField(structure.local_dim, seed, device).read(around)[None]  # [1, C, h, w]
         self.global_ = style_of_seed(self.generator, seed).global_latent[None].to(device)  # [1, D]
-        if model.measured:
-            draws = structure.styles
-        else:
-            draws = torch.randn(STYLES, structure.global_dim, generator=torch.Generator().manual_seed(seed))
-        style = self.generator.texture.mapping(draws.to(device)).mean(0)
-        self.styles = style.repeat(1, self.generator.texture.style_count, 1)  # [1, L + 1, D]
-        self.field, self.maps = NoiseField(seed, device), {}  # of noise, by layer, [1, 1, H, W]
-        self.draw()  # the maps get the sizes that the layers ask for
-        groups = ([self.local, self.global_], LR_STRUCTURE), ([self.styles, *self.maps.values()], LR_TEXTURE)
-        for latents, _ in groups:
-            for values in latents:
-                values.requires_grad_()
+        random = torch.Generator().manual_seed(seed)
+        draws = structure.styles if model.measured else torch.randn(STYLES, structure.global_dim, generator=random)
+        self.styles = texture.mapping(draws.to(device)).mean(0).repeat(1, texture.style_count, 1)  # [1, L + 1, D]
+        drawn = [region for stage in regions_from(self.cells, texture.stages) for region in stage.outputs]
+        self.maps = [noise_in(field, layer, region) for layer, region in enumerate(drawn)]  # [1, 1, H, W] each
+        groups = ([self.local, self.global_], LR_STRUCTURE), ([self.styles, *self.maps], LR_TEXTURE)
+        for values in (values for latents, _ in groups for values in latents):
+            values.requires_grad_()
         self.optimizer = torch.optim.Adam({"params": latents, "lr": lr} for latents, lr in groups)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: learning_rate(step / steps))
 
@@ -98,7 +94,7 @@ class Search:
         itself; it is brought back to mean 0 and deviation 1.
         """
         image = self.draw()
-        loss = F.mse_loss(image, self.target) + NOISE_WEIGHT * autocorrelation(self.maps.values())
+        loss = F.mse_loss(image, self.target) + NOISE_WEIGHT * autocorrelation(self.maps)
         if self.perceptual is not None:
             loss = loss + self.perceptual(image, self.target)
         self.optimizer.zero_grad()
@@ -106,7 +102,7 @@ class Search:
         self.optimizer.step()
         self.schedule.step()
         with torch.no_grad():
-            for noise in self.maps.values():
+            for noise in self.maps:
                 if noise.numel() > 1:  # a single value has no deviation
                     noise.sub_(noise.mean()).div_(noise.std().clamp(min=1e-4))
         return image
@@ -116,15 +112,9 @@ class Search:
         texture, origin = self.generator.texture, (self.cells.rows.first, self.cells.cols.first)
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.model.dtype == torch.bfloat16):
             z_s = self.generator.structure(self.local, self.global_, self.coordinates)
-            image = texture(z_s, self.styles, self._noise, origin)
+            image = texture(z_s, self.styles, lambda layer, *_: self.maps[layer], origin)
         pixels = Region.at(0, 0, *self.target.shape[2:])
         return image[..., *pixels.slices_in(self.cells.valid_output(texture.rule))].float()
-
-    def _noise(self, layer: int, *place: int) -> Tensor:
-        """The map of a layer: that of the seed's field, when it is asked for the first time."""
-        if layer not in self.maps:
-            self.maps[layer] = self.field(layer, *place)
-        return self.maps[layer]
 
 
 def autocorrelation(maps: Iterable[Tensor]) -> Tensor:

@@ -55,7 +55,7 @@ def test_a_perceptual_term_counts(model):
 
 def test_noise_keeps_its_mean_and_deviation_and_every_latent_moves(model):
     search = Search(model, noise(20, 20), steps=20, seed=0, perceptual=None)
-    after = [search.local, search.global_, search.styles, *search.maps.values()]
+    after = [search.local, search.global_, search.styles, *search.maps]
     before = [values.detach().clone() for values in after]
     assert search.styles.shape[1:] == (model.generator.texture.style_count, model.generator.structure.global_dim)
     for _ in range(3):
