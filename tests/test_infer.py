@@ -303,6 +303,8 @@ WRONG = [  # arguments, and what is said
     (["--latents", "{tmp}/none.zarr"], "no such file or folder"),
     (["--input", "{images}", "infer.region=0,0,8,8"], "give --latents"),
     (["--latents", "{images}", "infer.region=0,0,8"], "four whole numbers"),
+    (["--latents", "{images}", "scale=1/3"], "allowed: 1, 1/2, 1/4"),
+    (["--latents", "{images}", "scale=1/1e999"], "allowed: 1, 1/2, 1/4"),
     (["--input", "{images}", "model.stages=3"], "model"),
     (["--input", "{images}", "--config", "{tmp}/typo.yaml"], "typo.yaml"),
     (["--input", "{images}", "infer.device=cuda:99"], "cuda:99"),

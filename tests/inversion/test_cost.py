@@ -69,7 +69,6 @@ def test_refining_keeps_no_more_than_is_said(widths, dtype, pixels):
 
 
 @pytest.mark.parametrize("convolution", ["shifted", "valid"])
-@settings(max_examples=15)
 @given(cells=st.builds(Region.at, st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 12), st.integers(1, 12)))
 def test_multiply_adds_of_encoding_are_those_of_pytorch(convolution, cells):
     encoder = patch_encoder(convolution)

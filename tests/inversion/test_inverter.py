@@ -55,13 +55,6 @@ def test_the_examples_run_as_they_stand(tmp_path):
 # Loading
 
 
-def test_a_checkpoint_is_loaded(checkpoint):
-    model = PatchInverter.from_pretrained(str(checkpoint), device=CPU, dtype="bfloat16", block=32)
-    assert (model.device, model.dtype, model.cell) == (CPU, torch.bfloat16, 8)
-    assert model.fingerprint == model.generate(8, 8).model
-    assert model.cells((60, 100)) == Region.at(-2, -2, *model.structure_shape((60, 100))[1:])
-
-
 def test_a_checkpoint_without_encoder_draws_but_does_not_invert(tmp_path, model):
     networks = tiny_inverter()
     export(tmp_path / "generator.safetensors", networks.model, {"generator": networks.generator}, step=0)

@@ -174,7 +174,6 @@ def copy(model, tmp_path_factory):
     return make
 
 
-@settings(max_examples=15)
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_file_that_ends_early_or_goes_on(copy, share):
     path = copy(".safetensors")

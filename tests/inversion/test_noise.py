@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from inversion.latents import NOISE
@@ -51,7 +51,6 @@ def test_shifted_noise_goes_with_its_image(values, layer):
     assert torch.equal(here, values(FieldNoise(7), (layer, 0, 0, 9, 7)))
 
 
-@settings(max_examples=15)
 @given(st.floats(0, 1))
 def test_noise_on_the_way_keeps_its_variance(values, share):
     a, b = FieldNoise(7), ShiftedNoise(FieldNoise(8), 8, 8)
@@ -72,7 +71,6 @@ def test_kinds_by_boxes_and_noise_within_noise(values):
     assert (drawn[28:, 10:] == 0).all() and (drawn[5:8, 10:] == 0).all()
 
 
-@settings(max_examples=25)
 @given(st.integers(0, 5), st.integers(0, 60), st.integers(1, 50), st.integers(-40, 40), st.integers(1, 30))
 def test_mixed_noise_is_weighted_by_the_position_of_features(values, layer, first, gap, left, width):
     """Where a kind has all the weight, it is that kind to the last bit."""

@@ -38,7 +38,6 @@ def stripes(region):
     return (rows[:, None] + 2 * cols) % 5 < 2
 
 
-@settings(max_examples=15)
 @given(SEEDS, SEEDS, places)
 def test_local_latents_are_the_field_of_their_seed_and_inside_a_mask_of_another(seed, other, region):
     values = LocalField(3, seed, CPU).read(region)
@@ -48,7 +47,6 @@ def test_local_latents_are_the_field_of_their_seed_and_inside_a_mask_of_another(
     assert torch.equal(mixed, torch.where(mask, field(other, region), values))
 
 
-@settings(max_examples=15)
 @given(SEEDS, st.integers(1, 12), places)
 def test_local_latents_of_a_panorama_repeat(seed, period, region):
     once = field(seed, Region.at(region.rows.first, 0, region.rows.size, period))
@@ -66,7 +64,6 @@ def positions(region):
     return torch.stack(torch.meshgrid(rows, cols, indexing="ij"))
 
 
-@settings(max_examples=25)
 @given(places)
 def test_any_window_is_put_together(region):
     asked = []

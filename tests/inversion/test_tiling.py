@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from inversion import tiling
@@ -22,7 +22,6 @@ def planner(inverters):
     return Tiling(networks.generator.texture, networks.encoder, torch.float32, "auto", 1024)
 
 
-@settings(max_examples=25)
 @given(region=places, shape=shapes)
 def test_blocks_cover_a_region_once(region, shape):
     parts = list(blocks(region, shape))
@@ -40,7 +39,6 @@ def test_even_blocks(length, edge):
     assert found == 8 or (found - 8) * -(-length // edge) < length  # and no longer than they must be
 
 
-@settings(max_examples=25)
 @given(height=st.integers(1, 9000), width=st.integers(1, 9000), mib=st.integers(1, 5000), held=st.integers(0, 10**9))
 def test_a_block_fits_the_budget(inverters, height, width, mib, held):
     texture, encoder, dtype = inverters().generator.texture, inverters().encoder, torch.bfloat16
@@ -68,7 +66,6 @@ def test_blocks_as_asked_for(planner):
         replace(planner, block=7).plan((100, 70))
 
 
-@settings(max_examples=25)
 @given(
     size=st.tuples(st.integers(1, 2000), st.integers(1, 2000)), block=st.sampled_from(["whole", 8, 29, 512]),
     mib=st.integers(120, 4000), held=st.integers(0, 10**9),

@@ -27,7 +27,6 @@ def mean_over_a_square(canvas, blur, row, col):
     return counts / counts.sum()
 
 
-@settings(max_examples=15)
 @given(st.tuples(sizes, sizes), st.integers(0, 9))
 def test_weights_are_means_of_labels(size, blur):
     """Also where the square is larger than the canvas."""
@@ -57,7 +56,6 @@ def test_any_window_samples_the_weights_of_pixels(canvas, blur, spacing, top, le
 positions = st.integers(-400, 400).map(lambda quarters: quarters / 4)
 
 
-@settings(max_examples=25)
 @given(st.lists(st.tuples(positions, positions), min_size=1, max_size=5), starts, starts)
 def test_the_nearest_centre_in_whole_pixels(centres, top, left):
     """Offsets lose what is beyond the point; the first of equally near centres is taken."""
@@ -83,7 +81,6 @@ def test_boxes_end_before_their_last_row_and_column_and_the_first_one_counts():
     assert whole(Boxes([(1, 2, 3, 5), (2, 4, 4, 6)]), 5, 7).tolist() == expected
 
 
-@settings(max_examples=25)
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9))
 def test_an_image_of_another_size_is_stretched(rows, cols, down, right):
     """A whole number of times larger, each pixel becomes a rectangle; drawn smaller again, it is as before."""
