@@ -1,4 +1,4 @@
-"""Speed and memory of inversion, beside the published algorithm.
+"""Speed and memory of inversion, beside the published algorithm and a plain loop over the same blocks.
 
     python -m benchmarks.inversion [--sizes 512 1024 ...] [--checkpoint FILE] [key=value ...]
     python -m benchmarks.inversion --sizes 512      # minutes on two cores
@@ -7,10 +7,11 @@ Without --checkpoint the networks are those of configs/default.yaml, with random
 memory_mib. Each line of the table is a median of --repeats runs after a warm-up.
 
 - method: `published`, see benchmarks.published: windows spread evenly over the image are timed, each once, and their
-  median is multiplied by the number of windows; `blocks`, this program
+  median is multiplied by the number of windows; `loop`, the blocks of this program one after the other, by the forward
+  passes of training, in float32, channels first; `blocks`, this program
 - twice: multiply-adds of convolutions beyond those of the image drawn as a whole
 - MiB: peak memory beyond that held before (the networks, the image); on CUDA, PyTorch's tensors
-Both have the same networks, float32 without TF32, and the allocator's settings of this program.
+All have the same networks, float32 without TF32, and the allocator's settings of this program.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,6 +34,7 @@ from benchmarks.machine import photograph, repeated, seconds
 from benchmarks.published import Canvas, Published
 from evaluation.run import machine
 from images.reading import Image
+from images.writing import to_eight_bit
 from inversion import PatchInverter
 from inversion.cost import decode_cost, encode_cost
 from models import build_encoders, build_generator
@@ -70,8 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         style, needed = whole.style(image).global_latent, multiply_adds(whole, image)
         slowest = measure_published(published, image, style)
         print_line(size, "published", "float32", slowest, needed, slowest)
-        for dtype, model in models.items():
-            print_line(size, "blocks", dtype, measure_blocks(model, image, arguments.repeats), needed, slowest)
+        for method, dtype, run in (("loop", "float32", plain_loop), *(("blocks", dtype, invert) for dtype in DTYPES)):
+            measured = measure_blocks(models[dtype], image, run, arguments.repeats)
+            print_line(size, method, dtype, measured, needed, slowest)
     info(f"machine: {machine(whole.device)}")
     return 0
 
@@ -99,11 +103,39 @@ def measure_published(published: Published, image: Image, style: Tensor) -> Meas
     return Measurement(count * median(taken), count * counter.get_total_flops() // 2, memory, published.drawn)
 
 
-def measure_blocks(model: PatchInverter, image: Image, repeats: int) -> Measurement:
-    """This program."""
-    taken, memory = repeated(lambda: model.draw(model.invert(image)), model.device, repeats)
+def measure_blocks(
+    model: PatchInverter, image: Image, run: Callable[[PatchInverter, Image], np.ndarray], repeats: int
+) -> Measurement:
+    """What goes through the blocks of a model."""
+    taken, memory = repeated(lambda: run(model, image), model.device, repeats)
     block = next(iter(model.pixel_blocks(Region.at(0, 0, image.height, image.width)))).rows.size
     return Measurement(median(taken), multiply_adds(model, image), memory, block)
+
+
+def invert(model: PatchInverter, image: Image) -> np.ndarray:
+    """This program: the pixels [H, W, 3] uint8 of an image's inversion."""
+    return model.draw(model.invert(image))
+
+
+@torch.inference_mode()
+def plain_loop(model: PatchInverter, image: Image) -> np.ndarray:
+    """The same, block by block in the simplest way."""
+    size, encoder, texture = (image.height, image.width), model.networks.encoder, model.generator.texture
+    cells, canvas = model.cells(size), Region.at(0, 0, *size)
+    w = texture.mapping(model.style(image).global_latent[None].to(model.device))
+    structure = torch.empty(1, *model.structure_shape(size), device=model.device)
+    for block in model.cell_blocks(size):
+        around = block.receptive_field(encoder.rule)
+        pixels = image.window_float(around.rows.first, around.cols.first, *around.shape)
+        x = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous().to(model.device)
+        structure[(..., *block.slices_in(cells))] = encoder(x)
+    result = np.empty((*size, 3), np.uint8)
+    for block in model.pixel_blocks(canvas):
+        around = block.receptive_field(texture.rule)
+        drawn = texture(structure[(..., *around.slices_in(cells))].contiguous(), w, None)
+        drawn = drawn[(0, slice(None), *block.slices_in(around.valid_output(texture.rule)))]
+        result[block.slices_in(canvas)] = to_eight_bit(drawn.permute(1, 2, 0)).cpu().numpy()
+    return result
 
 
 def print_line(size: int, method: str, dtype: str, found: Measurement, needed: int, slowest: Measurement) -> None:

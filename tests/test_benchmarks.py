@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import inversion, machine, memory, shared, training
+from benchmarks import inversion, machine, memory, shared, trace, training
 from benchmarks.published import CELLS, PLAIN, Canvas, Published, make_plain
 from models.layers import EncoderConv2d, EqualizedConv2d, ModulatedConv2d
 from tests.inversion.conftest import tiny_inverter, tiny_model
@@ -60,7 +60,7 @@ def test_table_of_the_inversion(checkpoint, capsys):
     assert run_command(inversion.main, arguments) == 0
     heading, *lines, about = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines]
-    methods = [("published", "float32"), ("blocks", "float32"), ("blocks", "bfloat16")]
+    methods = [("published", "float32"), ("loop", "float32"), ("blocks", "float32"), ("blocks", "bfloat16")]
     assert [(int(row[0]), row[3], row[4]) for row in rows] == [(40, *each) for each in methods]
     assert all(float(row[6]) > 0 and float(row[8]) > 0 for row in rows) and rows[1][5] == "24"
     assert heading.split()[0] == "pixels" and about.startswith("machine: ")
@@ -74,6 +74,14 @@ def test_memory_beyond_the_budget_is_a_failure(checkpoint, monkeypatch, capsys):
     assert run_command(memory.main, arguments) == 1
     *_, line = capsys.readouterr().out.splitlines()
     assert line.split()[:4] == ["40", "x", "40", "1"] and float(line.split()[5]) > 50 and line.endswith("too much")
+
+
+def test_the_way_of_a_photograph(checkpoint, capsys):
+    assert trace.count(["a", "a", "b", "a", "c", "b", "b"]) == (3, 2)
+    assert run_command(trace.main, ["--checkpoint", str(checkpoint), "device=cpu"]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    files, returns = (int(part.split(": ")[1]) for part in last.split("; "))
+    assert 12 < files <= 22 and 12 < returns <= 50  # no more than now
 
 
 # Speed of training
