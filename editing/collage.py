@@ -33,6 +33,7 @@ NODES = 2**19  # of a canvas and its sheets, mirrored too, above which they beco
 PATCHES = 150, 2500  # at most, by which something is told to be unusual, as a whole and in detail
 WHOLE = 2**22  # pixels of a sheet up to which its picture is kept
 STRIP = 128  # rows of pixels that are described at a time
+RIM = 4  # pixels at the border of a photograph, which are often unlike those inside
 BESIDE = 3  # pixels beside hidden ones that are made anew, too
 SQUARE = np.ones((2 * BESIDE + 1, 2 * BESIDE + 1), np.uint8)
 RADIUS = 4  # pixels around a pixel, whose slopes are its texture
@@ -85,8 +86,12 @@ class Sheet:
         return cv2.erode(self._unlabelled(self.hidden, region.grown(BESIDE)), SQUARE)[inner, inner] > 0
 
     def usable(self, region: Region) -> np.ndarray:
-        """Bool [h, w]: the pixels of a region that may be copied."""
-        return self.known(region) & (self._unlabelled(self.avoid, region) > 0)
+        """Bool [h, w]: the pixels of a region that may be copied: not the rim, which is dark in scans."""
+        inner = Region.at(0, 0, *self.size).grown(-RIM).common(region) if min(self.size) > 4 * RIM else region
+        usable = np.zeros(region.shape, bool)
+        if inner:
+            usable[inner.slices_in(region)] = self.known(inner) & (self._unlabelled(self.avoid, inner) > 0)
+        return usable
 
     def _unlabelled(self, labels: Labels | None, region: Region) -> np.ndarray:
         """1 for the pixels of a region whose label is 0, uint8 [h, w]; beyond the rim as at it."""
@@ -252,13 +257,18 @@ class Collage(TiledStructure):
         return first / self.factor, height / self.factor
 
     def _canvas(self, features: Sequence[np.ndarray], seen: Sequence[np.ndarray]) -> Canvas:
-        """What is known of the canvas, by features [h, w, F] of the sheets, and where these are known [h, w]."""
+        """What is known of the canvas, by features [h, w, F] of the sheets, and where these are known [h, w].
+
+        The rim of a photograph, beside which it goes on, counts as what is next inside.
+        """
         height, width = (edge // self.factor for edge in self.size)
         known, values = np.zeros((height, width), bool), np.zeros((height, width, len(SHARES)), np.float32)
         for sheet, each, own in zip(self._placed, features, seen, strict=False):
             top, left = (at // self.factor for at in sheet.at)
             part = np.s_[top : top + own.shape[0], left : left + own.shape[1]]
-            known[part], values[part] = own, each * own[..., None]
+            rim = -(-RIM // self.factor) if sheet.hidden is None and min(own.shape) * self.factor > 4 * RIM else 0
+            inside = np.ix_(*(np.clip(np.arange(edge), rim, edge - 1 - rim) for edge in own.shape))
+            known[part], values[part] = own, each[inside] * own[..., None]
         first, size = self._rows()
         down = (np.arange(height, dtype=np.float32) - first) / size
         beyond = np.maximum(np.maximum(-down, down - 1), 0)
