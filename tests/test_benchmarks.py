@@ -81,7 +81,7 @@ def test_the_way_of_a_photograph(checkpoint, capsys):
     assert run_command(trace.main, ["--checkpoint", str(checkpoint), "device=cpu"]) == 0
     *_, last = capsys.readouterr().out.splitlines()
     files, returns = (int(part.split(": ")[1]) for part in last.split("; "))
-    assert 12 < files <= 22 and 12 < returns <= 50  # no more than now
+    assert 12 < files <= 22 and 12 < returns <= 56  # no more than now
 
 
 # Speed of training
