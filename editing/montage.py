@@ -40,7 +40,7 @@ EMPTY = 1e3  # cost of a cell without a source
 UNSEEN = 12.0  # cost of a seam where neither label has something at the other side
 BORDER = 2.0  # weight of seams to what is known, which are straight and long
 MOST = 12.0  # of the squared distance at a cell
-LARGEST = 0.5  # step of a tone that is evened out
+LARGEST = 2.0  # step of a tone that is evened out
 UNITS = 100  # of a cost of 1, for cuts in integers
 
 Offset = tuple[int, int]
@@ -64,7 +64,7 @@ class Costs:
 
 
 # for the surroundings of a photograph, without its landmarks again; for holes, where what is beside them goes on
-AROUND = Costs(rows=400, near=3, unusual=12, used=3, nodes=2500)
+AROUND = Costs(rows=400, near=1, unusual=6, used=1, nodes=2500)
 INSIDE = Costs(rows=8, near=0, unusual=0, used=0.2, nodes=1000)
 
 
