@@ -30,6 +30,7 @@ from utils.errors import UserError
 
 NOTHING = "nothing is left to copy from; allowed: photographs and masks that leave some pixels"
 NODES = 2**19  # of a canvas and its sheets, mirrored too, above which they become coarser
+OPEN = 80_000  # nodes beside photographs, likewise
 PATCHES = 150, 2500  # at most, by which something is told to be unusual, as a whole and in detail
 WHOLE = 2**22  # pixels of a sheet up to which its picture is kept
 STRIP = 128  # rows of pixels that are described at a time
@@ -139,9 +140,10 @@ class Collage(TiledStructure):
         self.known, self.size, self.sheets, self.costs, self.seed = known, size, sheets, costs, seed
         self._placed = [sheet for sheet in sheets if sheet.at is not None]
         self.trunk, self.factor = sheets[0].trunk, 1
-        sizes = [size, *(sheet.size for sheet in sheets)]
-        nodes = sum(height * width * (2 if n else 1) for n, (height, width) in enumerate(sizes))
-        while nodes > NODES * self.factor**2 and self.factor < min(self.trunk.cell, *(min(each) for each in sizes)):
+        areas = [each.size[0] * each.size[1] for each in sheets]
+        beside = size[0] * size[1] - sum(areas[: len(self._placed)])
+        nodes, edge = size[0] * size[1] + 2 * sum(areas), min(*size, *(min(each.size) for each in sheets))
+        while max(nodes / NODES, beside / OPEN) > self.factor**2 and self.factor < min(self.trunk.cell, edge):
             self.factor *= 2
         self.width = max(sheet.size[1] for sheet in sheets) // self.factor  # nodes of a sheet's place in the sources
 
