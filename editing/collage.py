@@ -23,7 +23,7 @@ from editing.known import KnownLatents
 from editing.montage import Canvas, Costs, Sources, compose, unusual
 from inversion.styles import ArrayLike
 from inversion.synthesis import TiledStructure
-from inversion.weight_maps import Boxes, Labels
+from inversion.weight_maps import Labels
 from models.geometry import Interval, Region, reflect
 from models.trunk import COLOURS, Trunk
 from utils.errors import UserError
@@ -146,15 +146,6 @@ class Collage(TiledStructure):
         while max(nodes / NODES, beside / OPEN) > self.factor**2 and self.factor < min(self.trunk.cell, edge):
             self.factor *= 2
         self.width = max(sheet.size[1] for sheet in sheets) // self.factor  # nodes of a sheet's place in the sources
-
-    def origin(self, region: Region) -> np.ndarray:
-        """The number of the sheet [h, w] that the pixel at each cell of a region of the canvas comes from."""
-        m = self.trunk.cell
-        axes = zip((region.rows, region.cols), self.size, strict=True)
-        rows, cols = (reflect(m * np.arange(axis.first, axis.last + 1), edge) for axis, edge in axes)
-        number = self._places(rows, cols)[1] // (2 * self.factor * self.width)
-        boxes = Boxes([(*each.at, each.at[0] + each.size[0], each.at[1] + each.size[1]) for each in self._placed])
-        return np.where(number < 0, boxes(rows, cols) - 1, number)  # below 0: known
 
     def _compute(self, tile: Region) -> Tensor:
         """Structure latents [C, h, w] of a tile; 0 beyond the canvas."""

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from editing.collage import Collage, Sheet
 from editing.completion import FitOptions, Progress, complete
@@ -18,10 +16,9 @@ from editing.masks import seen_cells
 from editing.montage import AROUND, INSIDE
 from inversion.inverter import PatchInverter
 from inversion.latents import Latents
-from inversion.styles import ArrayLike, RestyledStructure, Style, StyleMap, Windowed
+from inversion.styles import ArrayLike, Style, StyleMap
 from inversion.synthesis import GeneratedStructure
 from inversion.weight_maps import Boxes, LabelImage, Labels
-from models.geometry import Region
 from utils.errors import UserError
 
 
@@ -83,37 +80,4 @@ class Content:
         if hidden is None:  # cells that see a pixel beside the photographs
             boxes = Boxes([placement.box for placement in placements])
             known = replace(known, mask=seen_cells(model, lambda rows, cols: boxes(rows, cols) == 0, size))
-        collage = Collage(known, model.cells(size), size, sheets, costs, seed)
-        styles = [each.style for each in (*(placement.latents for placement in placements), *self.sources)]
-        if isinstance(style, Style) or any(isinstance(each, StyleMap) for each in styles):
-            return collage
-        own = StyleMap(styles, Origins(collage))
-        return in_place(collage, RestyledStructure(collage, own, style, collage.cells, trunk))
-
-
-@dataclass(frozen=True)
-class Origins:
-    """Which sheet of a collage each new cell comes from, as a map of weights that is not stored."""
-
-    collage: Collage
-
-    @property
-    def count(self) -> int:
-        """Of the sheets."""
-        return len(self.collage.sheets)
-
-    def __call__(self, region: Region, spacing: int) -> Tensor:
-        """Weights [N, h, w] of a region of cells, 1 or 0."""
-        origin = torch.from_numpy(self.collage.origin(region))
-        return torch.stack([origin == n for n in range(self.count)]).float()
-
-
-def in_place(collage: Collage, restyled: RestyledStructure) -> Windowed:
-    """A collage whose new cells are in the style of the canvas where they lie, which changes on the way."""
-
-    def make(region: Region) -> np.ndarray:
-        window = (slice(None), *region.slices_in(collage.cells))
-        known = collage.known.where(region)
-        return collage[window] if known.all() else np.where(known, collage[window], restyled[window])
-
-    return Windowed(collage.shape[0], collage.cells, make)
+        return Collage(known, model.cells(size), size, sheets, costs, seed)

@@ -110,9 +110,7 @@ def film(model: PatchInverter, path: Path, stops: int, frames: int, fps: int, lo
     return Film(path(0).size, count, fps, drawn)
 
 
-def between_draws(
-    model: PatchInverter, first: Latents, second: Latents, share: float, style: Style
-) -> TiledStructure:
+def between_draws(model: PatchInverter, first: Latents, second: Latents, share: float, style: Style) -> TiledStructure:
     """The structure of the generated image between two, in a style."""
     cells, fields = first.structure.cells, (first.structure.local, second.structure.local)
     near, far = math.cos(share * math.pi / 2), math.sin(share * math.pi / 2)
