@@ -26,10 +26,10 @@ from utils.errors import UserError
 class Content:
     """How new structure is made."""
 
-    # photograph: copied from what is there; generator: drawn and fitted to it; auto: photograph, but where images
-    # have texture noise, as generated ones, and in models without a trunk
-    source: Literal["auto", "photograph", "generator"] = "auto"
-    sources: Sequence[Latents] = ()  # photograph: further images to copy from, in the canvas's style
+    # photograph: copied from what is there; both: and from generated images; generator: drawn and fitted to what is
+    # there; auto: photograph, but generator where images have texture noise, as generated ones, and without a trunk
+    source: Literal["auto", "photograph", "generator", "both"] = "auto"
+    sources: Sequence[Latents] = ()  # photograph, both: further images to copy from, in the canvas's style
     avoid: np.ndarray | None = None  # bool [n, m], stretched to each image of the canvas: what is not copied
     noise: bool | None = None  # whether what is new has texture noise; None: what the generator draws has
     fit: FitOptions = field(default_factory=FitOptions)  # generator
@@ -40,11 +40,11 @@ class Content:
         if self.source == "auto":
             plain = all(each.noise is None and not isinstance(each.structure, GeneratedStructure) for each in images)
             return plain and model.measured and model.networks.encoder is not None
-        if self.source == "photograph":
+        if self.source != "generator":
             model.require_encoder()
             if not model.measured:
-                raise UserError("complete.source: photograph needs a checkpoint with a trunk; allowed: generator")
-        return self.source == "photograph"
+                raise UserError(f"complete.source: {self.source} needs a checkpoint with a trunk; allowed: generator")
+        return self.source != "generator"
 
     def adds_noise(self, model: PatchInverter, images: Sequence[Latents]) -> bool:
         """Whether what is new has texture noise."""
@@ -76,6 +76,10 @@ class Content:
             model.check(latents)
             latents = latents.with_style(style) if isinstance(style, Style) else latents
             sheets.append(sheet(model.as_drawn(latents)))
+        if self.source == "both":
+            edges = np.max([placement.latents.size for placement in placements], 0).tolist()
+            for each in style.styles if isinstance(style, StyleMap) else [style]:
+                sheets.append(sheet(model.generate(*edges, seed, style=each)))
         costs = AROUND if hidden is None else INSIDE
         if hidden is None:  # cells that see a pixel beside the photographs
             boxes = Boxes([placement.box for placement in placements])

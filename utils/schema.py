@@ -412,11 +412,11 @@ class Direction(Section):
 class Complete(Section):
     """New structure that goes on from known structure (edit.py outpaint, inbetween, resample, fill)."""
 
-    source: Literal["auto", "photograph", "generator"] = key(
-        "auto", "photograph: copied from the image itself; auto: generator where it has texture noise"
+    source: Literal["auto", "photograph", "generator", "both"] = key(
+        "auto", "photograph: copied from it; both: and from generated images; auto: generator where it has noise"
     )
-    sources: Files = key([], "photograph: further images or latent files to copy from")
-    avoid: File = key(None, "photograph: image, white where nothing is copied from, stretched to the photograph")
+    sources: Files = key([], "photograph, both: further images or latent files to copy from")
+    avoid: File = key(None, "photograph, both: image, white where nothing is copied from, stretched to the photograph")
     steps: Whole = key(
         60, "generator: of the fit of local latents to the known structure; 0 goes on without regard to it"
     )

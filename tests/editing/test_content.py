@@ -32,7 +32,9 @@ def draw(latents, **options):
 EDITS = {
     "outpaint": lambda: outpaint(MODEL, LEFT, (91, 110)),
     "outpaint, another photograph": lambda: outpaint(MODEL, LEFT, (72, 110), content=Content(sources=[RIGHT])),
+    "outpaint, generated images": lambda: outpaint(MODEL, LEFT, (72, 110), content=Content("both")),
     "inbetween": lambda: inbetween(MODEL, LEFT, RIGHT),
+    "inbetween, generated images": lambda: inbetween(MODEL, LEFT, RIGHT, content=Content("both")),
     "resample": lambda: resample(MODEL, LEFT, Boxes([BOX])),
     "fill": lambda: fill(MODEL, LEFT, Boxes([BOX])),
 }
@@ -130,13 +132,22 @@ def test_what_is_wrong_is_one_line(said):
         WRONG[said]()
 
 
-def test_models_without_a_trunk_do_not_copy(model, right):
-    with pytest.raises(UserError, match="needs a checkpoint with a trunk"):
-        outpaint(model, right, content=Content("photograph"))
+@pytest.mark.parametrize("source", ["photograph", "both"])
+def test_models_without_a_trunk_do_not_copy(model, right, source):
+    with pytest.raises(UserError, match=f"{source} needs a checkpoint with a trunk"):
+        outpaint(model, right, content=Content(source))
+
+
+def test_a_generated_image_gives_what_the_photograph_lacks():
+    grey = MODEL.invert(np.full((72, 90, 3), 128, np.uint8) + photograph(72, 90) // 64)
+    made = outpaint(MODEL, grey, (72, 180), content=Content("both", avoid=np.arange(90)[None] < 80))
+    made.structure[:, :1, :1]
+    places = made.structure._montage[0]
+    assert (places[1] >= 2 * made.structure.width).any() and (places[1] < 2 * made.structure.width).any()
 
 
 def test_colours_change_on_the_way_between_photographs():
-    """What is copied, from whichever side, takes those of the side that it is nearer to."""
+    """No step is left where what is copied from one side meets what is copied from the other."""
     dark, bright = (MODEL.invert(photograph(64, 80, seed) // 3 + add) for seed, add in ((1, 10), (2, 150)))
     between = draw(inbetween(MODEL, dark, bright, (None, 160 + 30 * MODEL.cell)))[:, 80:-80].mean((0, 2))
     start, middle, end = np.array_split(between, 3)
