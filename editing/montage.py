@@ -64,7 +64,7 @@ class Costs:
 
 
 # for the surroundings of a photograph, without its landmarks again; for holes, where what is beside them goes on
-AROUND = Costs(rows=400, near=1, unusual=6, used=1, nodes=2500)
+AROUND = Costs(rows=400, near=1, unusual=12, used=1, nodes=2500)
 INSIDE = Costs(rows=8, near=0, unusual=0, used=0.2, nodes=1000)
 
 
