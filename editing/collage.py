@@ -34,7 +34,8 @@ OPEN = 80_000  # nodes beside photographs, likewise
 PATCHES = 150, 2500  # at most, by which something is told to be unusual, as a whole and in detail
 WHOLE = 2**22  # pixels of a sheet up to which its picture is kept
 STRIP = 128  # rows of pixels that are described at a time
-RIM = 4  # pixels at the border of a photograph, which are often unlike those inside
+RIM = 4  # pixels at the border of a photograph, which may be unlike those inside
+UNLIKE = 2.0  # times as far from the lines inside as these from the next ones
 BESIDE = 3  # pixels beside hidden ones that are made anew, too
 SQUARE = np.ones((2 * BESIDE + 1, 2 * BESIDE + 1), np.uint8)
 RADIUS = 4  # pixels around a pixel, whose slopes are its texture
@@ -252,15 +253,16 @@ class Collage(TiledStructure):
     def _canvas(self, features: Sequence[np.ndarray], seen: Sequence[np.ndarray]) -> Canvas:
         """What is known of the canvas, by features [h, w, F] of the sheets, and where these are known [h, w].
 
-        The rim of a photograph, beside which it goes on, counts as what is next inside.
+        The rim of a photograph, beside which it goes on, counts as what is next inside where it is unlike that.
         """
         height, width = (edge // self.factor for edge in self.size)
         known, values = np.zeros((height, width), bool), np.zeros((height, width, len(SHARES)), np.float32)
         for sheet, each, own in zip(self._placed, features, seen, strict=False):
             top, left = (at // self.factor for at in sheet.at)
             part = np.s_[top : top + own.shape[0], left : left + own.shape[1]]
-            rim = -(-RIM // self.factor) if sheet.hidden is None and min(own.shape) * self.factor > 4 * RIM else 0
-            inside = np.ix_(*(np.clip(np.arange(edge), rim, edge - 1 - rim) for edge in own.shape))
+            deep = sheet.hidden is None and min(own.shape) * self.factor > 4 * RIM
+            rims = _rims(each, -(-RIM // self.factor)) if deep else ((0, 0), (0, 0))
+            inside = np.ix_(*(np.clip(np.arange(n), a, n - 1 - b) for n, (a, b) in zip(own.shape, rims, strict=True)))
             known[part], values[part] = own, each[inside] * own[..., None]
         first, size = self._rows()
         down = (np.arange(height, dtype=np.float32) - first) / size
@@ -311,6 +313,22 @@ def _features(colours: np.ndarray, known: np.ndarray) -> np.ndarray:
         slopes.append((np.pad(step, before) + np.pad(step, after)) / np.maximum(count, 1))
     counted = np.maximum(around(seen), 1)
     return np.stack([*colours, *slopes, *(np.sqrt(around(np.abs(each) * seen) / counted) for each in slopes)], -1)
+
+
+def _rims(features: np.ndarray, depth: int) -> list[tuple[int, ...]]:
+    """How many rows [h, w, F] at the top and the bottom, and columns at the left and right, are unlike those inside.
+
+    That is `depth` or 0.
+    """
+    found = []
+    for axis in (features[..., 0], features[..., 0].T):
+        ends = (lines[: 3 * depth : depth] for lines in (axis, axis[::-1]))
+        found.append(tuple(depth * _unlike(*each) for each in ends))
+    return found
+
+
+def _unlike(border: np.ndarray, inside: np.ndarray, further: np.ndarray) -> bool:
+    return bool(np.abs(border - inside).mean() > UNLIKE * np.abs(inside - further).mean())
 
 
 def _means(values: np.ndarray, factor: int) -> np.ndarray:
