@@ -1,4 +1,4 @@
-"""New structure that goes on from known structure: outpainting, inbetweening, resampling of a region.
+"""New structure that the generator draws to go on from known structure: outpainting, inbetweening, resampling, filling.
 
 The local latents near the border of what is known are fitted so that the structure synthesizer gives the known
 structure there; beyond its reach they stay as they were drawn. With z0 the draw, the fit minimises

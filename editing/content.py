@@ -27,9 +27,10 @@ class Content:
     """How new structure is made."""
 
     # photograph: copied from what is there; both: and from generated images; generator: drawn and fitted to what is
-    # there; auto: photograph, but generator where images have texture noise, as generated ones, and without a trunk
+    # there; auto: photograph, but generator where images have texture noise, as generated ones, and without trunk or
+    # encoder
     source: Literal["auto", "photograph", "generator", "both"] = "auto"
-    sources: Sequence[Latents] = ()  # photograph, both: further images to copy from, in the canvas's style
+    sources: Sequence[Latents] = ()  # photograph, both: copied from, too, in the canvas's style if it has one
     avoid: np.ndarray | None = None  # bool [n, m], stretched to each image of the canvas: what is not copied
     noise: bool | None = None  # whether what is new has texture noise; None: what the generator draws has
     fit: FitOptions = field(default_factory=FitOptions)  # generator

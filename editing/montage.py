@@ -6,8 +6,9 @@ by graph cuts, as in Kwatra et al., "Graphcut textures" (SIGGRAPH 2003), and Pri
 
     sum over open cells U(cell, source)  +  sum over neighbours p, q  |A(p) - B(p)|^2 + |A(q) - B(q)|^2,
 
-where A and B are what the labels of p and q have at a position: 0 inside a piece. U keeps rows near rows, and away from
-what is beside the cell already and from what occurs only once. Expansions (Boykov et al., PAMI 2001) take the whole
+where A and B are what the labels of p and q have at a position: 0 inside a piece. U keeps rows near rows, and, around
+photographs, away from what is beside the cell already and from what occurs only once; on the coarsest canvas a source
+costs more the more cells take it. Expansions (Boykov et al., PAMI 2001) take the whole
 canvas where it is coarse, and then piece by piece, with offsets that differ by a cell.
 
 Letters: H/W cells of the canvas, h/w of the sources, F features.
@@ -55,12 +56,11 @@ class Costs:
     near: float  # of a source that lies where the cell itself lies; falls to 0 over a distance
     unusual: float  # of a source that occurs once
     used: float  # of a source for each other cell that takes it
-
     nodes: int  # open cells of the coarsest canvas, at most
 
     def halved(self) -> Costs:
         """At twice the resolution, where there are four times as many cells, but seams are twice as long."""
-        return Costs(self.rows / 2, self.near / 2, self.unusual / 2, self.used / 2, self.nodes)
+        return Costs(self.rows / 2, self.near / 2, self.unusual / 2, self.used, self.nodes)
 
 
 # for the surroundings of a photograph, without its landmarks again; for holes, where what is beside them goes on

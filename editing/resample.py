@@ -31,7 +31,7 @@ def resample(
     """
     model.check(latents)
     latents = model.as_drawn(latents)
-    check_inside(where, latents.size, "resample.region")
+    check_inside(where, latents.size, "resample.box")
     content = content or Content()
     generated = isinstance(latents.structure, GeneratedStructure)
     refuse_panorama(latents, "resample")

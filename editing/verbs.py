@@ -1,7 +1,8 @@
 """The verbs of edit.py: what each makes of its options and of the images that it is given.
 
 A verb reads its options once (`prepare`), and gives its edits: functions of sources, by what ends the names of their
-results. To add one: a function in a module of its own, its options in `utils/schema.py`, and an entry of VERBS.
+results. To add one: a function in a module of its own, its options in `utils/schema.py`, and here a `prepare_`
+function and an entry of VERBS.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Images that are held whole become arrays [H, W, 3] of uint8 or uint16, sRGB.
 
-Pillow decodes what has 8 bits, libvips TIFF and what has 16, tifffile the samples of TIFF that libvips does not read.
+libvips decodes TIFF, and PNG of 16 bits, tifffile the samples of TIFF that libvips does not read, Pillow all else.
 H, W pixels, n samples of each: colours, and alpha. What is transparent is shown over mid-grey.
 """
 

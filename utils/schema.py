@@ -1,7 +1,8 @@
 """Every key of a config: its type, range, default, unit and meaning; and which sections each command reads.
 
 configs/default.yaml and configs/schema.json are written from here by `python -m utils.config`. A new key is a line in
-its section. A new command, or verb of edit.py, is a class for its own section and a line at the end of this file.
+its section. A new command, or verb of edit.py, is a class for its own section, a `command(...)` at the end of
+this file, and its entries in PROGRAMS and Config.
 """
 
 import os
