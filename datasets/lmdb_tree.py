@@ -93,9 +93,12 @@ def _nodes(page: bytes, number: int, pages: int) -> tuple[list[int], list[tuple[
     own_number, _, flags, end_of_pointers, _ = HEADER.unpack_from(page)
     if own_number != number or flags & KINDS not in (BRANCH, LEAF):
         raise ValueError("not a page of the tree")
-    children, entries, end = [], [], pages * len(page)
+    children, entries, end, room = [], [], pages * len(page), len(page)
     for position in struct.unpack_from(f"<{(end_of_pointers - HEADER.size) // 2}H", page, HEADER.size):
         low, high, higher, key_size = NODE.unpack_from(page, position)
+        room -= NODE.size + key_size
+        if room < 0:  # a small file could hold any number of keys
+            raise ValueError("entries overlap")
         value, size = position + NODE.size + key_size, low | high << 16
         if flags & BRANCH:
             children.append(size | higher << 32)

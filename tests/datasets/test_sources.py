@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datasets.lmdb_tree import HEADER, LEAF, MAGIC, META, NODE, Tree
 from datasets.sources import FolderSource, LmdbSource, describe, open_source, record_key
 from datasets.splits import refuse_shared, split
 from images.reading import ImageError
@@ -129,6 +130,21 @@ def test_corruption_is_noticed(our_lmdb, tmp_path):
         noticed += found is None or "noticed" in found
         assert found is None or all(each in ("noticed", right) for each, right in zip(found, expected, strict=True))
     assert noticed > 80
+
+
+def test_entries_that_share_their_bytes_are_refused(tmp_path):
+    """Three pages would otherwise become gigabytes of keys."""
+    size = 2**15
+
+    def meta(number):
+        return HEADER.pack(number, 0, 8, 0, 0) + META.pack(MAGIC, 1, size, 2, 2, number)
+
+    pointers, key = 1000, 20_000
+    leaf = HEADER.pack(2, 0, LEAF, HEADER.size + 2 * pointers, 0) + struct.pack("<H", 4000) * pointers
+    leaf = leaf.ljust(4000, b"\0") + NODE.pack(1, 0, 0, key)
+    (tmp_path / "data.mdb").write_bytes(b"".join(page.ljust(size, b"\0") for page in (meta(0), meta(1), leaf)))
+    with pytest.raises(ValueError, match="damaged in page 2: entries overlap"):
+        Tree(tmp_path / "data.mdb")
 
 
 LSUN = [hashlib.sha1(bytes([number])).hexdigest().encode() for number in range(5)]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editing import Content, fill, inbetween, outpaint, resample
-from inversion import Latents
+from inversion import Latents, PatchInverter
 from inversion.weight_maps import Boxes, LabelImage
 from models.geometry import Interval, Region, blocks
 from tests.inversion.conftest import photograph, tiny_model, trunk_inverter
@@ -108,6 +108,16 @@ def test_large_photographs_are_drawn_by_window(monkeypatch):
     drawn = draw(whole)
     monkeypatch.setattr("editing.collage.WHOLE", 0)
     assert abs(draw(parts, blocks=blocks(Region.at(0, 0, 101, 110), (48, 48))) - drawn).max() < 1e-5
+
+
+@pytest.mark.parametrize(("width", "low", "high"), [(4, 170, 200), (30, 0, 80)])
+def test_a_dark_rim_does_not_go_on_and_a_dark_side_does(monkeypatch, width, low, high):
+    """Scans have rims of a few pixels, from which their surroundings differ; of the shipped model, which draws them."""
+    monkeypatch.setattr("editing.collage.NODES", 2**19)
+    model, image = PatchInverter.from_pretrained(), photograph(72, 90) // 4 + 150
+    image[:, -width:] = 10
+    beside = model.draw(outpaint(model, model.invert(image), (72, 130), (0, 0)))[:, 91:94]
+    assert low < beside.mean() < high
 
 
 def test_seeds_give_variants_and_images_with_noise_are_generated_on():
